@@ -1,0 +1,244 @@
+"""What papers over the rough edges of upstream versions, and nothing else.
+
+:func:`apply` runs when mmtoken is imported, before or after any OpenMMLab package, and imports none of them: each patch
+waits in an import hook until the module that it mends is loaded (one that is loaded already is mended at once). Every
+patch names the upstream fault that it answers, so that it can go when the fault does.
+"""
+
+import importlib.metadata
+import importlib.util
+import os.path as osp
+import pickle
+import re
+import sys
+import warnings
+from types import ModuleType
+from typing import Any, Callable, Dict, Optional
+
+#: Versions that the tests have seen, as (lowest, first too new), of either family. Outside of them mmtoken only warns.
+TESTED_VERSIONS = {
+    'mmengine': ('0.10.7', '1.0'),
+    'mmcv': ('2.1.0', '2.2.0'),
+    'mmseg': ('1.2.2', '2.0'),
+    'mmdet': ('3.3.0', '4.0'),
+    'mmpretrain': ('1.2.0', '2.0'),
+}
+
+Patch = Callable[[ModuleType, Callable[[ModuleType], Any]], None]
+
+
+# ---------------------------------------------------------------------------------------------- (a) `package::config`
+def _name_packages(module: ModuleType, run: Callable) -> None:
+    """``mmengine.config.utils`` resolves ``package::config`` by a fixed table of distribution names.
+
+    Fault: the table lacks mmtoken, and names distributions of the upstream family only, so that ``mmseg::`` fails in
+    the onedl family, whose distribution is ``onedl-mmsegmentation``. The import name serves wherever the listed
+    distribution is absent; where it is present, its name stays, since upstream's install hints show it.
+    """
+    run(module)
+    table = module.MODULE2PACKAGE
+    for name in ('mmtoken', 'mmseg', 'mmdet', 'mmpretrain'):
+        if _distribution(table.get(name, name)) is None:
+            table[name] = name
+        table.setdefault(name, name)
+
+
+# ------------------------------------------------------------------------------------------------ (b) no pkg_resources
+def _distribution(package: str) -> Optional[importlib.metadata.Distribution]:
+    try:
+        return importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def package2module(package: str) -> str:
+    """Import name of a distribution: the first line of its ``top_level.txt``."""
+    found = _distribution(package)
+    names = (found.read_text('top_level.txt') or '').split() if found else []
+    if not names:
+        raise ValueError(f'can not infer the module name of {package}')
+    return names[0]
+
+
+def is_installed(package: str) -> bool:
+    """Whether ``package`` is an installed distribution or an importable top-level module."""
+    if _distribution(package) is not None:
+        return True
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
+def get_installed_path(package: str) -> str:
+    """Folder of the module that ``package`` (a distribution or a module) brings, editable installs included."""
+    found = _distribution(package)
+    module = package
+    if found is not None:
+        path = str(found.locate_file(package))
+        if osp.exists(path):
+            return path
+        module = package2module(package)
+        path = str(found.locate_file(module))
+        if osp.exists(path):
+            return path
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        raise importlib.metadata.PackageNotFoundError(package)
+    if spec.origin is None:
+        raise RuntimeError(f'{package} is a namespace package, which is invalid for `get_installed_path`')
+    return osp.dirname(spec.origin)
+
+
+def _find_packages(module: ModuleType, run: Callable) -> None:
+    """``mmengine.utils.package_utils`` asks ``pkg_resources`` where a package is.
+
+    Faults: setuptools >= 82 has no ``pkg_resources``, and then every ``mmseg::config`` dies; and ``pkg_resources``
+    answers ``site-packages/<package>``, which does not exist, for an editable install, so ``mmtoken::config`` would
+    die there. Python's own metadata know both.
+    """
+    run(module)
+    for new in (is_installed, get_installed_path, package2module):
+        old = getattr(module, new.__name__)
+        # Other modules of mmengine took the old function by name, if mmengine was imported before mmtoken.
+        for user in [m for n, m in list(sys.modules.items()) if n.split('.')[0] == 'mmengine']:
+            if vars(user).get(new.__name__) is old:
+                setattr(user, new.__name__, new)
+
+
+# ---------------------------------------------------------------------------------- (c) torch.load(weights_only=True)
+def _statistics_method(owner: type, name: str) -> Callable:
+    """What ``getattr`` is in a checkpoint: the way to HistoryBuffer's own statistics, and to nothing else."""
+    if getattr(owner, '__module__', None) == 'mmengine.logging.history_buffer' and name in ('min', 'max', 'current',
+                                                                                             'mean'):
+        return getattr(owner, name)
+    raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is refused: it is no statistic of HistoryBuffer')
+
+
+def _trust_history(module: ModuleType, run: Callable) -> None:
+    """Checkpoints of mmengine hold its message hub: HistoryBuffer objects over numpy arrays.
+
+    Fault: mmengine 0.10.7 calls ``torch.load`` without ``weights_only``, True by default since torch 2.6, which
+    refuses those types: ``resume``, ``load_from`` and ``test`` fail on mmengine's own files. Exactly the types that
+    such files hold become safe globals: HistoryBuffer, numpy's numeric arrays and scalars. The files also reach
+    HistoryBuffer's four statistics through ``getattr``; a reader that knows only these four stands in for it.
+    """
+    run(module)
+    import numpy as np
+    from torch.serialization import add_safe_globals
+
+    multiarray = getattr(np, '_core', None) or np.core
+    codes = '?' + np.typecodes['AllInteger'] + np.typecodes['Float']
+    trusted = [module.HistoryBuffer, np.ndarray, np.dtype, (_statistics_method, 'builtins.getattr')]
+    trusted += {type(np.dtype(code)) for code in codes}
+    # numpy 2 renamed numpy.core to numpy._core: files written by either version say so.
+    for where in ('numpy.core.multiarray', 'numpy._core.multiarray'):
+        trusted += [(getattr(multiarray.multiarray, name), f'{where}.{name}') for name in ('_reconstruct', 'scalar')]
+    add_safe_globals(trusted)
+
+
+def _explain_refusal(module: ModuleType, run: Callable) -> None:
+    """``mmengine.runner.checkpoint``: say in one line why a file was refused and what to do.
+
+    Fault: torch's own text is a page long, and its first advice is to switch the safety off.
+    """
+    run(module)
+    load = module.CheckpointLoader.load_checkpoint.__func__
+
+    def load_checkpoint(cls, filename, *args, **kwargs):
+        try:
+            return load(cls, filename, *args, **kwargs)
+        except pickle.UnpicklingError as error:
+            name = re.search(r'GLOBAL (\S+)', str(error))
+            what = f'it holds {name[1]}, which is no type of a plain checkpoint' if name else str(error).splitlines()[-1]
+            raise pickle.UnpicklingError(
+                f'{filename} was not loaded: {what}. If you trust the file, pass its types to '
+                'torch.serialization.add_safe_globals first, or save its state_dict alone.') from error
+
+    module.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
+
+
+# -------------------------------------------------------------------------------------------------- (d) no `mmcv._ext`
+class _ExtFinder:
+    """Finds ``mmcv._ext`` where nothing else does.
+
+    Fault: mmseg and mmdet import ``mmcv.ops`` at import time, which needs the compiled module that mmcv-lite lacks.
+    The finder stands last in ``sys.meta_path``, so a compiled ``mmcv._ext`` is always found before it.
+    """
+
+    def find_spec(self, name: str, path=None, target=None):
+        if name == 'mmcv._ext':
+            return importlib.util.spec_from_file_location(name, osp.join(osp.dirname(__file__), '_ext_standin.py'))
+        return None
+
+
+# ------------------------------------------------------------------------------------------------ (e) version windows
+def _release(version: str) -> tuple:
+    return tuple(int(number) for number in re.findall(r'\d+', re.match(r'[\d.]*', version)[0]))
+
+
+def _warn_of_version(module: ModuleType, run: Callable) -> None:
+    """Version windows warn.
+
+    Fault: mmseg and mmdet assert ``mmcv < 2.2.0`` and ``mmengine < 1.0`` in their ``__init__``, although mmcv 2.2.0
+    differs in a few lines that they never call. Their asserts become warnings here, as are mmtoken's own windows.
+    """
+    try:
+        run(module)
+    except AssertionError as error:
+        warnings.warn(f'{module.__name__}: {error} Going on all the same.', stacklevel=2)
+        code = compile(module.__loader__.get_source(module.__name__), module.__file__, 'exec', optimize=1)
+        exec(code, vars(module))
+    low, high = TESTED_VERSIONS[module.__name__]
+    version = getattr(module, '__version__', low)
+    if not _release(low) <= _release(version) < _release(high):
+        warnings.warn(f'mmtoken was tested with {module.__name__} >={low},<{high}; this is {version}.', stacklevel=2)
+
+
+# -------------------------------------------------------------------------------------------- (f) a broken torchvision
+def _import_or_importerror(module: ModuleType, run: Callable) -> None:
+    """A torchvision that cannot load raises ImportError.
+
+    Fault: PyPI's torchvision is built for CUDA and raises RuntimeError beside a CPU torch. mmseg imports mmdet, which
+    imports mmpretrain, which imports torchvision, guarded for ImportError only: ``import mmseg.models`` would die.
+    """
+    try:
+        run(module)
+    except ImportError:
+        raise
+    except Exception as error:
+        raise ImportError(f'torchvision is installed but cannot load: {error}', name='torchvision') from error
+
+
+_PATCHES: Dict[str, Patch] = {
+    'mmengine.config.utils': _name_packages,
+    'mmengine.utils.package_utils': _find_packages,
+    'mmengine.logging.history_buffer': _trust_history,
+    'mmengine.runner.checkpoint': _explain_refusal,
+    'torchvision': _import_or_importerror,
+    **dict.fromkeys(TESTED_VERSIONS, _warn_of_version),
+}
+
+
+class _PatchFinder:
+    """Finds the modules of ``_PATCHES`` as the other finders do, and has each run under its patch."""
+
+    def find_spec(self, name: str, path=None, target=None):
+        patch = _PATCHES.get(name)
+        if patch is None:
+            return None
+        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next((spec for spec in specs if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: patch(module, run)
+        return spec
+
+
+def apply() -> None:
+    """Put the import hooks in place, once, and mend what is loaded already."""
+    if any(isinstance(finder, _PatchFinder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, _PatchFinder())
+    sys.meta_path.append(_ExtFinder())
+    for name, patch in _PATCHES.items():
+        if name in sys.modules:
+            patch(sys.modules[name], lambda module: None)
