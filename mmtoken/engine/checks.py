@@ -1,0 +1,103 @@
+"""Checks that the tools make before any work starts; a failure is one line: what is wrong, what would be right."""
+
+import os
+from pathlib import Path
+from typing import Any, Iterator, List, Optional
+
+import torch
+import torch.distributed
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
+
+
+class UserError(SystemExit):
+    """A mistake of the user's: ends the program with one line instead of a traceback."""
+
+
+def load_config(path: str, options: Optional[dict] = None) -> Config:
+    """Read a config file and merge the command line's ``--cfg-options`` into it."""
+    if not Path(path).is_file():
+        raise UserError(f'config file not found: {path}')
+    cfg = Config.fromfile(path)
+    if options:
+        cfg.merge_from_dict(options)
+    return cfg
+
+
+def _datasets(cfg: Any, key: str) -> Iterator[tuple]:
+    """Every (config key, dataset config) that holds data, inside RepeatDataset, ConcatDataset and so on too."""
+    if isinstance(cfg, (list, tuple)):
+        for i, item in enumerate(cfg):
+            yield from _datasets(item, f'{key}[{i}]')
+    elif isinstance(cfg, dict):
+        if 'data_root' in cfg or 'data_prefix' in cfg:
+            yield key, cfg
+        for inner in ('dataset', 'datasets'):
+            yield from _datasets(cfg.get(inner), f'{key}.{inner}')
+
+
+def check_datasets(cfg: Config, splits: List[str]):
+    """Fail if a folder or annotation file that a dataset names is not there.
+
+    Args:
+        cfg: The whole config.
+        splits: The loaders to look at, of ``train``, ``val`` and ``test``.
+    """
+    for loader in [f'{split}_dataloader' for split in splits]:
+        for key, dataset in _datasets(cfg.get(loader) or {}, loader):
+            root = dataset.get('data_root') or ''
+            wanted = {'data_root': root, 'ann_file': dataset.get('ann_file')}
+            wanted.update({f'data_prefix.{k}': v for k, v in (dataset.get('data_prefix') or {}).items()})
+            for name, path in wanted.items():
+                if not isinstance(path, str) or not path or '://' in root + path:
+                    continue
+                path = path if name == 'data_root' else os.path.join(root, path)
+                if not os.path.exists(path):
+                    raise UserError(f'{key}.{name}: no such file or folder: {path}. Prepare the data with a script of '
+                                    'tools/dataset_converters/, or set data_root to where it lies.')
+
+
+def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
+    """Fail if a checkpoint was made for another architecture; mmengine only warns and goes on with random weights.
+
+    Parameters of reducers may be missing: a dense checkpoint serves an accelerated model.
+
+    Args:
+        model: The built model, possibly wrapped.
+        path: Checkpoint file or address, as ``load_from`` takes it.
+        part: Look at parameters with this prefix only. Fine-tuning may change the head, but not the ``backbone.``.
+    """
+    model = getattr(model, 'module', model)
+    if '://' not in path and not os.path.isfile(path):
+        raise UserError(f'checkpoint not found: {path}')
+    state = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    state = {k.removeprefix('module.'): v for k, v in state.get('state_dict', state).items()}
+    own = model.state_dict()
+    theirs = {k: v for k, v in state.items() if k.startswith(part)}
+    wrong = [f'{k} is missing' for k in own if k.startswith(part) and k not in theirs and '.reducer.' not in k]
+    wrong += [f'{k} is unknown' for k in theirs if k not in own and '.reducer.' not in k]
+    wrong += [f'{k} is {tuple(v.shape)}, the model has {tuple(own[k].shape)}' for k, v in theirs.items()
+              if k in own and v.shape != own[k].shape]
+    if wrong:
+        more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
+        raise UserError(f'checkpoint {path} does not fit the model of this config: {"; ".join(wrong[:3])}{more}')
+
+
+def use_cpu_if_needed(cfg: Config):
+    """Make ``--launcher pytorch`` work without a GPU, where mmengine itself insists on CUDA; name what cannot.
+
+    mmengine leaves a process group that already exists alone, and passes on a ``device_ids`` that the config sets.
+    """
+    if torch.cuda.is_available():
+        return
+    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
+        raise UserError('optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU: mmengine has no mixed precision '
+                        'on the CPU, use OptimWrapper there')
+    if cfg.launcher in ('slurm', 'mpi'):
+        raise UserError(f'--launcher {cfg.launcher} needs a GPU: on the CPU use --launcher pytorch (tools/dist_*.sh).')
+    if cfg.launcher == 'pytorch':
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group('gloo')
+        wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False,
+                       find_unused_parameters=cfg.get('find_unused_parameters', False))
+        cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}

@@ -1,0 +1,74 @@
+"""Evaluate a checkpoint: mmseg's ``tools/test.py`` and its flags, for configs that use mmtoken.
+
+    python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out DIR] [--show-dir DIR] [--tta]
+
+The checkpoint may come from the dense model: CONFIG then says how it is accelerated.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+import mmtoken  # noqa: F401  before any config is read: it makes `mmtoken::` and `mmseg::` known to mmengine
+from mmtoken.engine.checks import UserError, check_checkpoint, check_datasets, load_config, use_cpu_if_needed
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='folder for the log and the metrics (work_dirs/<name of the config>)')
+    parser.add_argument('--out', help='folder for the predicted label maps')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', help='folder for painted predictions, below the work dir and its time stamp')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that each picture is shown')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
+                        help='override settings of the config: key=value, key="[a,b]", key="[(a,b),(c,d)]"')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation by tta_pipeline and tta_model')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def need(cfg: Config, key: str, flag: str):
+    """The setting that a flag acts on, or one line that says it is not there."""
+    for part in key.split('.'):
+        cfg = cfg.get(part)
+        if cfg is None:
+            raise UserError(f'{flag} needs {key} in the config')
+    return cfg
+
+
+def main():
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        hook = need(cfg, 'default_hooks.visualization', '--show-dir' if args.show_dir else '--show')
+        hook.update(draw=True, show=args.show, wait_time=args.wait_time)
+        if args.show_dir:
+            need(cfg, 'visualizer', '--show-dir').save_dir = args.show_dir
+    if args.tta:
+        cfg.test_dataloader.dataset.pipeline = need(cfg, 'tta_pipeline', '--tta')
+        cfg.model = dict(need(cfg, 'tta_model', '--tta'), module=cfg.model)
+    if args.out:
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        for evaluator in evaluators:
+            evaluator.update(output_dir=args.out, keep_results=True)
+
+    check_datasets(cfg, ['test'])
+    use_cpu_if_needed(cfg)
+    runner = Runner.from_cfg(cfg)
+    check_checkpoint(runner.model, args.checkpoint)
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()
