@@ -148,7 +148,7 @@ def _explain_refusal(module: ModuleType, run: Callable) -> None:
             return load(cls, filename, *args, **kwargs)
         except pickle.UnpicklingError as error:
             name = re.search(r'GLOBAL (\S+)', str(error))
-            what = f'it holds {name[1]}, which is no type of a plain checkpoint' if name else str(error).splitlines()[-1]
+            what = f'it holds {name[1]}, which no checkpoint of mmengine holds' if name else str(error).splitlines()[-1]
             raise pickle.UnpicklingError(
                 f'{filename} was not loaded: {what}. If you trust the file, pass its types to '
                 'torch.serialization.add_safe_globals first, or save its state_dict alone.') from error
