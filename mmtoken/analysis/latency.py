@@ -1,0 +1,112 @@
+"""Latency of several models against each other, measured so that a drifting machine cannot favour one of them."""
+
+import gc
+import platform
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional, Sequence, Union
+
+import torch
+
+
+def interleave(calls: Mapping[str, Callable],
+               rounds: int = 20,
+               warmup: int = 3,
+               *,
+               inputs: Optional[Sequence[Any]] = None,
+               device: Union[str, torch.device] = 'cpu') -> dict[str, list[float]]:
+    """Times calls in turns: in each round every call once, starting with another one each time.
+
+    A clock that slows down or a neighbour that wakes up meets all of them alike, and the n-th samples of two calls are
+    a pair, see :func:`paired_ratio`. Garbage is collected between samples, never in one.
+
+    Args:
+        calls (Mapping[str, Callable]): What to time, by name.
+        rounds (int): Samples of each. Defaults to 20.
+        warmup (int): Untimed calls of each beforehand. Defaults to 3.
+        inputs (Sequence, optional): Argument of the calls, ``inputs[n % len(inputs)]`` in round n, the same for all;
+            none by default.
+        device (str | torch.device): Where the work is done. On CUDA the samples are taken by events in the stream.
+
+    Returns:
+        dict[str, list[float]]: ``rounds`` samples by name, in seconds.
+
+    Raises:
+        ValueError: If there is nothing to time.
+    """
+    if not calls or rounds < 1:
+        raise ValueError('interleave() needs at least one call and rounds >= 1.')
+    sample = _sample_cuda if torch.device(device).type == 'cuda' else _sample_cpu
+    arguments = [()] if inputs is None else [(one, ) for one in inputs]
+    names = list(calls)
+    for name in names:
+        for n in range(warmup):
+            calls[name](*arguments[n % len(arguments)])
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for n in range(rounds):
+            start = n % len(names)
+            for name in names[start:] + names[:start]:
+                gc.collect()
+                seconds[name].append(sample(calls[name], arguments[n % len(arguments)]))
+    finally:
+        if collecting:
+            gc.enable()
+    return seconds
+
+
+def _sample_cpu(call: Callable, args: tuple) -> float:
+    start = time.perf_counter()
+    call(*args)
+    return time.perf_counter() - start
+
+
+def _sample_cuda(call: Callable, args: tuple) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    call(*args)
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Median and the 10th and 90th percentile of samples, as ``median``, ``p10``, ``p90``."""
+    cuts = statistics.quantiles(seconds, n=10, method='inclusive') if len(seconds) > 1 else [seconds[0]] * 9
+    return dict(median=statistics.median(seconds), p10=cuts[0], p90=cuts[-1])
+
+
+def paired_ratio(base: Sequence[float], other: Sequence[float], resamples: int = 1000) -> dict[str, float]:
+    """How many times faster ``other`` is than ``base``, from samples that were taken in turns.
+
+    Args:
+        base (Sequence[float]): Seconds of the baseline, one a round.
+        other (Sequence[float]): Seconds of the other in the same rounds.
+        resamples (int): Bootstrap resamples of the rounds, for the 95 % interval. Defaults to 1000.
+
+    Returns:
+        dict[str, float]: ``ratio``, the median over rounds of base / other, and its interval ``low`` to ``high``.
+    """
+    ratios = [b / o for b, o in zip(base, other, strict=True)]
+    draw = random.Random(0)
+    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(resamples))
+    return dict(
+        ratio=statistics.median(ratios), low=medians[int(0.025 * resamples)], high=medians[int(0.975 * resamples)])
+
+
+def environment(device: Union[str, torch.device] = 'cpu') -> dict[str, Any]:
+    """What a latency means nothing without: the machine, torch and its threads."""
+    device = torch.device(device)
+    if device.type == 'cuda':
+        name = torch.cuda.get_device_name(device)
+    else:
+        cpuinfo = Path('/proc/cpuinfo')
+        lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+        models = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+        name = models[0] if models else platform.processor() or platform.machine()
+    return dict(device=name, torch=torch.__version__, threads=torch.get_num_threads(), python=platform.python_version())
