@@ -15,10 +15,10 @@ import warnings
 from types import ModuleType
 from typing import Any, Callable, Dict, Optional
 
-#: Versions that the tests have seen, as (lowest, first too new), of either family. Outside of them mmtoken only warns.
+#: Versions known to work, as (lowest, first too new), over both families. Outside of them mmtoken only warns.
 TESTED_VERSIONS = {
     'mmengine': ('0.10.7', '1.0'),
-    'mmcv': ('2.1.0', '2.2.0'),
+    'mmcv': ('2.1.0', '2.4'),
     'mmseg': ('1.2.2', '2.0'),
     'mmdet': ('3.3.0', '4.0'),
     'mmpretrain': ('1.2.0', '2.0'),
@@ -135,12 +135,20 @@ def _trust_history(module: ModuleType, run: Callable) -> None:
     add_safe_globals(trusted)
 
 
-def _explain_refusal(module: ModuleType, run: Callable) -> None:
-    """``mmengine.runner.checkpoint``: say in one line why a file was refused and what to do.
+def _torch_load(file: Any, map_location: Any = None, weights_only: Optional[bool] = None) -> Any:
+    import torch
+    return torch.load(file, map_location=map_location, weights_only=weights_only is not False)
 
-    Fault: torch's own text is a page long, and its first advice is to switch the safety off.
+
+def _refuse_plainly(module: ModuleType, run: Callable) -> None:
+    """``mmengine.runner.checkpoint``: a file that holds anything else is refused, in one line that says what to do.
+
+    Faults: torch's own text is a page long, and its first advice is to switch the safety off; the onedl family does
+    just that, on its own, when a safe load fails.
     """
     run(module)
+    if hasattr(module, '_safe_torch_load'):
+        module._safe_torch_load = _torch_load
     load = module.CheckpointLoader.load_checkpoint.__func__
 
     def load_checkpoint(cls, filename, *args, **kwargs):
@@ -190,7 +198,7 @@ def _warn_of_version(module: ModuleType, run: Callable) -> None:
     low, high = TESTED_VERSIONS[module.__name__]
     version = getattr(module, '__version__', low)
     if not _release(low) <= _release(version) < _release(high):
-        warnings.warn(f'mmtoken was tested with {module.__name__} >={low},<{high}; this is {version}.', stacklevel=2)
+        warnings.warn(f'mmtoken is known to work with {module.__name__}>={low},<{high}; this is {version}.', stacklevel=2)
 
 
 # -------------------------------------------------------------------------------------------- (f) a broken torchvision
@@ -212,7 +220,7 @@ _PATCHES: Dict[str, Patch] = {
     'mmengine.config.utils': _name_packages,
     'mmengine.utils.package_utils': _find_packages,
     'mmengine.logging.history_buffer': _trust_history,
-    'mmengine.runner.checkpoint': _explain_refusal,
+    'mmengine.runner.checkpoint': _refuse_plainly,
     'torchvision': _import_or_importerror,
     **dict.fromkeys(TESTED_VERSIONS, _warn_of_version),
 }

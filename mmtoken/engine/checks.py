@@ -1,13 +1,15 @@
 """Checks that the tools make before any work starts; a failure is one line: what is wrong, what would be right."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
 import torch
 import torch.distributed
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader
+from mmengine.registry import RUNNERS
+from mmengine.runner import CheckpointLoader, Runner
 
 
 class UserError(SystemExit):
@@ -55,6 +57,25 @@ def check_datasets(cfg: Config, splits: List[str]):
                 if not os.path.exists(path):
                     raise UserError(f'{key}.{name}: no such file or folder: {path}. Prepare the data with a script of '
                                     'tools/dataset_converters/, or set data_root to where it lies.')
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner, and with it the model; what mmtoken itself refuses about the config becomes one line.
+
+    Any other error, of upstream or of torch, keeps its traceback.
+    """
+    try:
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except (TypeError, ValueError) as error:
+        root: BaseException = error
+        while root.__context__ is not None:
+            root = root.__context__
+        trace = root.__traceback__
+        while trace.tb_next is not None:
+            trace = trace.tb_next
+        if not trace.tb_frame.f_globals['__name__'].startswith('mmtoken.'):
+            raise
+        raise UserError(re.sub(r'class `\w+` in \S+: ', '', str(error))) from error
 
 
 def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):

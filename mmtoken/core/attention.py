@@ -1,0 +1,185 @@
+"""The only file that knows attention kernels.
+
+Dense attention is fused ``scaled_dot_product_attention``, with an optional additive bias (relative positions) and an
+optional bias per key (ToMe's log-size). Ragged attention runs on packed tokens through one of three interchangeable
+backends: ``varlen`` (CUDA, half precision), ``padded`` (fused kernel with a mask) and ``loop`` (one call per image,
+the reference).
+"""
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+try:  # torch >= 2.10
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    varlen_attn = None
+
+RAGGED_BACKENDS = ('auto', 'varlen', 'padded', 'loop')
+
+
+def _key_bias_as_channels(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor, scale: float):
+    """Moves a bias per key into extra channels of q and k, so that the flash kernel, which takes no mask, adds it.
+
+    ``q' = [q, 1/scale, 1/scale, 0…]`` and ``k' = [k, hi, lo, 0…]`` give ``scale·q'·k' = scale·q·k + hi + lo``. The bias
+    is split in two because one half-precision number would round it; eight channels keep the kernel's alignment.
+    """
+    hi = key_bias.to(k.dtype)
+    lo = (key_bias - hi.to(key_bias.dtype)).to(k.dtype)
+    zeros = torch.zeros_like(hi)
+    extra_k = torch.stack([hi, lo] + [zeros] * 6, dim=-1)
+    extra_q = q.new_tensor([1 / scale, 1 / scale] + [0.0] * 6).expand(*q.shape[:-1], 8)
+    return torch.cat([q, extra_q], -1), torch.cat([k, extra_k.expand(*k.shape[:-1], 8)], -1), F.pad(v, (0, 8))
+
+
+def dense_attention(q: Tensor,
+                    k: Tensor,
+                    v: Tensor,
+                    *,
+                    scale: Optional[float] = None,
+                    bias: Optional[Tensor] = None,
+                    key_bias: Optional[Tensor] = None,
+                    dropout_p: float = 0.0,
+                    channels: Optional[bool] = None) -> Tensor:
+    """Softmax attention over all tokens, by the fused kernel.
+
+    Args:
+        q (Tensor): Queries ``(B, heads, L, d)``.
+        k (Tensor): Keys ``(B, heads, S, d)``.
+        v (Tensor): Values ``(B, heads, S, d)``.
+        scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
+        bias (Tensor, optional): Added to the scores, broadcastable to ``(B, heads, L, S)``.
+        key_bias (Tensor, optional): Added to the scores of each key, ``(B, S)``, fp32; ToMe's proportional attention
+            (arXiv 2210.09461, eq. 1) is ``log`` of the token sizes.
+        dropout_p (float): Dropout of the attention weights. Defaults to 0.
+        channels (bool, optional): Carry ``key_bias`` in extra channels instead of a mask; by default on CUDA, where a
+            mask costs the flash kernel. The CPU kernel takes the mask as it is.
+
+    Returns:
+        Tensor: ``(B, heads, L, d)``.
+    """
+    scale = q.shape[-1]**-0.5 if scale is None else scale
+    width = v.shape[-1]
+    if key_bias is not None:
+        if (q.is_cuda if channels is None else channels) and bias is None:
+            q, k, v = _key_bias_as_channels(q, k, v, key_bias[:, None], scale)
+        else:
+            mask = key_bias[:, None, None, :].to(q.dtype)
+            bias = mask.expand(-1, 1, q.shape[2], -1) if bias is None else bias + mask
+    if bias is not None:
+        bias = bias.to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p, scale=scale)[..., :width]
+
+
+def ragged_attention(q: Tensor,
+                     k: Tensor,
+                     v: Tensor,
+                     lengths: Tensor,
+                     *,
+                     scale: Optional[float] = None,
+                     key_bias: Optional[Tensor] = None,
+                     dropout_p: float = 0.0,
+                     backend: str = 'auto') -> Tensor:
+    """Softmax attention inside each image of a packed batch; images may hold different numbers of tokens.
+
+    Args:
+        q (Tensor): Packed queries ``(ΣL, heads, d)``.
+        k (Tensor): Packed keys ``(ΣL, heads, d)``.
+        v (Tensor): Packed values ``(ΣL, heads, d)``.
+        lengths (Tensor): Tokens of each image ``(B,)``, int64, summing to ΣL.
+        scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
+        key_bias (Tensor, optional): Added to the scores of each key ``(ΣL,)``.
+        dropout_p (float): Dropout of the attention weights. Defaults to 0.
+        backend (str): ``varlen``, ``padded``, ``loop`` or ``auto`` (varlen where it can run, else padded).
+
+    Returns:
+        Tensor: ``(ΣL, heads, d)``.
+
+    Raises:
+        ValueError: For an unknown backend, or ``varlen`` where it cannot run.
+    """
+    if backend not in RAGGED_BACKENDS:
+        raise ValueError(f"backend='{backend}' is not an attention backend; choose one of {RAGGED_BACKENDS}.")
+    can_varlen = varlen_attn is not None and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and not dropout_p
+    if backend == 'varlen' and not can_varlen:
+        raise ValueError("backend='varlen' needs torch >= 2.10, CUDA, fp16 or bf16 and no dropout; use 'padded'.")
+    if backend == 'auto':
+        backend = 'varlen' if can_varlen else 'padded'
+    scale = q.shape[-1]**-0.5 if scale is None else scale
+    return _RAGGED[backend](q, k, v, lengths, scale, key_bias, dropout_p)
+
+
+def _varlen(q, k, v, lengths, scale, key_bias, dropout_p):
+    width = v.shape[-1]
+    if key_bias is not None:
+        q, k, v = _key_bias_as_channels(q, k, v, key_bias[:, None], scale)
+    ends = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    longest = int(lengths.max())
+    return varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale)[..., :width]
+
+
+def _padded(q, k, v, lengths, scale, key_bias, dropout_p):
+    longest = int(lengths.max())
+    valid = torch.arange(longest, device=q.device) < lengths[:, None]
+
+    def pad(packed: Tensor) -> Tensor:
+        out = packed.new_zeros(valid.shape + packed.shape[1:])
+        out[valid] = packed
+        return out
+
+    mask = torch.zeros(valid.shape, device=q.device, dtype=q.dtype).masked_fill(~valid, torch.finfo(q.dtype).min)
+    if key_bias is not None:
+        mask = mask + pad(key_bias.to(q.dtype))
+    mask = mask[:, None, None, :].expand(-1, 1, longest, -1)
+    q, k, v = (pad(t).transpose(1, 2) for t in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p, scale=scale)
+    return out.transpose(1, 2)[valid]
+
+
+def _loop(q, k, v, lengths, scale, key_bias, dropout_p):
+    outs, start = [], 0
+    for length in lengths.tolist():
+        part = slice(start, start + length)
+        one = (t[part].transpose(0, 1)[None] for t in (q, k, v))
+        bias = None if key_bias is None else key_bias[None, part]
+        outs.append(dense_attention(*one, scale=scale, key_bias=bias, dropout_p=dropout_p)[0].transpose(0, 1))
+        start += length
+    return torch.cat(outs)
+
+
+_RAGGED = dict(varlen=_varlen, padded=_padded, loop=_loop)
+
+
+def self_attention(qkv: Tensor,
+                   num_heads: int,
+                   *,
+                   lengths: Optional[Tensor] = None,
+                   scale: Optional[float] = None,
+                   bias: Optional[Tensor] = None,
+                   key_bias: Optional[Tensor] = None,
+                   dropout_p: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Self-attention from the joint projection, dense or ragged: what every host calls.
+
+    Args:
+        qkv (Tensor): ``(B, L, 3·C)``, or packed ``(ΣL, 3·C)`` when ``lengths`` is given; q, k, v one after the other,
+            each of them head by head.
+        num_heads (int): Attention heads.
+        lengths (Tensor, optional): Tokens of each image ``(B,)`` of a packed batch.
+        scale, bias, key_bias, dropout_p: See :func:`dense_attention`; a ragged batch takes no ``bias``.
+
+    Returns:
+        tuple[Tensor, Tensor]: The attended values ``(…, C)`` before the output projection, and the keys
+        ``(…, heads, d)``, which ToMe matches on.
+    """
+    q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).unbind(-3)
+    if lengths is None:
+        out = dense_attention(
+            *(t.transpose(1, 2) for t in (q, k, v)), scale=scale, bias=bias, key_bias=key_bias,
+            dropout_p=dropout_p).transpose(1, 2)
+    else:
+        if bias is not None:
+            raise ValueError('A ragged batch takes no position bias; use a method with a static token count.')
+        out = ragged_attention(q, k, v, lengths, scale=scale, key_bias=key_bias, dropout_p=dropout_p)
+    return out.flatten(-2), k

@@ -1,0 +1,148 @@
+"""Pure tensor functions that the methods are made of; no state, no modules, nothing but torch."""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Stands for minus infinity among scores: exp() of it is zero, and a row that is masked throughout stays finite.
+MASKED = -1e30
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Home cells of an ``H×W`` raster under an ``h×w`` grid, as index tables.
+
+    A cell holds the tokens ``(y, x)`` with ``⌊y·h/H⌋ = i`` and ``⌊x·w/W⌋ = j``. Where the sides do not divide, cells
+    differ in size, so each has ``t`` slots and a mask.
+
+    Args:
+        members (Tensor): Token of each slot ``(M, t)``, int64.
+        filled (Tensor): Whether a slot holds a token ``(M, t)``, bool.
+        home (Tensor): Cell of each token ``(N,)``, int64.
+        slot (Tensor): Place of each token in the flattened slots ``(N,)``, int64.
+    """
+
+    members: Tensor
+    filled: Tensor
+    home: Tensor
+    slot: Tensor
+
+
+def _cells_1d(size: int, cells: int, device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tokens ``(cells, t)`` of each cell of a line, which of them exist, the cell of each token, its slot."""
+    slots = -(-size // cells)
+    start = (torch.arange(cells + 1, device=device) * size + cells - 1) // cells
+    token = start[:-1, None] + torch.arange(slots, device=device)
+    home = torch.arange(size, device=device) * cells // size
+    return token.clamp(max=size - 1), token < start[1:, None], home, torch.arange(size, device=device) - start[home]
+
+
+def home_cells(raster: tuple[int, int], grid: tuple[int, int], device=None) -> Cells:
+    """Tables of the home cells of ``raster`` under ``grid``; ``grid`` must not be larger on either side."""
+    (height, width), (h, w) = raster, grid
+    y, y_ok, y_home, y_slot = _cells_1d(height, h, device)
+    x, x_ok, x_home, x_slot = _cells_1d(width, w, device)
+    members = y[:, None, :, None] * width + x[None, :, None, :]
+    filled = y_ok[:, None, :, None] & x_ok[None, :, None, :]
+    slots = y.shape[1] * x.shape[1]
+    home = y_home[:, None] * w + x_home
+    slot = home * slots + y_slot[:, None] * x.shape[1] + x_slot
+    return Cells(members.reshape(h * w, slots), filled.reshape(h * w, slots), home.flatten(), slot.flatten())
+
+
+def neighbours(centres: Tensor, grid: tuple[int, int], window: int, fill: float = 0.0) -> Tensor:
+    """The ``λ×λ`` centres around each centre of a grid.
+
+    Args:
+        centres (Tensor): ``(B, h·w, C)``.
+        grid (tuple[int, int]): ``(h, w)``.
+        window (int): λ, odd.
+        fill (float): Value of centres beyond the border.
+
+    Returns:
+        Tensor: ``(B, h·w, λ², C)``.
+    """
+    radius = window // 2
+    plane = F.pad(centres.unflatten(1, grid), (0, 0, radius, radius, radius, radius), value=fill)
+    around = plane.unfold(1, window, 1).unfold(2, window, 1)  # (B, h, w, C, λ, λ), a view
+    return around.permute(0, 1, 2, 4, 5, 3).flatten(3, 4).flatten(1, 2)
+
+
+def scatter_to_neighbours(values: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+    """Adjoint of :func:`neighbours`: each centre sums what its neighbours hold for it.
+
+    Args:
+        values (Tensor): ``(B, h·w, λ², C)``.
+        grid (tuple[int, int]): ``(h, w)``.
+        window (int): λ, odd.
+
+    Returns:
+        Tensor: ``(B, h·w, C)``.
+    """
+    h, w = grid
+    radius = window // 2
+    values = values.unflatten(1, grid)
+    plane = values.new_zeros(values.shape[0], h + 2 * radius, w + 2 * radius, values.shape[-1])
+    for k in range(window * window):
+        dy, dx = divmod(k, window)
+        plane[:, dy:dy + h, dx:dx + w] += values[:, :, :, k]
+    return plane[:, radius:radius + h, radius:radius + w].flatten(1, 2)
+
+
+def pool_to_grid(x: Tensor, raster: tuple[int, int], grid: tuple[int, int], valid: Optional[Tensor] = None) -> Tensor:
+    """Adaptive average pooling of tokens, over the valid ones only.
+
+    Args:
+        x (Tensor): ``(B, H·W, C)``.
+        raster (tuple[int, int]): ``(H, W)``.
+        grid (tuple[int, int]): ``(h, w)``.
+        valid (Tensor, optional): ``(B, H·W)``, bool.
+
+    Returns:
+        Tensor: ``(B, h·w, C)``; zero where a cell has no valid token.
+    """
+
+    def pool(t: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(t.transpose(1, 2).unflatten(2, raster), grid).flatten(2).transpose(1, 2)
+
+    if valid is None:
+        return pool(x)
+    weight = valid[..., None].to(x.dtype)
+    return pool(x * weight) / pool(weight).clamp(min=1e-6)
+
+
+def grid_coords(raster: tuple[int, int], grid: tuple[int, int], device=None) -> Tensor:
+    """Centres of the cells of a grid in units of ``raster``'s tokens ``(1, h·w, 2)``, fp32, first token at 0."""
+    axes = [(torch.arange(n, device=device) + 0.5) * (size / n) - 0.5 for size, n in zip(raster, grid)]
+    return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).reshape(1, -1, 2)
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """``‖a−b‖²`` of all pairs: ``(…, n, C)``, ``(…, m, C)`` → ``(…, n, m)``, by one matrix product."""
+    return (a.square().sum(-1, keepdim=True) + b.square().sum(-1).unsqueeze(-2) - 2 * a @ b.transpose(-1, -2)).clamp(
+        min=0)
+
+
+def bipartite_match(metric: Tensor, r: int, valid: Optional[Tensor] = None) -> tuple[Tensor, Tensor, Tensor]:
+    """ToMe's bipartite soft matching (arXiv 2210.09461, section 3): the ``r`` best edges from even to odd tokens.
+
+    Args:
+        metric (Tensor): What similarity is measured on ``(B, n, d)``.
+        r (int): Tokens to merge, at most ``⌊n/2⌋``.
+        valid (Tensor, optional): ``(B, n)``, bool; the others are neither merged nor merged into.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: Positions of merged tokens ``(B, r)`` and of those that they are merged into
+        ``(B, r)``, both int64 among the n; and their cosine similarity ``(B, r)``.
+    """
+    metric = F.normalize(metric.float(), dim=-1)  # a zero vector stays zero
+    scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
+    if valid is not None:
+        scores = scores.masked_fill(~(valid[:, ::2, None] & valid[:, None, 1::2]), MASKED)
+    best, partner = scores.max(dim=-1)
+    # A stable sort settles ties by position, so an image's merges never depend on the device or on its batch.
+    edges = best.argsort(dim=-1, descending=True, stable=True)[:, :r]
+    return 2 * edges, 2 * partner.gather(1, edges) + 1, best.gather(1, edges)

@@ -1,0 +1,255 @@
+"""TokenState: the tokens of a batch on their way through a backbone, and how to get the full grid back."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Optional, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Restore:
+    """Undoes one reduction: a linear map from the reduced patch tokens back to those before it."""
+
+    def __call__(self, x: Tensor, num_prefix: int) -> Tensor:
+        """Maps all tokens ``(B, P+M, C)`` to ``(B, P+N, C)``; the first ``num_prefix`` stay as they are."""
+        if num_prefix == 0:
+            return self.patches(x)
+        return torch.cat([x[:, :num_prefix], self.patches(x[:, num_prefix:])], dim=1)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """Maps patch tokens ``(B, M, C)`` to ``(B, N, C)``."""
+        raise NotImplementedError
+
+
+class Gather(Restore):
+    """Each old token gets the value of one new token.
+
+    Args:
+        index (Tensor): New token of each old one, ``(B, N)`` or ``(1, N)``, int64, values below M.
+    """
+
+    def __init__(self, index: Tensor):
+        self.index = index
+
+    def patches(self, x: Tensor) -> Tensor:
+        index = self.index.expand(x.shape[0], -1)
+        return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+    def after(self, earlier: 'Gather') -> 'Gather':
+        """The map of ``earlier`` followed by this one, as a single gather of integers."""
+        if self.index.shape[0] == 1:  # the same map for every image
+            return Gather(self.index[0][earlier.index])
+        return Gather(self.index.gather(1, earlier.index.expand(self.index.shape[0], -1)))
+
+
+class WeightedSum(Restore):
+    """Each old token is a weighted sum of new tokens.
+
+    Args:
+        weights (Tensor): ``(B, N, M)``, rows sum to 1 so that constant features come back unchanged.
+    """
+
+    def __init__(self, weights: Tensor):
+        self.weights = weights
+
+    def patches(self, x: Tensor) -> Tensor:
+        return self.weights.to(x.dtype) @ x
+
+
+class Interpolate(Restore):
+    """New tokens lie on a smaller raster and are interpolated to the old one.
+
+    Args:
+        source (tuple[int, int]): Raster ``(h, w)`` of the new tokens.
+        target (tuple[int, int]): Raster ``(H, W)`` of the old ones.
+        mode (str): ``bilinear`` or ``nearest``.
+    """
+
+    def __init__(self, source: tuple[int, int], target: tuple[int, int], mode: str):
+        self.source, self.target, self.mode = source, target, mode
+
+    def patches(self, x: Tensor) -> Tensor:
+        align = False if self.mode == 'bilinear' else None
+        x = x.transpose(1, 2).unflatten(2, self.source)
+        return F.interpolate(x, self.target, mode=self.mode, align_corners=align).flatten(2).transpose(1, 2)
+
+
+class Scatter(Restore):
+    """New tokens go back to where they were taken from; the tokens that were dropped come back as they were saved.
+
+    Args:
+        saved (Tensor): All tokens before the reduction ``(B, P+N, C)``.
+        mask (Tensor): Which of them went on, ``(B, P+N)``, bool, prefix included.
+    """
+
+    def __init__(self, saved: Tensor, mask: Tensor):
+        self.saved, self.mask = saved, mask
+
+    def __call__(self, x: Tensor, num_prefix: int) -> Tensor:
+        # The rows of a (B, L, C) batch in raster order are the packed rows, so both layouts go one way.
+        return self.saved.to(x.dtype).masked_scatter(self.mask[..., None], x.reshape(-1, x.shape[-1]))
+
+
+@dataclass
+class Reduction:
+    """One entry of the trail: how to undo a reduction, and what the state's bookkeeping was before it."""
+
+    restore: Restore
+    raster: Optional[tuple[int, int]]
+    coords: Any
+    sizes: Any
+    padding: Optional[Tensor]
+    lengths: Optional[Tensor]
+
+
+#: A tensor, or a function that makes it when it is asked for (most hosts never ask for coordinates).
+Lazy = Union[Tensor, Callable[[], Tensor], None]
+
+
+@dataclass
+class TokenState:
+    """Tokens of a batch of images.
+
+    Args:
+        x (Tensor): Tokens now, ``(B, P+n, C)``; in a ragged batch packed ``(ΣL, C)``, each image's prefix first.
+        grid (tuple[int, int]): Full patch grid ``(H, W)``.
+        num_prefix (int): P, class and register tokens; never reduced.
+        padding (Tensor, optional): Patch tokens now that stand for nothing but padding, ``(B, n)``, bool.
+    """
+
+    x: Tensor
+    grid: tuple[int, int]
+    num_prefix: int = 0
+    padding: Optional[Tensor] = None
+    #: ``(h, w)`` when the patch tokens now lie on a raster, in its order; None otherwise.
+    raster: Optional[tuple[int, int]] = None
+    #: Tokens of each image ``(B,)`` of a ragged batch, prefix included.
+    lengths: Optional[Tensor] = None
+    #: Keys of the running block ``(B, P+n, heads, d)``, for reducers that set ``needs_keys``.
+    keys: Optional[Tensor] = None
+    #: Whether attention is to weigh each key by the patches it stands for.
+    proportional: bool = False
+    trail: list[Reduction] = field(default_factory=list)
+    aux: dict = field(default_factory=dict)
+    #: Tokens of the whole batch, prefix included, that entered the MLP of each block so far.
+    counts: list[int] = field(default_factory=list)
+    _coords: Lazy = None
+    _sizes: Lazy = None
+
+    def __post_init__(self):
+        if self.raster is None and not self.trail and self.lengths is None:
+            self.raster = self.grid
+
+    @property
+    def patches(self) -> Tensor:
+        """Patch tokens now ``(B, n, C)``; not for a ragged batch."""
+        return self.x[:, self.num_prefix:]
+
+    @property
+    def cls(self) -> Tensor:
+        """The first prefix token of each image ``(B, C)``."""
+        if self.lengths is None:
+            return self.x[:, 0]
+        return self.x[F.pad(self.lengths.cumsum(0)[:-1], (1, 0))]
+
+    @property
+    def coords(self) -> Tensor:
+        """Centre ``(y, x)`` of what each patch token stands for, in patch units, ``(B or 1, n, 2)``, fp32."""
+        if self._coords is None:
+            h, w = self.grid
+            y = torch.arange(h, device=self.x.device, dtype=torch.float32)
+            x = torch.arange(w, device=self.x.device, dtype=torch.float32)
+            self._coords = torch.stack(torch.meshgrid(y, x, indexing='ij'), -1).reshape(1, h * w, 2)
+        elif callable(self._coords):
+            self._coords = self._coords()
+        return self._coords
+
+    @property
+    def sizes(self) -> Tensor:
+        """How many patches each patch token stands for ``(B or 1, n)``, fp32."""
+        if self._sizes is None:
+            self._sizes = torch.ones(1, self.grid[0] * self.grid[1], device=self.x.device)
+        elif callable(self._sizes):
+            self._sizes = self._sizes()
+        return self._sizes
+
+    @property
+    def key_bias(self) -> Optional[Tensor]:
+        """``log`` of the sizes for proportional attention ``(B, P+n)``, or None; prefix tokens count as one."""
+        if not self.proportional:
+            return None
+        return F.pad(self.sizes.expand(self.x.shape[0], -1).log(), (self.num_prefix, 0))
+
+    def reduce(self,
+               patches: Tensor,
+               restore: Restore,
+               *,
+               coords: Callable[[Tensor], Tensor],
+               sizes: Lazy,
+               padding: Optional[Tensor] = None,
+               raster: Optional[tuple[int, int]] = None) -> None:
+        """Replaces the patch tokens by fewer ones and remembers how to undo it.
+
+        Args:
+            patches (Tensor): New patch tokens ``(B, M, C)``.
+            restore (Restore): Maps ``(B, M, ·)`` back to ``(B, n, ·)``.
+            coords (Callable): Makes the centres of the new tokens ``(B or 1, M, 2)`` from those of the old ones
+                ``(B or 1, n, 2)``; called only when a host asks.
+            sizes (Tensor | Callable): Patches that each stands for ``(B or 1, M)``, or a function that makes them.
+            padding (Tensor, optional): New tokens that stand for nothing but padding ``(B, M)``, bool.
+            raster (tuple[int, int], optional): ``(h, w)`` if the new tokens lie on a raster.
+        """
+        before = replace(self)  # shares the tensors; its centres are made only if asked for
+        self._push(restore, raster, lambda: coords(before.coords), sizes, padding, None)
+        self.x = torch.cat([self.x[:, :self.num_prefix], patches.to(self.x.dtype)], dim=1)
+
+    def select(self, keep: Tensor) -> None:
+        """Lets a subset of each image's patch tokens go on, in raster order, as a ragged batch.
+
+        Args:
+            keep (Tensor): ``(B, n)``, bool. Prefix tokens always go on. The batch must not be ragged yet.
+
+        Raises:
+            ValueError: If the batch is ragged already.
+        """
+        if self.lengths is not None:
+            raise ValueError('TokenState.select() works on a dense batch; restore() the ragged one first.')
+        mask = F.pad(keep, (self.num_prefix, 0), value=True)
+        self._push(Scatter(self.x, mask), None, None, None, None, mask.sum(1))
+        self.x = self.x[mask]
+
+    def _push(self, restore, *bookkeeping):
+        self.trail.append(
+            Reduction(restore, self.raster, self._coords, self._sizes, self.padding, self.lengths))
+        self.raster, self._coords, self._sizes, self.padding, self.lengths = bookkeeping
+
+    def restore(self) -> None:
+        """Undoes the last reduction, bookkeeping included."""
+        last = self.trail.pop()
+        self.x = last.restore(self.x, self.num_prefix)
+        self.raster, self._coords, self._sizes = last.raster, last.coords, last.sizes
+        self.padding, self.lengths = last.padding, last.lengths
+
+    def dense(self, values: Optional[Tensor] = None) -> Tensor:
+        """Runs the trail back to the full grid without popping it.
+
+        Args:
+            values (Tensor, optional): What to restore, one row for each patch token now, ``(B, n, C')``; the tokens
+                themselves if None. Class maps of a head that ran on the reduced tokens are restored this way.
+
+        Returns:
+            Tensor: ``(B, H·W, C)`` in raster order, without prefix.
+        """
+        x, prefix = (self.x, self.num_prefix) if values is None else (values, 0)
+        pending = None  # gathers are folded into one, so a merge in every block costs one pass over the features
+        for reduction in reversed(self.trail):
+            if isinstance(reduction.restore, Gather):
+                pending = reduction.restore if pending is None else pending.after(reduction.restore)
+                continue
+            if pending is not None:
+                x, pending = pending(x, prefix), None
+            x = reduction.restore(x, prefix)
+        if pending is not None:
+            return pending.patches(x[:, prefix:])
+        return x[:, prefix:]

@@ -1,0 +1,172 @@
+"""The loop that every host runs: stem, blocks with a reducer between them, features."""
+
+from typing import Any, Optional, Sequence, Union
+
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from mmtoken.core import HostInfo, Reducer, ReducerSequence, TokenState
+from mmtoken.registry import REDUCERS
+
+
+class Features(tuple):
+    """Feature maps of a backbone, with the token state that they came from; to a head it is the usual tuple."""
+
+    state: TokenState
+
+
+def build_reducer(cfg: Union[dict, Sequence[dict], None]) -> Optional[Reducer]:
+    """Builds the reducer of a config.
+
+    Args:
+        cfg (dict | Sequence[dict], optional): ``dict(type='mmtoken.Expedit', …)``, or several of them in order.
+
+    Raises:
+        ValueError: For an unknown method, naming those that exist.
+        TypeError: For an argument that the method does not have.
+    """
+    if cfg is None or isinstance(cfg, Reducer):
+        return cfg
+    if not isinstance(cfg, dict):
+        return ReducerSequence([build_reducer(one) for one in cfg])
+    args = dict(cfg)
+    name = args.pop('type', None)
+    REDUCERS.import_from_location()
+    method = REDUCERS.module_dict.get(str(name).removeprefix('mmtoken.'))
+    if method is None:
+        known = ', '.join(f'mmtoken.{known}' for known in sorted(REDUCERS.module_dict))
+        raise ValueError(f"reducer.type='{name}' is not a token reduction method; choose one of {known}.")
+    try:
+        return method(**args)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f'reducer {name}: {error}') from error
+
+
+class TokenHost:
+    """Mixin over a ViT backbone: runs its blocks with a token reducer between them.
+
+    A host subclasses the upstream backbone and mixes this in first, so its parameters keep the names of the stock
+    checkpoint; those of the reducer live under ``reducer.*``. It gives :meth:`stem`, :meth:`attend`, :meth:`mlp` and
+    :meth:`features`; attention runs through :mod:`mmtoken.core.attention` with or without a reducer.
+    """
+
+    #: Where positions enter: ``absolute`` (in the tokens) or ``relative`` (in the attention).
+    position = 'absolute'
+    #: Set by a model that restores what its head made of reduced tokens.
+    restores_late = False
+
+    def init_reducer(self, reducer: Union[dict, Sequence[dict], None]) -> None:
+        """Builds the reducer and checks it against this backbone; to be called at the end of ``__init__``."""
+        self.reducer = build_reducer(reducer)
+        if self.reducer is not None:
+            if self.reducer.dynamic and self.position == 'relative':
+                raise ValueError(f'reducer {type(self.reducer).__name__} packs images of unequal token counts, which the '
+                                 f'relative position bias of {type(self).__name__} cannot follow; use a static method '
+                                 'such as mmtoken.Expedit, or a host with absolute positions.')
+            self.reducer.bind(
+                HostInfo(
+                    depth=len(self.blocks),
+                    embed_dims=self.embed_dims,
+                    num_heads=self.num_heads,
+                    out_indices=tuple(self.out_indices),
+                    position=self.position))
+
+    # ------------------------------------------------------------------ what a host gives
+    blocks: nn.ModuleList
+    num_heads: int
+
+    def stem(self, inputs: Tensor) -> TokenState:
+        """Turns images ``(B, 3, H, W)`` into tokens with their positions."""
+        raise NotImplementedError
+
+    def attend(self, block: nn.Module, x: Tensor, state: TokenState) -> tuple[Tensor, Tensor]:
+        """First half of a block: tokens after the attention's residual, and the keys ``(…, heads, d)``."""
+        raise NotImplementedError
+
+    def mlp(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Second half of a block: tokens after the MLP's residual."""
+        raise NotImplementedError
+
+    def features(self, state: TokenState, i: int) -> Any:
+        """Output after block ``i`` (-1: before the first), normally a map ``(B, C, H, W)``."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ what every host shares
+    def forward(self, inputs: Tensor, padding: Optional[Tensor] = None) -> tuple:
+        """Runs the backbone.
+
+        Args:
+            inputs (Tensor): Images ``(B, 3, H, W)``.
+            padding (Tensor, optional): Which patches hold nothing but padding, ``(B, grid_h, grid_w)``, bool. They
+                take no part in clustering or merging.
+
+        Returns:
+            tuple: What :meth:`features` gives for each of ``out_indices``; a :class:`Features` when the model needs
+            the token state as well.
+
+        Raises:
+            ValueError: If an image is smaller than a patch, or a late reducer sits in a model that restores nothing.
+        """
+        outs, state = self.forward_tokens(inputs, padding)
+        reducer = self.reducer
+        if reducer is not None and (reducer.late or reducer.trainable and self.training):
+            outs = Features(outs)
+            outs.state = state
+            return outs
+        return tuple(outs)
+
+    def forward_tokens(self, inputs: Tensor, padding: Optional[Tensor] = None) -> tuple[list, TokenState]:
+        """The loop: like :meth:`forward`, giving the outputs and the token state after the last block."""
+        reducer = self.reducer
+        if reducer is not None and reducer.late and not self.restores_late:
+            raise ValueError("reducer.restore='late' leaves the maps on reduced tokens; set "
+                             "model.type='mmtoken.TokenEncoderDecoder', which restores the logits.")
+        if min(inputs.shape[-2:]) < self.patch_size:
+            raise ValueError(f'The image is {inputs.shape[-2]}x{inputs.shape[-1]} pixels, smaller than one patch '
+                             f'(patch_size={self.patch_size}); feed larger images or resize them in the pipeline.')
+        state = self.stem(inputs)
+        if padding is not None:
+            state.padding = padding.flatten(1)
+        outs = [self.features(state, -1)] if getattr(self, 'out_origin', False) else []
+        for i, block in enumerate(self.blocks):
+            if reducer is not None:
+                reducer.before(state, i)
+            state.x, keys = self.run(self.attend, block, state.x, state)
+            if reducer is not None:
+                state.keys = keys if reducer.needs_keys else None
+                reducer.between(state, i)
+            state.counts.append(state.x.shape[:-1].numel())
+            state.x = self.run(self.mlp, block, state.x)
+            if reducer is not None:
+                reducer.after(state, i)
+            if i in self.out_indices:
+                outs.append(self.features(state, i))
+        return outs, state
+
+    def run(self, part, block: nn.Module, x: Tensor, *args):
+        """Runs one half of a block, with gradient checkpointing if the backbone has it switched on."""
+        if getattr(self, 'with_cp', False) and x.requires_grad:
+            return torch.utils.checkpoint.checkpoint(part, block, x, *args, use_reentrant=False)
+        return part(block, x, *args)
+
+    def tap(self, state: TokenState) -> tuple[Tensor, tuple[int, int]]:
+        """Patch tokens to give out ``(B, h·w, C)`` and their raster: the full grid, or the reduced one if late."""
+        if self.reducer is not None and self.reducer.late and state.raster is not None:
+            return state.patches, state.raster
+        return state.dense(), state.grid
+
+    def token_counts(self, inputs: Tensor) -> list[float]:
+        """Patch tokens that enter the MLP of each block, mean over the batch."""
+        with torch.no_grad():
+            state = self.forward_tokens(inputs)[1]
+        return [count / inputs.shape[0] - state.num_prefix for count in state.counts]
+
+    def train(self, mode: bool = True):
+        """Like upstream's, but gives back the module, as torch's does."""
+        super().train(mode)
+        return self
+
+
+def to_map(tokens: Tensor, raster: tuple[int, int]) -> Tensor:
+    """Patch tokens ``(B, h·w, C)`` as a map ``(B, C, h, w)``."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *raster)

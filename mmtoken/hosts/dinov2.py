@@ -1,0 +1,219 @@
+"""A plain ViT with the names of the official DINOv2 checkpoints, which neither mmseg nor mmdet ships."""
+
+import math
+from typing import Sequence, Union
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmtoken.core import TokenState, self_attention
+from mmtoken.registry import MODELS
+
+from .base import TokenHost, to_map
+
+ARCHS = dict(
+    small=dict(embed_dims=384, num_layers=12, num_heads=6),
+    base=dict(embed_dims=768, num_layers=12, num_heads=12),
+    large=dict(embed_dims=1024, num_layers=24, num_heads=16),
+    giant=dict(embed_dims=1536, num_layers=40, num_heads=24, ffn='swiglu'))
+
+
+class Attention(nn.Module):
+    """The projections of multi-head attention; the host runs them."""
+
+    def __init__(self, dims: int):
+        super().__init__()
+        self.qkv = nn.Linear(dims, dims * 3)
+        self.proj = nn.Linear(dims, dims)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel (CaiT, arXiv 2103.17239)."""
+
+    def __init__(self, dims: int, init: float):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dims, ), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, dims: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dims, hidden)
+        self.fc2 = nn.Linear(hidden, dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class SwiGLU(nn.Module):
+    """``w3(silu(a) · b)`` with ``a, b = w12(x)`` (arXiv 2002.05202); two thirds of the hidden width, in eights."""
+
+    def __init__(self, dims: int, hidden: int):
+        super().__init__()
+        hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(dims, 2 * hidden)
+        self.w3 = nn.Linear(hidden, dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(a) * b)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block with LayerScale."""
+
+    def __init__(self, dims: int, mlp_ratio: float, ffn: str, layer_scale: float, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dims, eps=1e-6)
+        self.attn = Attention(dims)
+        self.ls1 = LayerScale(dims, layer_scale)
+        self.norm2 = nn.LayerNorm(dims, eps=1e-6)
+        self.mlp = dict(mlp=Mlp, swiglu=SwiGLU)[ffn](dims, int(dims * mlp_ratio))
+        self.ls2 = LayerScale(dims, layer_scale)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches by one convolution."""
+
+    def __init__(self, patch_size: int, in_channels: int, dims: int):
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dims, patch_size, patch_size)
+
+
+@MODELS.register_module()
+class TokenDINOv2(TokenHost, BaseModule):
+    """DINOv2's vision transformer (arXiv 2304.07193; register tokens: arXiv 2309.16588) with a token reducer.
+
+    Parameter names are those of the official checkpoints, so these load as they are; see
+    ``tools/model_converters/dinov2.py``. Images whose sides are no multiple of the patch are padded at the bottom and
+    at the right. The position embedding is always resized by bicubic interpolation to the exact grid, in training as
+    in testing (the original shifts its scale by 0.1 patch, which no longer matters once a head is trained on it).
+
+    Args:
+        arch (str | dict): ``small``, ``base``, ``large``, ``giant``, or a dict with ``embed_dims``, ``num_layers``,
+            ``num_heads`` and optionally ``ffn`` (``mlp`` or ``swiglu``).
+        img_size (int): Image side of the checkpoint's position embedding. Defaults to 518.
+        patch_size (int): Defaults to 14.
+        in_channels (int): Defaults to 3.
+        num_registers (int): Register tokens. Defaults to 0.
+        mlp_ratio (float): Defaults to 4.
+        layer_scale (float): Initial LayerScale. Defaults to 1e-5.
+        drop_path_rate (float): Stochastic depth of the last block. Defaults to 0.
+        out_indices (int | Sequence[int]): Blocks to give features after; -1 is the last. Defaults to -1.
+        final_norm (bool): Apply the final LayerNorm to every output. Defaults to True.
+        output_cls_token (bool): Give ``[map, cls]`` for each output. Defaults to False.
+        frozen (bool): Train none of the backbone's own parameters. Defaults to False.
+        with_cp (bool): Gradient checkpointing. Defaults to False.
+        reducer (dict | Sequence[dict], optional): Token reduction method.
+        init_cfg (dict, optional): Initialisation config, such as ``dict(type='Pretrained', checkpoint=…)``.
+    """
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'small',
+                 img_size: int = 518,
+                 patch_size: int = 14,
+                 in_channels: int = 3,
+                 num_registers: int = 0,
+                 mlp_ratio: float = 4,
+                 layer_scale: float = 1e-5,
+                 drop_path_rate: float = 0.0,
+                 out_indices: Union[int, Sequence[int]] = -1,
+                 final_norm: bool = True,
+                 output_cls_token: bool = False,
+                 frozen: bool = False,
+                 with_cp: bool = False,
+                 reducer=None,
+                 init_cfg=None):
+        super().__init__(init_cfg=init_cfg)
+        if isinstance(arch, str):
+            if arch not in ARCHS:
+                raise ValueError(f"backbone.arch='{arch}' is unknown; choose one of {', '.join(ARCHS)} or give a dict.")
+            arch = ARCHS[arch]
+        depth = arch['num_layers']
+        out_indices = (out_indices, ) if isinstance(out_indices, int) else tuple(out_indices)
+        if not all(-depth <= i < depth for i in out_indices):
+            raise ValueError(f'backbone.out_indices={out_indices} goes beyond the {depth} blocks of this model.')
+        self.out_indices = tuple(i % depth for i in out_indices)
+        self.embed_dims, self.num_heads = arch['embed_dims'], arch['num_heads']
+        self.patch_size, self.num_prefix = patch_size, 1 + num_registers
+        self.final_norm, self.output_cls_token, self.with_cp = final_norm, output_cls_token, with_cp
+        self.frozen = frozen
+
+        dims, side = self.embed_dims, img_size // patch_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, dims))
+        if num_registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, num_registers, dims))
+        self.patch_embed = PatchEmbed(patch_size, in_channels, dims)
+        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        self.blocks = nn.ModuleList(
+            Block(dims, mlp_ratio, arch.get('ffn', 'mlp'), layer_scale, rate) for rate in rates)
+        self.norm = nn.LayerNorm(dims, eps=1e-6)
+        if frozen:
+            self.requires_grad_(False)
+        self.init_reducer(reducer)
+
+    def init_weights(self):
+        if self.init_cfg is not None:
+            return super().init_weights()
+        for name, parameter in self.named_parameters():
+            if name.startswith('reducer.'):
+                continue
+            if name in ('cls_token', 'pos_embed', 'register_tokens') or parameter.dim() == 2:
+                nn.init.trunc_normal_(parameter, std=0.02)
+
+    def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Position embedding of the class token ``(1, 1, C)`` and of the patches ``(1, H·W, C)``."""
+        cls, patches = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        side = math.isqrt(patches.shape[1])
+        if grid != (side, side):
+            patches = patches.transpose(1, 2).unflatten(2, (side, side)).float()
+            patches = F.interpolate(patches, grid, mode='bicubic', align_corners=False)
+            patches = patches.flatten(2).transpose(1, 2).to(cls.dtype)
+        return cls, patches
+
+    def stem(self, inputs: Tensor) -> TokenState:
+        p = self.patch_size
+        pad_h, pad_w = -inputs.shape[-2] % p, -inputs.shape[-1] % p
+        if pad_h or pad_w:
+            inputs = F.pad(inputs, (0, pad_w, 0, pad_h))
+        x = self.patch_embed.proj(inputs)
+        grid = tuple(x.shape[-2:])
+        cls_position, positions = self.positions(grid)
+        x = x.flatten(2).transpose(1, 2) + positions
+        prefix = [self.cls_token + cls_position]
+        if self.num_prefix > 1:
+            prefix.append(self.register_tokens)
+        prefix = torch.cat(prefix, dim=1).expand(x.shape[0], -1, -1).to(x.dtype)
+        return TokenState(torch.cat([prefix, x], dim=1), grid, self.num_prefix)
+
+    def attend(self, block, x, state):
+        out, keys = self_attention(
+            block.attn.qkv(block.norm1(x)), self.num_heads, lengths=state.lengths, key_bias=state.key_bias)
+        return x + block.drop_path(block.ls1(block.attn.proj(out))), keys
+
+    def mlp(self, block, x):
+        return x + block.drop_path(block.ls2(block.mlp(block.norm2(x))))
+
+    def features(self, state, i):
+        tokens, raster = self.tap(state)
+        norm = self.norm if self.final_norm else nn.Identity()
+        out = to_map(norm(tokens), raster)
+        return [out, norm(state.cls)] if self.output_cls_token else out
+
+    def train(self, mode: bool = True):
+        """A frozen backbone stays in eval mode; its reducer follows ``mode``."""
+        super().train(mode and not self.frozen)
+        if self.frozen and self.reducer is not None:
+            self.reducer.train(mode)
+        self.training = mode
+        return self

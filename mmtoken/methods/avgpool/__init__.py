@@ -1,0 +1,3 @@
+from .reducer import AvgPool
+
+__all__ = ['AvgPool']

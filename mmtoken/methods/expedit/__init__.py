@@ -1,0 +1,3 @@
+from .reducer import Expedit
+
+__all__ = ['Expedit']

@@ -1,0 +1,184 @@
+"""Expedit: token clustering and reconstruction without training."""
+
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+
+from mmtoken.core import HostInfo, Reducer, TokenState, WeightedSum, ops
+from mmtoken.core.schedule import Grid, check_grid, check_layer, resolve_grid
+from mmtoken.registry import REDUCERS
+
+#: ``temperature='auto'`` is this over the mean squared distance of a token to its nearest centre.
+AUTO_SHARPNESS = 8.0
+
+
+def cluster(x: Tensor,
+            raster: tuple[int, int],
+            grid: tuple[int, int],
+            window: int = 5,
+            iterations: int = 5,
+            temperature: Union[float, str] = 'auto',
+            valid: Optional[Tensor] = None) -> tuple[Tensor, Tensor]:
+    """Token clustering layer (arXiv 2210.01035, section 3.2): soft k-means among spatially near centres.
+
+    ``S⁰`` is the adaptive average pooling of the tokens. Then, κ times, with 𝒩(p) the λ×λ centres around token p's
+    home cell: ``A_ip = softmax_{i∈𝒩(p)}(−T‖x_p−s_i‖²)``, without gradient, and ``s_i = Σ_p A_ip x_p / Σ_p A_ip``.
+    Tokens of one home cell share their candidates, so each step is a batched product over cells.
+
+    Args:
+        x (Tensor): Tokens ``(B, H·W, C)``, fp32.
+        raster (tuple[int, int]): ``(H, W)``.
+        grid (tuple[int, int]): ``(h, w)``, not larger on either side.
+        window (int): λ, odd.
+        iterations (int): κ.
+        temperature (float | str): T, or ``auto``.
+        valid (Tensor, optional): Tokens that take part ``(B, H·W)``, bool.
+
+    Returns:
+        tuple[Tensor, Tensor]: Centres ``(B, h·w, C)`` and the temperature used ``(B, 1, 1)``.
+    """
+    batch, _, dims = x.shape
+    cells = ops.home_cells(raster, grid, x.device)
+    count, slots = cells.members.shape
+    tokens = x[:, cells.members.flatten()].view(batch, count, slots, dims)
+    filled = cells.filled.expand(batch, -1, -1)
+    centres = ops.pool_to_grid(x, raster, grid, valid)
+    exists = x.new_ones(1, count, 1)
+    if valid is not None:
+        filled = filled & valid[:, cells.members.flatten()].view(batch, count, slots)
+        exists = ops.pool_to_grid(valid[..., None].to(x.dtype), raster, grid).gt(0).to(x.dtype)
+    forbidden = ops.neighbours(exists, grid, window).transpose(-1, -2) == 0  # beyond the border, or padding only
+    weight_of_slot = filled[..., None].to(x.dtype)
+
+    scale = None if temperature == 'auto' else x.new_tensor(float(temperature)).expand(batch, 1, 1)
+    for _ in range(iterations):
+        with torch.no_grad():
+            around = ops.neighbours(centres, grid, window)
+            # ‖x‖² is the same for all candidates of a token and cancels in the softmax.
+            scores = 2 * tokens @ around.transpose(-1, -2) - around.square().sum(-1).unsqueeze(-2)
+            scores = scores.masked_fill(forbidden, ops.MASKED)
+            if scale is None:
+                nearest = (tokens.square().sum(-1, keepdim=True) - scores.amax(-1, keepdim=True)).clamp(min=0)
+                nearest = (nearest * weight_of_slot).flatten(1).sum(1) / weight_of_slot.flatten(1).sum(1).clamp(min=1)
+                scale = (AUTO_SHARPNESS / nearest.clamp(min=1e-12)).view(batch, 1, 1)
+            assign = (scale[..., None] * scores).softmax(-1) * weight_of_slot
+        mass = ops.scatter_to_neighbours(assign.sum(2).unsqueeze(-1), grid, window)
+        total = ops.scatter_to_neighbours(assign.transpose(-1, -2) @ tokens, grid, window)
+        # A centre that no token chose keeps its place.
+        centres = torch.where(mass > 1e-12, total / mass.clamp(min=1e-12), centres)
+    return centres, scale
+
+
+def reconstruction_weights(x: Tensor, centres: Tensor, neighbors: int, temperature: Tensor,
+                           exists: Optional[Tensor] = None) -> Tensor:
+    """Token reconstruction layer (arXiv 2210.01035, section 3.3): how much each token takes of each centre.
+
+    ``w_pi = softmax(−T‖x_p−s_i‖²)`` over the k nearest centres of p among all, zero elsewhere; rows sum to one.
+
+    Args:
+        x (Tensor): Tokens before clustering ``(B, N, C)``, fp32.
+        centres (Tensor): Centres after it ``(B, M, C)``.
+        neighbors (int): k; all centres if not in 1…M−1.
+        temperature (Tensor): T of each image ``(B, 1, 1)``.
+        exists (Tensor, optional): Centres that stand for something ``(B, M)``, bool.
+
+    Returns:
+        Tensor: ``(B, N, M)``.
+    """
+    scores = 2 * x @ centres.transpose(1, 2) - centres.square().sum(-1).unsqueeze(1)
+    if exists is not None:
+        scores = scores.masked_fill(~exists[:, None], ops.MASKED)
+    if not 0 < neighbors < centres.shape[1]:
+        return (temperature * scores).softmax(-1)
+    best, index = scores.topk(neighbors, dim=-1)
+    return torch.zeros_like(scores).scatter(-1, index, (temperature * best).softmax(-1))
+
+
+@REDUCERS.register_module()
+class Expedit(Reducer):
+    """Clusters tokens onto a coarser grid before one block and reconstructs the full grid later.
+
+    Independent implementation of arXiv 2210.01035 with these differences to its released code: weights of the
+    reconstruction sum to one, the k nearest are taken before the exponential, grids need not be square, padding is
+    left out, distances are fp32, and nothing is kept on the module.
+
+    Args:
+        layer (int): α, the block before which tokens are clustered, from 0.
+        grid (float | tuple[int, int]): Part of each side to keep, in (0, 1], or ``(h, w)`` in tokens. 1 reduces
+            nothing.
+        window (int): λ, side of the window of candidate centres, odd. Defaults to 5.
+        iterations (int): κ. Defaults to 5.
+        temperature (float | str): T; ``auto`` sets it for each image from its distances. Defaults to ``auto``.
+        neighbors (int): k, centres that a token is reconstructed from. Defaults to 20.
+        restore_at (int, optional): α+β, the block before which the full grid is restored; None restores at each tap.
+        restore (str): ``feature`` gives out full maps; ``late`` gives out reduced maps to the head, and
+            ``mmtoken.TokenEncoderDecoder`` restores its logits. Defaults to ``feature``.
+    """
+
+    paper = 'Expediting Large-Scale Vision Transformer for Dense Prediction without Fine-tuning, NeurIPS 2022, 2210.01035'
+    identity_example = dict(layer=1, grid=1.0)
+    examples = (dict(layer=2, grid=0.75), dict(layer=2, grid=0.5), dict(layer=1, grid=0.5, neighbors=4))
+
+    def __init__(self,
+                 layer: int,
+                 grid: Grid,
+                 window: int = 5,
+                 iterations: int = 5,
+                 temperature: Union[float, str] = 'auto',
+                 neighbors: int = 20,
+                 restore_at: Optional[int] = None,
+                 restore: str = 'feature'):
+        super().__init__()
+        if window < 1 or window % 2 == 0:
+            raise ValueError(f'window={window} must be odd and positive, such as 5.')
+        if iterations < 1:
+            raise ValueError(f'iterations={iterations} must be at least 1.')
+        if temperature != 'auto' and (isinstance(temperature, str) or not temperature > 0):
+            raise ValueError(f"temperature={temperature!r} must be 'auto' or a positive number.")
+        if neighbors < 1:
+            raise ValueError(f'neighbors={neighbors} must be at least 1.')
+        if restore not in ('feature', 'late'):
+            raise ValueError(f"restore='{restore}' must be 'feature' or 'late'.")
+        self.layer, self.grid = layer, check_grid('grid', grid)
+        self.window, self.iterations, self.temperature, self.neighbors = window, iterations, temperature, neighbors
+        self.restore_at, self.late = restore_at, restore == 'late'
+
+    def bind(self, host: HostInfo) -> None:
+        check_layer('reducer.layer', self.layer, host.depth)
+        if self.restore_at is not None:
+            check_layer('reducer.restore_at', self.restore_at, host.depth)
+            if self.restore_at <= self.layer:
+                raise ValueError(f'reducer.restore_at={self.restore_at} must come after layer={self.layer}.')
+        if self.late and (self.restore_at is not None or min(host.out_indices) < self.layer):
+            raise ValueError(f"reducer.restore='late' needs every output of the backbone on the clustered tokens: take "
+                             f'out_indices from {self.layer} on and no restore_at, or restore=\'feature\'.')
+
+    def before(self, state: TokenState, i: int) -> None:
+        if i == self.layer:
+            self.reduce(state)
+        elif i == self.restore_at and state.trail:
+            state.restore()
+
+    def reduce(self, state: TokenState) -> None:
+        raster = state.raster
+        grid = resolve_grid('reducer.grid', self.grid, raster)
+        if grid == raster:
+            return
+        valid = None if state.padding is None else ~state.padding
+        with torch.autocast(state.x.device.type, enabled=False):
+            x = state.patches.float()
+            centres, scale = cluster(x, raster, grid, self.window, self.iterations, self.temperature, valid)
+            exists = None
+            if valid is not None:
+                exists = ops.pool_to_grid(valid[..., None].float(), raster, grid)[..., 0] > 0
+            with torch.no_grad():
+                weights = reconstruction_weights(x, centres, self.neighbors, scale, exists)
+        device, ratio = x.device, x.shape[1] / centres.shape[1]
+        state.reduce(
+            centres,
+            WeightedSum(weights),
+            raster=grid,
+            padding=None if exists is None else ~exists,
+            coords=lambda _: ops.grid_coords(raster, grid, device),
+            sizes=lambda: torch.full((1, centres.shape[1]), ratio, device=device))

@@ -1,0 +1,3 @@
+from .reducer import ToMe
+
+__all__ = ['ToMe']
