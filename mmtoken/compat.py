@@ -105,10 +105,12 @@ def _find_packages(module: ModuleType, run: Callable) -> None:
 
 
 # ---------------------------------------------------------------------------------- (c) torch.load(weights_only=True)
+_STATISTICS = ('min', 'max', 'current', 'mean')
+
+
 def _statistics_method(owner: type, name: str) -> Callable:
     """What ``getattr`` is in a checkpoint: the way to HistoryBuffer's own statistics, and to nothing else."""
-    if getattr(owner, '__module__', None) == 'mmengine.logging.history_buffer' and name in ('min', 'max', 'current',
-                                                                                             'mean'):
+    if owner is sys.modules['mmengine.logging.history_buffer'].HistoryBuffer and name in _STATISTICS:
         return getattr(owner, name)
     raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is refused: it is no statistic of HistoryBuffer')
 
@@ -156,9 +158,10 @@ def _refuse_plainly(module: ModuleType, run: Callable) -> None:
             return load(cls, filename, *args, **kwargs)
         except pickle.UnpicklingError as error:
             name = re.search(r'GLOBAL (\S+)', str(error))
-            what = f'it holds {name[1]}, which no checkpoint of mmengine holds' if name else str(error).splitlines()[-1]
+            line = re.search(r'WeightsUnpickler error:\s*(.*)', str(error))
+            why = f'it holds {name[1]}, which is no part of a checkpoint' if name else line[1] if line else str(error)
             raise pickle.UnpicklingError(
-                f'{filename} was not loaded: {what}. If you trust the file, pass its types to '
+                f'{filename} was not loaded: {why}. If you trust the file, pass its types to '
                 'torch.serialization.add_safe_globals first, or save its state_dict alone.') from error
 
     module.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
@@ -198,7 +201,8 @@ def _warn_of_version(module: ModuleType, run: Callable) -> None:
     low, high = TESTED_VERSIONS[module.__name__]
     version = getattr(module, '__version__', low)
     if not _release(low) <= _release(version) < _release(high):
-        warnings.warn(f'mmtoken is known to work with {module.__name__}>={low},<{high}; this is {version}.', stacklevel=2)
+        warnings.warn(f'mmtoken is known to work with {module.__name__}>={low},<{high}; this is {version}.',
+                      stacklevel=2)
 
 
 # -------------------------------------------------------------------------------------------- (f) a broken torchvision

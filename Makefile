@@ -1,0 +1,69 @@
+# make setup | demo | test | lint | test-full | test-onedl | clean
+PYTHON ?= python3
+# A GPU user's choice, e.g. TORCH="torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cu130"
+TORCH ?= torch==2.13.0
+# make test ARGS="tests/test_compat.py -k nms"
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+# One thread per test process: two of them share the machine, and more threads only fight.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint test-full test-onedl clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.done  ## build .venv (about a minute, nothing is compiled; TORCH= chooses the torch build)
+
+demo: setup  ## segment pictures, dense and accelerated (IMAGE=path for your own)
+	$(PY) tools/demo.py $(if $(IMAGE),--image '$(IMAGE)')
+
+test: setup  ## the tests
+	$(PYTEST) $(PY) -m pytest -q -n 2 $(ARGS)
+
+lint: setup  ## ruff
+	$(PY) -m ruff check .
+
+test-full: .venv-full/.done  ## the tests on the compiled mmcv (5 minutes to build), stand-in ops held against its ops
+	$(PYTEST) MMTOKEN_TEST_COMPILED=1 .venv-full/bin/python -m pytest -q -n 2 $(ARGS)
+
+test-onedl: .venv-onedl/.done  ## the tests on the maintained fork of OpenMMLab
+	$(PYTEST) .venv-onedl/bin/python -m pytest -q -n 2 $(ARGS)
+
+clean:  ## remove what make built, the environments too
+	rm -rf $(VENV) .venv-full .venv-onedl build dist *.egg-info .pytest_cache .ruff_cache mmtoken/.mim
+	find mmtoken tools tests configs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ------------------------------------------------------------------------------------------------------ environments
+# Each is rebuilt when setup.py changes; pip leaves alone what is right already.
+%/.done: | check-python
+	@echo "[1/3] environment $*"
+	@$*/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $*
+	@echo "[2/3] packages"
+	$(packages)
+	@echo "[3/3] a first import"
+	$*/bin/python -W ignore -c "import mmtoken, mmseg.models, mmdet.models; print('mmtoken', mmtoken.__version__, 'is ready')"
+	@touch $@
+
+$(VENV)/.done .venv-full/.done .venv-onedl/.done: setup.py
+
+# torch stands in the same command as the rest, so that nothing pulls another build of it.
+$(VENV)/.done: packages = $(PY) -m pip install $(TORCH) -e '.[mm,test]'
+
+# mmcv 2.1's setup.py needs pkg_resources (setuptools < 81), torch and no isolation; -g0 halves the compile.
+define full_packages
+.venv-full/bin/python -m pip install $(TORCH) 'setuptools>=77,<81' wheel ninja psutil numpy
+CFLAGS=-g0 MAX_JOBS=2 .venv-full/bin/python -m pip install --no-build-isolation mmcv==2.1.0 \
+	mmengine==0.10.7 mmdet==3.3.0 mmsegmentation==1.2.2 ftfy regex
+.venv-full/bin/python -m pip install -e '.[test]'
+endef
+.venv-full/.done: packages = $(full_packages)
+
+.venv-onedl/.done: packages = .venv-onedl/bin/python -m pip install $(TORCH) -e '.[onedl,test]'
+
+.PHONY: check-python
+check-python:
+	@$(PYTHON) -c 'import sys, ensurepip; assert sys.version_info >= (3, 10)' 2>/dev/null || \
+		{ echo 'mmtoken needs Python 3.10 or newer with venv (Debian: apt install python3-venv); PYTHON= names it'; exit 1; }

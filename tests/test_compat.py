@@ -1,0 +1,297 @@
+"""Each of upstream's faults that mmtoken.compat answers (the mmcv ops: test_ext_standin.py)."""
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mmtoken
+from mmtoken import compat
+
+ROOT = Path(mmtoken.__file__).parents[1]
+UPSTREAM_BASE = 'mmseg::_base_/default_runtime.py'
+
+
+def run(code: str, *paths: Path, cwd: Path = None, check: bool = True) -> subprocess.CompletedProcess:
+    """Runs code in a fresh interpreter, with ``paths`` before everything else."""
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, [*paths, ROOT])), PYTHONWARNINGS='default')
+    done = subprocess.run([sys.executable, '-c', textwrap.dedent(code)], env=env, cwd=cwd, text=True,
+                          capture_output=True)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+# ------------------------------------------------------------------------------------------------------------ import
+def test_import_is_light():
+    run('''
+        import sys, mmtoken
+        heavy = {'torch', 'numpy', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'torchvision'} & set(sys.modules)
+        assert not heavy, heavy
+    ''')
+
+
+def test_core_needs_torch_numpy_fvcore_only():
+    run('''
+        import sys
+
+        class Nothing:
+            def find_spec(self, name, path=None, target=None):
+                if name.split('.')[0] in ('mmengine', 'mmcv', 'mmseg', 'mmdet', 'mmpretrain', 'torchvision', 'cv2'):
+                    raise ModuleNotFoundError(name)
+
+        sys.meta_path.insert(0, Nothing())
+        import mmtoken, mmtoken.core
+    ''')
+
+
+def test_apply_twice_is_once():
+    before = list(sys.meta_path)
+    compat.apply()
+    assert sys.meta_path == before
+
+
+# ------------------------------------------------------------------------------------------------ (a) package::config
+def test_upstream_configs_by_package_name(tmp_path):
+    (tmp_path / 'c.py').write_text(f"_base_ = ['{UPSTREAM_BASE}', 'mmdet::_base_/schedules/schedule_1x.py']")
+    run('''
+        import mmtoken
+        from mmengine.config import Config
+        cfg = Config.fromfile('c.py')
+        assert cfg.default_scope == 'mmseg' and cfg.train_cfg.max_epochs == 12
+    ''', cwd=tmp_path)
+
+
+def test_names_of_distributions_stay_where_they_are_installed(monkeypatch):
+    installed = {'mmsegmentation'}
+    monkeypatch.setattr(compat, '_distribution', lambda name: name if name in installed else None)
+    module = types.SimpleNamespace(MODULE2PACKAGE=dict(mmseg='mmsegmentation', mmdet='mmdet'))
+    compat._name_packages(module, lambda m: None)
+    assert module.MODULE2PACKAGE == dict(mmseg='mmsegmentation', mmdet='mmdet', mmpretrain='mmpretrain',
+                                         mmtoken='mmtoken')
+    installed.clear()  # the other family
+    compat._name_packages(module, lambda m: None)
+    assert module.MODULE2PACKAGE['mmseg'] == 'mmseg'
+
+
+# ------------------------------------------------------------------------------------------------ (b) no pkg_resources
+@pytest.mark.parametrize('first', ['mmtoken', 'mmengine.config, mmengine.hub'])
+def test_no_pkg_resources(first):
+    run(f'''
+        import sys
+        sys.modules['pkg_resources'] = None  # as with setuptools >= 82: importing it raises ImportError
+        import {first}
+        import mmtoken
+        from mmengine.hub import get_config
+        from mmengine.utils import get_installed_path, is_installed
+        from mmengine.utils.package_utils import package2module
+        assert get_config('{UPSTREAM_BASE}').default_scope == 'mmseg'
+        assert is_installed('mmengine') and is_installed('mmseg') and not is_installed('no_such_package')
+        assert get_installed_path('mmseg').endswith('mmseg') and get_installed_path('mmtoken').endswith('mmtoken')
+        assert package2module('fvcore') == 'fvcore'
+        try:
+            get_installed_path('no_such_package')
+        except ImportError as error:
+            assert 'no_such_package' in str(error)
+        else:
+            raise AssertionError
+    ''')
+
+
+# -------------------------------------------------------------------------------------------------- (c) checkpoints
+def make_runner(work_dir: Path, iters: int, **kwargs):
+    from mmengine.evaluator import BaseMetric
+    from mmengine.model import BaseModel
+    from mmengine.runner import Runner
+
+    class Line(BaseModel):
+
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 1)
+
+        def forward(self, x, y, mode='tensor'):
+            error = (self.layer(x) - y).square().mean()
+            return dict(loss=error) if mode == 'loss' else [error]
+
+    class Error(BaseMetric):
+
+        def process(self, data_batch, data_samples):
+            self.results.append(data_samples[0].item())
+
+        def compute_metrics(self, results):
+            return dict(error=np.float32(np.mean(results)))
+
+    data = [(torch.randn(2), torch.randn(1)) for _ in range(8)]
+    loader = dict(dataset=data, sampler=dict(type='DefaultSampler', shuffle=False), batch_size=4, num_workers=0,
+                  collate_fn=dict(type='default_collate'))
+    return Runner(Line(), str(work_dir), train_dataloader=loader, val_dataloader=loader, test_dataloader=loader,
+                  train_cfg=dict(by_epoch=False, max_iters=iters, val_interval=2), val_cfg=dict(), test_cfg=dict(),
+                  val_evaluator=[Error()], test_evaluator=[Error()],
+                  optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.1)),
+                  param_scheduler=dict(type='CosineAnnealingLR', T_max=8, by_epoch=False),
+                  default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2,
+                                                     save_best='error', rule='less'),
+                                     logger=dict(type='LoggerHook', interval=1)),
+                  default_scope='mmengine', experiment_name=f'{work_dir.name}{iters}', **kwargs)
+
+
+def test_resume_load_and_test_mmengines_own_checkpoint(tmp_path):
+    make_runner(tmp_path, 2).train()
+    path = tmp_path / 'iter_2.pth'
+    with pytest.raises(pickle.UnpicklingError):  # the fault: without our types torch refuses the file
+        trusted = torch.serialization.get_safe_globals()
+        torch.serialization.clear_safe_globals()
+        try:
+            torch.load(path)
+        finally:
+            torch.serialization.add_safe_globals(trusted)
+
+    saved = torch.load(path)
+    assert isinstance(saved['message_hub']['log_scalars']['train/loss']._log_history, np.ndarray)
+    resumed = make_runner(tmp_path, 4, load_from=str(path), resume=True)
+    resumed.train()
+    assert resumed.iter == 4
+    history = resumed.message_hub.get_scalar('train/loss')
+    assert len(history.data[0]) == 4 and np.isfinite(history.mean())
+
+    fresh = make_runner(tmp_path / 'other', 4, load_from=str(path))
+    fresh.load_or_resume()
+    assert torch.equal(fresh.model.layer.weight, saved['state_dict']['layer.weight'])
+    assert fresh.iter == 0
+    assert 'error' in make_runner(tmp_path / 'test', 4, load_from=str(path)).test()
+
+
+def reread(thing):
+    buffer = io.BytesIO()
+    torch.save(thing, buffer)
+    buffer.seek(0)
+    return torch.load(buffer)
+
+
+@pytest.mark.parametrize('dtype', ['?', 'u1', 'i2', 'i4', 'i8', 'u8', 'f2', 'f4', 'f8'])
+def test_numbers_of_numpy_are_trusted(dtype):
+    import mmengine.logging  # noqa: F401
+
+    array = np.arange(6).reshape(2, 3).astype(dtype)
+    again = reread(dict(array=array, scalar=array[1, 2]))
+    assert again['array'].dtype == array.dtype and (again['array'] == array).all()
+    assert again['scalar'] == array[1, 2]
+
+
+def test_checkpoints_of_the_other_numpy_are_read():
+    """numpy 1 wrote ``numpy.core``, numpy 2 writes ``numpy._core``; published checkpoints are of the former kind."""
+    import mmengine.logging  # noqa: F401
+
+    buffer = io.BytesIO()
+    torch.save(dict(a=np.arange(3.)), buffer, _use_new_zipfile_serialization=False)
+    raw = buffer.getvalue()
+    old, new = b'cnumpy.core.multiarray\n', b'cnumpy._core.multiarray\n'
+    assert (old in raw) != (new in raw)
+    swapped = raw.replace(old, new) if old in raw else raw.replace(new, old)
+    assert torch.load(io.BytesIO(swapped))['a'].tolist() == [0., 1., 2.]
+
+
+class Reduced:
+    """Pickles as a call of ``function(*args)``."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+class Foreign:
+    pass
+
+
+@pytest.mark.parametrize('evil, named', [
+    (Reduced(os.system, 'true'), r'posix\.system|nt\.system'),
+    (Reduced(getattr, 'text', 'upper'), 'getattr'),
+    (Reduced(getattr, torch.Tensor, 'numpy'), 'getattr'),
+    (Reduced(eval, '1'), 'eval'),
+    (Foreign(), 'Foreign'),
+])
+def test_other_pickles_are_refused_in_one_line(tmp_path, evil, named):
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    path = tmp_path / 'evil.pth'
+    torch.save(dict(state_dict={}, extra=evil), path)
+    with pytest.raises(pickle.UnpicklingError, match=named):
+        torch.load(path)
+    with pytest.raises(pickle.UnpicklingError, match=named) as refusal:
+        CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+    message = str(refusal.value)
+    assert '\n' not in message and 'evil.pth' in message and 'add_safe_globals' in message
+
+
+def test_getattr_reaches_the_statistics_only():
+    from mmengine.logging import HistoryBuffer
+
+    assert compat._statistics_method(HistoryBuffer, 'mean') is HistoryBuffer.mean
+    for owner, name in ((HistoryBuffer, '__init__'), (HistoryBuffer, 'register_statistics'), (os, 'min'), ('x', 'max')):
+        with pytest.raises(pickle.UnpicklingError):
+            compat._statistics_method(owner, name)
+    assert getattr not in [x[0] if isinstance(x, tuple) else x for x in torch.serialization.get_safe_globals()]
+
+
+# ----------------------------------------------------------------------------------------------- (e) version windows
+VERSION_GUARDED = '''
+    import mmcv
+    mmcv.__version__ = '2.2.0'
+    try:
+        import mmseg
+    except AssertionError:
+        print('asserted')
+'''
+
+
+def test_version_windows_warn():
+    if 'asserted' not in run(VERSION_GUARDED).stdout:
+        pytest.skip('this mmseg has no window')
+    done = run('import mmtoken\n' + textwrap.dedent(VERSION_GUARDED) + textwrap.dedent('''
+        import mmdet
+        mmseg.__version__, mmseg.digit_version, mmdet.version_info  # defined below the assert
+    '''))
+    assert 'asserted' not in done.stdout
+    assert 'MMCV==2.2.0 is used but incompatible' in done.stderr and 'Warning' in done.stderr
+
+
+def test_own_windows_warn(monkeypatch):
+    monkeypatch.setattr(compat, 'TESTED_VERSIONS', dict(some=('1.2', '2.0')))
+    for version in ('1.1.9', '2.0.0', '2.0rc1'):
+        with pytest.warns(UserWarning, match=f'some>=1.2,<2.0; this is {version}'):
+            compat._warn_of_version(types.SimpleNamespace(__name__='some', __version__=version), lambda m: None)
+    compat._warn_of_version(types.SimpleNamespace(__name__='some', __version__='1.10.3+cpu'), lambda m: None)
+
+
+# ------------------------------------------------------------------------------------------- (f) a broken torchvision
+def test_broken_torchvision_leaves_mmseg_alone(tmp_path):
+    (tmp_path / 'torchvision.py').write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    (tmp_path / 'mmpretrain').mkdir()
+    (tmp_path / 'mmpretrain' / '__init__.py').write_text("__version__ = '1.2.0'\nimport torchvision")
+    broken = run('''
+        import sys, unittest.mock
+        sys.modules['mmcv._ext'] = unittest.mock.MagicMock()
+        import mmseg.models
+    ''', tmp_path, check=False)
+    assert 'RuntimeError: operator torchvision::nms does not exist' in broken.stderr, 'the fault is gone'
+    run('''
+        import mmtoken
+        import mmseg.models, mmdet.models, mmcv.ops, torch
+        assert len(mmcv.ops.nms(torch.tensor([[0., 0, 1, 1]]), torch.tensor([1.]), 0.5)[1]) == 1
+        try:
+            import torchvision
+        except ImportError as error:
+            assert 'operator torchvision::nms does not exist' in str(error)
+        else:
+            raise AssertionError
+    ''', tmp_path)
