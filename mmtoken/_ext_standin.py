@@ -71,7 +71,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         return vision.nms(boxes, scores.to(boxes), iou_threshold)
     order = scores.sort(descending=True, stable=True).indices
     kept = order[:0]
-    for block in order.split(1024):
+    for block in order.split(256):
         block = block[~(_iou(boxes[kept], boxes[block]) > iou_threshold).any(0)]
         beats = (_iou(boxes[block], boxes[block]) > iou_threshold).triu(1)
         # Greedy suppression is the one fixed point of "kept = beaten by no kept one": reached from the top downwards.

@@ -1,0 +1,137 @@
+"""What is built and installed: configs by ``mmtoken::`` from any folder, after every kind of install."""
+
+import email
+import os
+import shutil
+import site
+import subprocess
+import sys
+import tarfile
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import mmtoken
+
+ROOT = Path(mmtoken.__file__).parents[1]
+PARTS = ('mmtoken', 'configs', 'tools', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'Makefile')
+
+pytestmark = pytest.mark.skipif(not (ROOT / 'setup.py').exists(), reason='needs a checkout')
+
+
+def run(*command, cwd, **env):
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env=dict(os.environ, **env), text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+def build(kind, source, out):
+    """Runs a hook of the build backend, as pip and ``python -m build`` do, and returns the file that it made."""
+    out.mkdir(exist_ok=True)
+    code = f'from setuptools import build_meta; print(build_meta.build_{kind}({str(out)!r}))'
+    return out / run(sys.executable, '-c', code, cwd=source).splitlines()[-1]
+
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    """A copy of the sources, the sdist made of it, the wheel made of the sdist, and an editable wheel of the copy."""
+    base = tmp_path_factory.mktemp('build')
+    source = base / 'source'
+    source.mkdir()
+    for name in PARTS:
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
+        else:
+            shutil.copyfile(path, source / name)
+    (source / 'configs' / 'made_up').mkdir()
+    (source / 'configs' / 'made_up' / 'metafile.yml').write_text('Models: []\n')
+    sdist = build('sdist', source, base / 'dist')
+    with tarfile.open(sdist) as archive:
+        archive.extractall(base, **({'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}))
+    wheel = build('wheel', base / sdist.name[:-len('.tar.gz')], base / 'dist')
+    return dict(source=source, sdist=sdist, wheel=wheel, editable=build('editable', source, base / 'editable'))
+
+
+def configs():
+    return sorted(p.relative_to(ROOT / 'configs').as_posix() for p in (ROOT / 'configs').rglob('*.py'))
+
+
+def check_install(target, cwd, home):
+    """In a fresh interpreter that knows ``target`` and the other packages, but no installed mmtoken."""
+    others = [p for p in sys.path if 'site-packages' in p or 'dist-packages' in p]
+    cwd.mkdir()
+    (cwd / 'mine.py').write_text("_base_ = ['mmtoken::_base_/default_runtime.py']\nextra = 1\n")
+    run(sys.executable, '-S', '-c', textwrap.dedent(f'''
+        import os, site, sys
+        sys.path[:] = [{str(target)!r}] + [p for p in sys.path if p] + {others!r}
+        site.addsitedir({str(target)!r})
+        import mmtoken
+        assert os.path.realpath(mmtoken.__file__).startswith({os.path.realpath(home)!r}), mmtoken.__file__
+        from mmengine.config import Config
+        from mmengine.utils import get_installed_path
+        cfg = Config.fromfile('mine.py')
+        assert cfg.extra == 1 and 'default_scope' in cfg, cfg
+        mim = os.path.join(get_installed_path('mmtoken'), '.mim')
+        assert os.path.isfile(os.path.join(mim, 'tools', 'train.py'))
+        assert open(os.path.join(mim, 'model-index.yml')).read().split()[-1] == 'configs/made_up/metafile.yml'
+    '''), cwd=cwd)
+
+
+def test_sdist_holds_all_that_a_build_needs(built):
+    with tarfile.open(built['sdist']) as archive:
+        names = {name.partition('/')[2] for name in archive.getnames()}
+    missing = {f'configs/{name}' for name in configs()} | set(PARTS) | {'tools/train.py', 'tools/dist_train.sh'}
+    missing -= names
+    assert not missing
+    assert not [n for n in names if n.startswith('mmtoken/.mim') or n.endswith('.pyc')]
+
+
+def test_wheel(built, tmp_path):
+    with zipfile.ZipFile(built['wheel']) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / 'site')  # a pure wheel is installed by unpacking it
+    assert {f'mmtoken/.mim/configs/{name}' for name in configs()} <= names
+    packaged = {p.relative_to(ROOT).as_posix() for p in (ROOT / 'mmtoken').rglob('*.py') if '.mim' not in p.parts}
+    assert packaged <= names
+    tops = {name.split('/')[0] for name in names}
+    assert tops == {'mmtoken', f'mmtoken-{mmtoken.__version__}.dist-info'}
+    check_install(tmp_path / 'site', tmp_path / 'elsewhere', home=tmp_path / 'site')
+
+
+def test_editable(built, tmp_path):
+    with zipfile.ZipFile(built['editable']) as archive:
+        archive.extractall(tmp_path / 'site')
+    assert not (tmp_path / 'site' / 'mmtoken').exists()
+    check_install(tmp_path / 'site', tmp_path / 'elsewhere', home=built['source'])
+    # An edited config is the one that is used.
+    added = built['source'] / 'configs' / '_base_' / 'added.py'
+    added.write_text('x = 1\n')
+    assert (built['source'] / 'mmtoken' / '.mim' / 'configs' / '_base_' / 'added.py').read_text() == 'x = 1\n'
+
+
+def test_metadata(built):
+    with zipfile.ZipFile(built['wheel']) as archive:
+        text = archive.read(f'mmtoken-{mmtoken.__version__}.dist-info/METADATA').decode()
+    about = email.message_from_string(text)
+    assert {req for req in about.get_all('Requires-Dist') if 'extra ==' not in req} == {'torch>=2.6', 'numpy', 'fvcore'}
+    assert set(about.get_all('Provides-Extra')) == {'mm', 'onedl', 'pretrain', 'test', 'dev', 'hmr', 'export'}
+
+
+def test_this_environment(tmp_path):
+    """The install that runs the tests, as ``make setup`` left it."""
+    if not [d for p in site.getsitepackages() for d in Path(p).glob('mmtoken-*.dist-info')]:
+        pytest.skip('mmtoken is not installed here, it only lies on the path')
+    (tmp_path / 'mine.py').write_text("_base_ = ['mmtoken::_base_/default_runtime.py']\n")
+    run(sys.executable, '-c', "import mmtoken; from mmengine.config import Config; Config.fromfile('mine.py')",
+        cwd=tmp_path)
+
+
+@pytest.mark.parametrize('target', ['help', 'setup', 'demo', 'test', 'lint', 'test-full', 'test-onedl', 'clean'])
+def test_make_knows(target):
+    if shutil.which('make') is None:
+        pytest.skip('no make')
+    assert target in run('make', 'help', cwd=ROOT)
+    run('make', '-n', target, cwd=ROOT)
