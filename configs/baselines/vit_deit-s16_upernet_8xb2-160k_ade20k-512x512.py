@@ -1,0 +1,3 @@
+# Dense twin: mmseg's own config with fused attention.
+_base_ = 'mmseg::vit/vit_deit-s16_upernet_8xb2-160k_ade20k-512x512.py'
+model = dict(backbone=dict(type='mmtoken.TokenVisionTransformer'))
