@@ -38,9 +38,9 @@ def camvid(segnet, tmp_path) -> Path:
     return tmp_path / 'data'
 
 
-def dataset(root, **kwargs):
-    prefix = dict(img_path='images/val', seg_map_path='labels/val')
-    return DATASETS.build(dict(type='CamVidDataset', data_root=str(root), data_prefix=prefix, pipeline=[], **kwargs))
+def dataset(root):
+    cfg = dict(type='mmtoken.CamVidDataset', data_root=str(root), pipeline=[])
+    return DATASETS.build(dict(cfg, data_prefix=dict(img_path='images/val', seg_map_path='labels/val')))
 
 
 def test_converter_writes_the_layout(camvid):

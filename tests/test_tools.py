@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import cv2
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 import mmtoken  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 
-CONFIG = """
+CONFIG = '''
 _base_ = [{base!r} + name for name in ('datasets/camvid.py', 'default_runtime.py')]
 custom_imports = dict(imports=['kill_hook'])
 custom_hooks = [dict(type='KillHook')]
@@ -42,9 +44,9 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=6, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=-1))
-"""
+'''
 
-KILL_HOOK = """
+KILL_HOOK = '''
 import os, signal
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -54,7 +56,7 @@ class KillHook(Hook):
     def after_train_iter(self, runner, **kwargs):
         if runner.iter + 1 == int(os.environ.get('KILL_AT', -1)):
             os.kill(os.getpid(), signal.SIGKILL)
-"""
+'''
 
 
 @pytest.fixture(scope='module')
@@ -109,6 +111,7 @@ def call(tool: str, monkeypatch, *argv):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *map(str, argv)])
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())  # the runner's scope must not outlive the test
     module.main()
 
 

@@ -22,7 +22,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder for the log and the metrics (work_dirs/<name of the config>)')
     parser.add_argument('--out', help='folder for the predicted label maps')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='folder for painted predictions, one in "interval" of the visualization hook')
+    parser.add_argument('--show-dir',
+                        help='folder for painted predictions, one of every default_hooks.visualization.interval')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that each picture is shown')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction,
                         help='override settings of the config: key=value, key="[a,b]", key="[(a,b),(c,d)]"')
