@@ -1,0 +1,77 @@
+"""mmpretrain's vision transformer: its ViT, DeiT, CLIP, MAE, EVA and DINOv2 checkpoints."""
+
+import torch
+from mmpretrain.models.backbones import VisionTransformer
+from torch import Tensor, nn
+
+from mmtoken.core import TokenState, self_attention
+from mmtoken.registry import MODELS
+
+from .base import TokenHost, to_map
+
+
+@MODELS.register_module()
+class TokenPretrainViT(TokenHost, VisionTransformer):
+    """mmpretrain's ``VisionTransformer`` (arXiv 2010.11929) with a token reducer.
+
+    Takes every argument of the stock class, loads its checkpoints and gives the same outputs. Whatever ``out_type``
+    gives, the full grid is restored for it first; ``cls_token`` needs no restoring.
+
+    Args:
+        reducer (dict | Sequence[dict], optional): Token reduction method, such as
+            ``dict(type='mmtoken.Expedit', layer=6, grid=0.5)``.
+        out_type (str): As in the stock class, but ``featmap`` by default, which is what dense heads take.
+        *args, **kwargs: Those of ``mmpretrain.models.VisionTransformer``.
+
+    Raises:
+        ValueError: If the reducer restores late and ``out_type`` is no feature map.
+    """
+
+    def __init__(self, *args, reducer=None, out_type: str = 'featmap', **kwargs):
+        super().__init__(*args, out_type=out_type, **kwargs)
+        self.num_heads = self.arch_settings['num_heads']
+        self.num_prefix = self.num_extra_tokens
+        self.patch_size = min(self.patch_embed.projection.kernel_size)
+        self.init_reducer(reducer)
+        if self.reducer is not None and self.reducer.late and out_type != 'featmap':
+            raise ValueError(f"reducer.restore='late' leaves the tokens reduced, which backbone.out_type='{out_type}' "
+                             "cannot show; set backbone.out_type='featmap', or let the reducer restore the features.")
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.layers
+
+    def stem(self, inputs: Tensor) -> TokenState:
+        x, grid = self.patch_embed(inputs)
+        if self.cls_token is not None:
+            x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
+        x = x + self.resize_pos_embed(
+            self.pos_embed,
+            self.patch_resolution,
+            grid,
+            mode=self.interpolate_mode,
+            num_extra_tokens=self.num_extra_tokens)
+        return TokenState(self.pre_norm(self.drop_after_pos(x)), tuple(grid), self.num_prefix)
+
+    def attend(self, block, x, state):
+        attn = block.attn
+        out, keys = self_attention(
+            attn.qkv(block.ln1(x)),
+            self.num_heads,
+            lengths=state.lengths,
+            key_bias=state.key_bias,
+            dropout_p=attn.attn_drop if attn.training else 0.0)
+        return x + attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(out)))), keys
+
+    def mlp(self, block, x):
+        return block.ffn(block.ln2(x), identity=x)
+
+    def features(self, state, i):
+        norm = self.ln1 if self.final_norm and i == len(self.layers) - 1 else nn.Identity()
+        if self.out_type == 'cls_token':
+            return norm(state.cls)
+        tokens, raster = self.tap(state)
+        if self.out_type == 'featmap':
+            return to_map(norm(tokens), raster)
+        prefix = state.cls.unsqueeze(1)[:, :self.num_prefix]
+        return self._format_output(norm(torch.cat((prefix, tokens), dim=1)), raster)
