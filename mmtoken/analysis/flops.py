@@ -29,8 +29,8 @@ CONVENTION = ('1 multiply-add = 1 MAC. Counted: matrix products, convolutions, Q
               'distances. Not counted: normalisation, softmax, activations, element-wise, pooling, interpolation, '
               'gather, scatter, sorting.')
 
-#: Methods that do work beside ``forward``: those of a reducer, and a host's that take a block.
-_METHODS = ('before', 'between', 'after', 'attend', 'mlp')
+#: Methods that do work beside ``forward``: those of a reducer, a host's that take a block, a decode head's.
+_METHODS = ('before', 'between', 'after', 'attend', 'mlp', 'predict')
 
 
 @dataclass

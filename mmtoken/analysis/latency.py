@@ -20,7 +20,7 @@ def interleave(calls: Mapping[str, Callable],
     """Times calls in turns: in each round every call once, starting with another one each time.
 
     A clock that slows down or a neighbour that wakes up meets all of them alike, and the n-th samples of two calls are
-    a pair, see :func:`paired_ratio`. Garbage is collected between samples, never in one.
+    a pair, see :func:`paired_ratio`. Garbage is collected between rounds, never in a sample.
 
     Args:
         calls (Mapping[str, Callable]): What to time, by name.
@@ -47,13 +47,16 @@ def interleave(calls: Mapping[str, Callable],
     seconds: dict[str, list[float]] = {name: [] for name in names}
     collecting = gc.isenabled()
     gc.disable()
+    gc.collect()
+    gc.freeze()  # what is there already need not be looked through in every round
     try:
         for n in range(rounds):
+            gc.collect()
             start = n % len(names)
             for name in names[start:] + names[:start]:
-                gc.collect()
                 seconds[name].append(sample(calls[name], arguments[n % len(arguments)]))
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
     return seconds

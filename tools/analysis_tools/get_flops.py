@@ -2,8 +2,8 @@
 
     python tools/analysis_tools/get_flops.py CONFIG [--shape H W] [--images DIR --num N] [--json FILE]
 
-Without pictures nothing is computed and no memory is needed: the model runs on torch's meta device. Methods whose token
-count depends on the picture need --images, and should have --checkpoint.
+Without pictures the model runs on torch's meta device where it can: nothing is computed. Methods whose token count
+depends on the picture need --images, and should have --checkpoint.
 """
 
 import argparse
@@ -27,7 +27,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', metavar='DIR', help='count on the pictures of this folder, and report their spread')
     parser.add_argument('--num', type=int, default=10, help='at most so many pictures (10)')
     parser.add_argument('--checkpoint', help='weights, which decide the token count of dynamic methods')
-    parser.add_argument('--device', default='meta', help='where to run without --images: cpu if the model reads values')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
     parser.add_argument('--json', metavar='FILE', help='write the numbers to this file too')
     return parser.parse_args()
@@ -46,13 +45,13 @@ def main():
         elif dynamic:
             raise ValueError('The token count of this method depends on the picture; give --images DIR.')
         else:
-            reports = [segmentor_macs(model.to(args.device), shape)]
+            try:
+                reports = [segmentor_macs(model.to('meta'), shape)]
+            except (RuntimeError, TypeError):  # it reads values, or asks the device for what meta has not
+                model = build_model(cfg, args.checkpoint)
+                reports = [segmentor_macs(model, shape)]
     except ValueError as error:
         raise UserError(str(error)) from error
-    except RuntimeError as error:
-        if args.images or args.device != 'meta':
-            raise
-        raise UserError(f'This model does not run on the meta device; give --device cpu. ({error})') from error
 
     tables = [dict(part_table(report, model)) for report in reports]
     parts = {name: [table.get(name, 0) for table in tables] for table in tables for name in table}

@@ -1,0 +1,71 @@
+"""Timing in turns: order, pairing, statistics."""
+
+import gc
+import time
+
+import pytest
+import torch
+
+from mmtoken.analysis import environment, interleave, paired_ratio, spread
+
+
+def test_turns_rotate_and_all_get_the_same_input():
+    seen = []
+    calls = {name: lambda x, name=name: seen.append((name, x)) for name in 'abc'}
+    seconds = interleave(calls, rounds=4, warmup=1, inputs=[10, 20])
+    assert [name for name, _ in seen] == list('abc' + 'abc' + 'bca' + 'cab' + 'abc')
+    assert [x for _, x in seen[3:]] == [10] * 3 + [20] * 3 + [10] * 3 + [20] * 3
+    assert list(seconds) == list('abc') and all(len(samples) == 4 for samples in seconds.values())
+
+
+def test_samples_are_seconds_and_the_faster_one_is_faster():
+    seconds = interleave({'slow': lambda: time.sleep(0.008), 'fast': lambda: time.sleep(0.002)}, rounds=5, warmup=0)
+    assert 0.008 <= spread(seconds['slow'])['median'] < 0.1
+    assert paired_ratio(seconds['slow'], seconds['fast'])['low'] > 1
+
+
+def test_garbage_is_not_collected_in_a_sample_and_as_before_afterwards():
+    states = []
+    interleave({'a': lambda: states.append(gc.isenabled())}, rounds=2, warmup=0)
+    assert states == [False, False] and gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        interleave({'a': lambda: 1 / 0}, rounds=1, warmup=0)
+    assert gc.isenabled()
+
+
+def test_pairs_cancel_a_machine_that_drifts():
+    base = [1.0, 2.0, 4.0, 8.0]
+    ratio = paired_ratio(base, [b / 1.5 for b in base])
+    assert ratio == pytest.approx(dict(ratio=1.5, low=1.5, high=1.5))
+    noisy = paired_ratio([1.0] * 9, [0.5, 0.5, 0.5, 0.6, 0.6, 0.7, 0.7, 0.7, 0.8])
+    assert noisy['ratio'] == pytest.approx(1 / 0.6)
+    assert noisy['low'] < noisy['ratio'] < noisy['high']
+    with pytest.raises(ValueError):
+        paired_ratio([1.0], [1.0, 2.0])
+
+
+def test_spread():
+    assert spread(range(11)) == dict(median=5, p10=1, p90=9)
+    assert spread([3.0]) == dict(median=3, p10=3, p90=3)
+
+
+def test_nothing_to_time():
+    with pytest.raises(ValueError, match='at least one'):
+        interleave({})
+
+
+def test_environment_names_the_machine():
+    about = environment('cpu')
+    assert about['device'] and about['torch'] == torch.__version__ and about['threads'] == torch.get_num_threads()
+
+
+@pytest.mark.gpu
+def test_cuda_samples_wait_for_the_device():
+    x = torch.randn(2048, 2048, device='cuda')
+
+    def work(times):
+        for _ in range(times):
+            x @ x
+
+    seconds = interleave({'one': lambda: work(1), 'ten': lambda: work(20)}, rounds=10, device='cuda')
+    assert 5 < 1 / paired_ratio(seconds['one'], seconds['ten'])['ratio'] < 40
