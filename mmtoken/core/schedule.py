@@ -70,9 +70,9 @@ def merges_per_block(r: Union[int, Sequence[int], None], keep: Optional[float], 
         if not 0 < keep <= 1:
             raise ValueError(f'keep={keep} is outside (0, 1]; give the part of the tokens to keep to the end.')
         return [1 - float(keep)**(1 / depth)] * depth
-    steps = [r] * depth if isinstance(r, int) else list(r)
+    steps = list(r) if isinstance(r, (list, tuple)) else [r] * depth
+    if any(not isinstance(s, int) or s < 0 for s in steps):
+        raise ValueError(f'r={r!r} must be made of integers >= 0; a part of the tokens is keep.')
     if len(steps) != depth:
         raise ValueError(f'r has {len(steps)} entries; this model has {depth} blocks, so give {depth}, or one number.')
-    if any(not isinstance(s, int) or s < 0 for s in steps):
-        raise ValueError(f'r={r!r} must be made of integers >= 0.')
     return steps
