@@ -132,7 +132,7 @@ def bipartite_match(metric: Tensor, r: int, valid: Optional[Tensor] = None) -> t
     Args:
         metric (Tensor): What similarity is measured on ``(B, n, d)``.
         r (int): Tokens to merge, at most ``⌊n/2⌋``.
-        valid (Tensor, optional): ``(B, n)``, bool; the others are neither merged nor merged into.
+        valid (Tensor, optional): ``(B, n)``, bool; the others merge last, and then among themselves: ``r`` is promised.
 
     Returns:
         tuple[Tensor, Tensor, Tensor]: Positions of merged tokens ``(B, r)`` and of those that they are merged into
@@ -141,7 +141,9 @@ def bipartite_match(metric: Tensor, r: int, valid: Optional[Tensor] = None) -> t
     metric = F.normalize(metric.float(), dim=-1)  # a zero vector stays zero
     scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
     if valid is not None:
-        scores = scores.masked_fill(~(valid[:, ::2, None] & valid[:, None, 1::2]), MASKED)
+        from_valid, to_valid = valid[:, ::2, None], valid[:, None, 1::2]
+        # Below every cosine, and above a merge that would spoil a valid token.
+        scores = scores.masked_fill(~(from_valid & to_valid), -2.0).masked_fill(from_valid ^ to_valid, MASKED)
     best, partner = scores.max(dim=-1)
     # A stable sort settles ties by position, so an image's merges never depend on the device or on its batch.
     edges = best.argsort(dim=-1, descending=True, stable=True)[:, :r]
