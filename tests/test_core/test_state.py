@@ -1,0 +1,270 @@
+"""TokenState: the trail of restores and the bookkeeping that goes with it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmtoken.core import Gather, Interpolate, Scatter, TokenState, WeightedSum
+
+GRID = (3, 4)
+N = 12
+
+
+def make_state(batch=2, prefix=2, dims=5, **kwargs):
+    return TokenState(torch.randn(batch, prefix + N, dims), GRID, prefix, **kwargs)
+
+
+def merge(state, index, count):
+    """Merges patch tokens by a map ``(B, n)`` into ``count`` means weighted by size, as a merging method would."""
+    one_hot = F.one_hot(index, count).float()  # (B, n, M)
+    sizes = state.sizes.expand(index.shape[0], -1)
+    total = torch.einsum('bnm,bn->bm', one_hot, sizes)
+
+    def mean(values):
+        return torch.einsum('bnm,bn,bnc->bmc', one_hot, sizes, values.expand(index.shape[0], -1, -1)) / total[..., None]
+
+    state.reduce(mean(state.patches), Gather(index), coords=mean, sizes=total)
+
+
+def surjection(batch, n, count):
+    """A random map of n tokens onto all of ``count`` groups, another for each image."""
+    return torch.stack([torch.cat([torch.arange(count), torch.randint(count, (n - count, ))])[torch.randperm(n)]
+                        for _ in range(batch)])
+
+
+def test_a_new_state_is_its_own_dense_grid():
+    state = make_state()
+    assert state.raster == GRID
+    assert torch.equal(state.dense(), state.x[:, 2:])
+    assert torch.equal(state.patches, state.x[:, 2:])
+    assert torch.equal(state.cls, state.x[:, 0])
+    assert state.key_bias is None
+
+
+def test_coords_and_sizes_of_the_full_grid():
+    state = make_state()
+    expected = [[y, x] for y in range(GRID[0]) for x in range(GRID[1])]
+    assert state.coords.tolist() == [expected]
+    assert state.sizes.tolist() == [[1.0] * N]
+
+
+def test_restores_run_last_in_first_out():
+    state = make_state(prefix=1)
+    prefix = state.x[:, :1].clone()
+    first = torch.randn(2, 6, 5)
+    weights = torch.rand(2, N, 6)
+    state.reduce(first, WeightedSum(weights), coords=lambda c: c[:, :6], sizes=None, raster=(2, 3))
+    index = surjection(2, 6, 3)
+    second = torch.randn(2, 3, 5)
+    state.reduce(second, Gather(index), coords=lambda c: c[:, :3], sizes=None)
+    assert state.raster is None and len(state.trail) == 2
+
+    middle = torch.stack([second[b, index[b]] for b in range(2)])
+    full = torch.stack([weights[b] @ middle[b] for b in range(2)])
+    assert torch.allclose(state.dense(), full, atol=1e-6)
+    assert len(state.trail) == 2 and torch.equal(state.patches, second), 'dense() must not pop the trail'
+
+    state.restore()
+    assert torch.equal(state.patches, middle) and state.raster == (2, 3)
+    assert torch.allclose(state.dense(), full, atol=1e-6)
+    state.restore()
+    assert torch.allclose(state.patches, full, atol=1e-6) and state.raster == GRID and not state.trail
+    assert torch.equal(state.x[:, :1], prefix)
+
+
+def test_restore_brings_the_bookkeeping_back():
+    padding = torch.zeros(2, N, dtype=torch.bool)
+    padding[1, 9:] = True
+    state = make_state(padding=padding)
+    index = surjection(2, N, 6)
+    merge(state, index, 6)
+    state.padding = torch.zeros(2, 6, dtype=torch.bool)
+    coords, sizes, inner = state.coords, state.sizes, state.padding
+    merge(state, surjection(2, 6, 4), 4)
+    assert state.padding is None and state.sizes.shape == (2, 4) and state.coords.shape == (2, 4, 2)
+    state.restore()
+    assert torch.equal(state.coords, coords) and torch.equal(state.sizes, sizes) and state.padding is inner
+    state.restore()
+    assert state.padding is padding
+    assert torch.equal(state.sizes, torch.ones(1, N)) and state.coords.shape == (1, N, 2)
+
+
+def test_new_tokens_that_are_refined_come_back_refined():
+    state = make_state(prefix=1)
+    index = surjection(2, N, 5)
+    merge(state, index, 5)
+    state.x = state.x * 2 + 1  # what blocks do
+    expected = torch.stack([state.patches[b, index[b]] for b in range(2)])
+    assert torch.equal(state.dense(), expected)
+
+
+def test_coords_and_sizes_through_several_merges():
+    """Means weighted by size equal the plain mean over all the patches that a token stands for."""
+    state = make_state(prefix=1)
+    full = state.coords
+    group = torch.arange(N).expand(2, -1)
+    for count in (9, 6, 2):
+        index = surjection(2, state.patches.shape[1], count)
+        merge(state, index, count)
+        group = torch.stack([index[b, group[b]] for b in range(2)])
+    for b in range(2):
+        for token in range(2):
+            members = (group[b] == token).nonzero().flatten()
+            assert state.sizes[b, token] == len(members)
+            assert torch.allclose(state.coords[b, token], full[0, members].mean(0), atol=1e-5)
+    assert torch.equal(state.sizes.sum(1), torch.full((2, ), float(N)))
+
+
+def test_coords_are_made_only_on_demand():
+    asked = []
+
+    def coords(old):
+        asked.append(old.shape)
+        return old[:, :4]
+
+    state = make_state()
+    state.reduce(torch.randn(2, 4, 5), Gather(surjection(2, N, 4)), coords=coords, sizes=lambda: torch.ones(1, 4))
+    state.dense()
+    assert not asked
+    assert torch.equal(state.coords, state.coords) and asked == [(1, N, 2)], 'asked once, with those before'
+
+
+@pytest.mark.parametrize('shapes', [(2, 2), (1, 2), (2, 1), (1, 1)])
+def test_two_gathers_fold_into_one(shapes):
+    earlier, later = Gather(surjection(shapes[0], 8, 6)), Gather(surjection(shapes[1], 6, 3))
+    x = torch.randn(2, 3, 5)
+    assert torch.equal(later.after(earlier).patches(x), earlier.patches(later.patches(x)))
+
+
+def test_dense_equals_restore_by_restore():
+    """Folded gathers, with a weighted sum among them and prefix tokens in front."""
+    for prefix in (0, 1, 3):
+        state = make_state(prefix=prefix)
+        merge(state, surjection(2, N, 10), 10)
+        merge(state, surjection(1, 10, 8).expand(2, -1), 8)
+        state.reduce(torch.randn(2, 6, 5), WeightedSum(torch.rand(2, 8, 6)), coords=lambda c: c, sizes=None)
+        state._sizes = torch.ones(2, 6)
+        merge(state, surjection(2, 6, 4), 4)
+        merge(state, surjection(2, 4, 3), 3)
+        dense = state.dense()
+        values = torch.randn(2, 3, 7)
+        dense_values, slow = state.dense(values), values
+        for reduction in reversed(state.trail):
+            slow = reduction.restore(slow, 0)
+        while state.trail:
+            state.restore()
+        assert torch.allclose(dense, state.patches, atol=1e-6)
+        assert torch.allclose(dense_values, slow, atol=1e-6) and slow.shape == (2, N, 7)
+
+
+def test_dense_passes_over_the_features_once_for_all_merges(monkeypatch):
+    state = make_state()
+    for count in (9, 6, 2):
+        merge(state, surjection(2, state.patches.shape[1], count), count)
+    widths = []
+    patches = Gather.patches
+    monkeypatch.setattr(Gather, 'patches', lambda self, x: widths.append(x.shape) or patches(self, x))
+    state.dense()
+    assert widths == [(2, 2, 5)]
+
+
+def test_weighted_sum_keeps_the_dtype_of_the_tokens():
+    x = torch.randn(2, 3, 5, dtype=torch.bfloat16)
+    assert WeightedSum(torch.rand(2, 6, 3)).patches(x).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize('mode', ['bilinear', 'nearest'])
+def test_interpolate_is_that_of_maps(mode):
+    x = torch.randn(2, 6, 5)
+    maps = x.transpose(1, 2).reshape(2, 5, 2, 3)
+    expected = F.interpolate(maps, (5, 4), mode=mode, align_corners=False if mode == 'bilinear' else None)
+    out = Interpolate((2, 3), (5, 4), mode).patches(x)
+    assert torch.equal(out, expected.flatten(2).transpose(1, 2))
+
+
+def test_key_bias_is_the_log_of_sizes_and_spares_the_prefix():
+    state = make_state(prefix=2)
+    merge(state, torch.tensor([[0] * 7 + [1] * 5, [0] * 11 + [1]]), 2)
+    assert state.key_bias is None
+    state.proportional = True
+    expected = torch.tensor([[1, 1, 7, 5], [1, 1, 11, 1.0]]).log()
+    assert torch.allclose(state.key_bias, expected)
+
+
+# ---------------------------------------------------------------------- ragged batches
+def keep_mask():
+    keep = torch.zeros(3, N, dtype=torch.bool)
+    keep[0, [0, 3, 4, 11]] = True
+    keep[1] = True
+    return keep  # the third image keeps its prefix only
+
+
+def test_select_packs_each_image_in_raster_order():
+    state = make_state(batch=3)
+    before, keep = state.x.clone(), keep_mask()
+    state.select(keep)
+    assert state.lengths.tolist() == [6, 14, 2]
+    expected = torch.cat([torch.cat([before[b, :2], before[b, 2:][keep[b]]]) for b in range(3)])
+    assert torch.equal(state.x, expected)
+    assert torch.equal(state.cls, before[:, 0])
+    assert state.raster is None
+
+
+def test_selected_tokens_go_back_and_dropped_ones_come_back_as_saved():
+    state = make_state(batch=3)
+    before, keep = state.x.clone(), keep_mask()
+    state.select(keep)
+    state.x = state.x + 100
+    expected = before.clone()
+    expected[:, :2] += 100
+    expected[:, 2:][keep] += 100
+    assert torch.equal(state.dense(), expected[:, 2:])
+    assert state.lengths is not None, 'dense() must not pop'
+    state.restore()
+    assert torch.equal(state.x, expected)
+    assert state.lengths is None and state.raster == GRID
+
+
+def test_select_inside_a_merge():
+    state = make_state(batch=3, prefix=1)
+    index = surjection(3, N, 6)
+    merge(state, index, 6)
+    merged = state.x.clone()
+    keep = torch.rand(3, 6) > 0.5
+    state.select(keep)
+    state.x = -state.x
+    expected = merged.clone()
+    expected[:, 1:][keep] *= -1
+    full = torch.stack([expected[b, 1:][index[b]] for b in range(3)])
+    assert torch.equal(state.dense(), full)
+    state.restore()
+    assert state.sizes.shape == (3, 6)
+    state.restore()
+    assert torch.equal(state.patches, full)
+
+
+def test_select_carries_gradients_to_kept_and_dropped_tokens():
+    x = torch.randn(3, 2 + N, 5, requires_grad=True)
+    state = TokenState(x, GRID, 2)
+    keep = keep_mask()
+    state.select(keep)
+    state.x = state.x * 3
+    state.dense().sum().backward()
+    assert torch.equal(x.grad[:, 2:, 0], torch.where(keep, 3.0, 1.0))
+    assert torch.equal(x.grad[:, :2], torch.zeros(3, 2, 5))
+
+
+def test_a_ragged_batch_cannot_be_selected_again():
+    state = make_state(batch=3)
+    state.select(keep_mask())
+    with pytest.raises(ValueError, match=r'select\(\).*dense batch'):
+        state.select(keep_mask())
+
+
+def test_scatter_takes_an_unpacked_batch_too():
+    """Static methods keep the same number in each image and stay ``(B, L, C)``."""
+    saved, mask = torch.randn(2, 6, 5), torch.tensor([[1, 0, 1, 1, 0, 0], [1, 1, 0, 0, 0, 1]], dtype=torch.bool)
+    new = torch.randn(2, 3, 5)
+    out = Scatter(saved, mask)(new, 1)
+    for b in range(2):
+        assert torch.equal(out[b, mask[b]], new[b]) and torch.equal(out[b, ~mask[b]], saved[b, ~mask[b]])
