@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Stands for minus infinity among scores: exp() of it is zero, and a row that is masked throughout stays finite.
-MASKED = -1e30
+#: Stands for minus infinity among scores: exp() of it is zero, and a row that is masked throughout stays finite, even
+#: times a temperature of 1e13, as an image of one colour has it.
+MASKED = -1e20
 
 
 @dataclass(frozen=True)
