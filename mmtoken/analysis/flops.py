@@ -8,8 +8,8 @@ names what of it was seen.
 The counters that are in common use trace the model and know operators by name: they count fused attention as zero, they
 lose whatever does not reach the output, and they need an input on a real device. This one sees each kernel as it is
 called (``TorchDispatchMode``), so the token counts of a dynamic method are those of the picture at hand, and a model on
-the ``meta`` device is counted in no time and no memory. It counts what runs: the padding of a ragged batch, and the channels
-that carry a key bias on CUDA, are work too; a batch of one picture has no padding.
+the ``meta`` device is counted in no time and no memory. It counts what runs: the padding of a ragged batch, and the
+channels that carry a key bias on CUDA, are work too; a batch of one picture has no padding.
 """
 
 import functools
