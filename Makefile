@@ -7,7 +7,7 @@ ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
-# One thread per test process: two of them share the machine, and more threads only fight.
+# One thread per test process: two processes share the machine, and more threads would only fight.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint test-full test-onedl clean
@@ -37,7 +37,7 @@ clean:  ## remove what make built, the environments too
 	find mmtoken tools tests configs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------------ environments
-# Each is rebuilt when setup.py changes; pip leaves alone what is right already.
+# Each is brought up to date when setup.py or the model index changes; pip leaves alone what is right already.
 %/.done: | check-python
 	@echo "[1/3] environment $*"
 	@$*/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $*
@@ -47,7 +47,7 @@ clean:  ## remove what make built, the environments too
 	$*/bin/python -W ignore -c "import mmtoken, mmseg.models, mmdet.models; print('mmtoken', mmtoken.__version__, 'is ready')"
 	@touch $@
 
-$(VENV)/.done .venv-full/.done .venv-onedl/.done: setup.py
+$(VENV)/.done .venv-full/.done .venv-onedl/.done: setup.py $(wildcard configs/*/metafile.yml)
 
 # torch stands in the same command as the rest, so that nothing pulls another build of it.
 $(VENV)/.done: packages = $(PY) -m pip install $(TORCH) -e '.[mm,test]'

@@ -1,5 +1,6 @@
 """The home of mmtoken's metadata; pyproject.toml holds tool settings only."""
 
+import json
 import os
 import re
 import shutil
@@ -35,7 +36,7 @@ class BuildPyWithMim(build_py):
                     pass
             shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__', '*.py[cod]'))
         metafiles = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/*/metafile.yml'))
-        (mim / 'model-index.yml').write_text('Import:\n' + ''.join(f'  - {path}\n' for path in metafiles))
+        (mim / 'model-index.yml').write_text(json.dumps({'Import': metafiles}, indent=2) + '\n')  # JSON is YAML
 
 
 # The base needs no OpenMMLab: `mmtoken.core` is plain torch.

@@ -68,6 +68,7 @@ def check_install(target, cwd, home):
         import os, site, sys
         sys.path[:] = [{str(target)!r}] + [p for p in sys.path if p] + {others!r}
         site.addsitedir({str(target)!r})
+        import mmengine
         import mmtoken
         assert os.path.realpath(mmtoken.__file__).startswith({os.path.realpath(home)!r}), mmtoken.__file__
         from mmengine.config import Config
@@ -76,7 +77,9 @@ def check_install(target, cwd, home):
         assert cfg.extra == 1 and 'default_scope' in cfg, cfg
         mim = os.path.join(get_installed_path('mmtoken'), '.mim')
         assert os.path.isfile(os.path.join(mim, 'tools', 'train.py'))
-        assert open(os.path.join(mim, 'model-index.yml')).read().split()[-1] == 'configs/made_up/metafile.yml'
+        index = mmengine.load(os.path.join(mim, 'model-index.yml'))['Import']
+        assert 'configs/made_up/metafile.yml' in index
+        assert all(os.path.isfile(os.path.join(mim, path)) for path in index)
     '''), cwd=cwd)
 
 
