@@ -154,7 +154,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         if num_registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, num_registers, dims))
         self.patch_embed = PatchEmbed(patch_size, in_channels, dims)
-        rates = torch.linspace(0, drop_path_rate, depth).tolist()
+        rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
             Block(dims, mlp_ratio, arch.get('ffn', 'mlp'), layer_scale, rate) for rate in rates)
         self.norm = nn.LayerNorm(dims, eps=1e-6)
