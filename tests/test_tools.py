@@ -224,7 +224,7 @@ def test_checkpoint_of_another_architecture(fails, trained, tmp_path):
     fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options', deeper, f'load_from={checkpoint}',
           words=['does not fit', 'backbone.blocks.2'])
     fails('test', 'config.py', checkpoint, '--work-dir', 'bad', '--cfg-options', 'model.decode_head.num_classes=7',
-          words=['decode_head.conv_seg.weight', '(11, 16, 1, 1)', '(7, 16, 1, 1)'])
+          words=['decode_head.conv_seg.weight', '[11, 16, 1, 1]', '[7, 16, 1, 1]'])
     extra = {**weights(checkpoint), 'neck.weight': torch.zeros(1)}
     torch.save(dict(state_dict=extra), tmp_path / 'extra.pth')
     fails('test', 'config.py', tmp_path / 'extra.pth', '--work-dir', 'bad', words=['neck.weight is unknown'])
@@ -270,3 +270,17 @@ def test_both_forms_of_resume(street, monkeypatch):
 def test_shell_scripts_say_how_they_are_used(street, script):
     done = shell(street, 'bash', ROOT / f'tools/{script}.sh')
     assert done.returncode == 2 and done.stderr.startswith(f'Usage: tools/{script}.sh')
+
+
+def test_slurm_scripts_hand_everything_on(street, tmp_path):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ['PATH']])
+    for tool, files in (('train', ['a b.py']), ('test', ['a b.py', 'c.pth'])):
+        done = shell(street, 'bash', ROOT / f'tools/slurm_{tool}.sh', 'part', 'job', *files, '--work-dir', 'w x',
+                     PATH=path, GPUS='8', SRUN_ARGS='--mem 4G')
+        words = done.stdout.splitlines()
+        assert words[:3] == ['-p', 'part', '--job-name=job'] and '--ntasks=8' in words and '--mem' in words
+        assert words[-len(files) - 4:] == [*files, '--launcher', 'slurm', '--work-dir', 'w x']
+        assert words[words.index('-u') + 1] == str(ROOT / f'tools/{tool}.py')

@@ -93,12 +93,14 @@ def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
         raise UserError(f'checkpoint not found: {path}')
     state = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     state = {k.removeprefix('module.'): v for k, v in state.get('state_dict', state).items()}
-    own = model.state_dict()
-    theirs = {k: v for k, v in state.items() if k.startswith(part)}
-    wrong = [f'{k} is missing' for k in own if k.startswith(part) and k not in theirs and '.reducer.' not in k]
-    wrong += [f'{k} is unknown' for k in theirs if k not in own and '.reducer.' not in k]
-    wrong += [f'{k} is {tuple(v.shape)}, the model has {tuple(own[k].shape)}' for k, v in theirs.items()
-              if k in own and v.shape != own[k].shape]
+    try:  # loads for real, so that what upstream's modules convert while loading is no fault
+        keys = model.load_state_dict({k: v for k, v in state.items() if k.startswith(part)}, strict=False)
+        wrong = [f'{k} is missing' for k in keys.missing_keys if k.startswith(part)]
+        wrong += [f'{k} is unknown' for k in keys.unexpected_keys]
+        wrong = [line for line in wrong if '.reducer.' not in line]
+    except RuntimeError as error:  # shapes, a line each after a headline
+        lines = [line.strip() for line in str(error).splitlines()]
+        wrong = lines[1:] or lines
     if wrong:
         more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
         raise UserError(f'checkpoint {path} does not fit the model of this config: {"; ".join(wrong[:3])}{more}')
