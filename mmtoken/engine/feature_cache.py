@@ -40,7 +40,8 @@ class FeatureCacheHook(Hook):
         if trained:
             raise ValueError(f'FeatureCacheHook needs a frozen backbone, but backbone.{trained[0]} is trained; set '
                              'backbone.frozen=True or remove the hook.')
-        digest = hashlib.blake2b(repr(runner.cfg.model.backbone).encode(), digest_size=8)
+        settings = {k: v for k, v in runner.cfg.model.backbone.items() if k != 'init_cfg'}
+        digest = hashlib.blake2b(repr(sorted(settings.items())).encode(), digest_size=8)
         for name, value in backbone.state_dict().items():
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         self.folder = self.cache_dir / digest.hexdigest()

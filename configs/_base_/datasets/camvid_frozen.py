@@ -1,6 +1,7 @@
 # CamVid for heads on a frozen backbone: whole images and flips only, so that its features can be kept.
 _base_ = './camvid.py'
 train_dataloader = dict(
+    batch_size=4,
     dataset=dict(
         pipeline=[
             dict(type='LoadImageFromFile'),

