@@ -19,12 +19,17 @@ compiled = pytest.mark.skipif(COMPILED is None and 'MMTOKEN_TEST_COMPILED' not i
                               reason='mmcv has no compiled ops (make test-full)')
 
 
-@pytest.fixture(params=['torch'] + ['torchvision'] * (importlib.util.find_spec('torchvision') is not None))
-def standin(request, monkeypatch):
-    """The stand-in behind ``mmcv.ops``, on plain torch and, where it loads, on torchvision."""
+def load():
     spec = importlib.util.spec_from_file_location('standin', PATH)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=['torch'] + ['torchvision'] * (importlib.util.find_spec('torchvision') is not None))
+def standin(request, monkeypatch):
+    """The stand-in behind ``mmcv.ops``, on plain torch and, where it loads, on torchvision."""
+    module = load()
     if request.param == 'torch':
         module._torchvision = lambda device: None
     elif module._torchvision('cuda' if torch.cuda.is_available() else 'cpu') is None:
@@ -213,6 +218,52 @@ def test_deformable_attention(standin, batch, queries, device):
     torch.testing.assert_close(got.cpu(), expected, rtol=1e-5, atol=1e-5)
     for grad, wanted in zip(grads, torch.autograd.grad(expected.sum(), (value, where, weight))):
         torch.testing.assert_close(grad.cpu(), wanted, rtol=1e-4, atol=1e-5)
+
+
+class FakeTorchvision:
+    """Takes torchvision's arguments in torchvision's order, computes with the plain ops, and counts the calls."""
+
+    def __init__(self, plain):
+        self.plain, self.calls = plain, []
+
+    def nms(self, dets, scores, iou_threshold):
+        self.calls.append('nms')
+        return self.plain.nms(dets, scores, iou_threshold, 0)
+
+    def roi_align(self, input, rois, spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned):
+        self.calls.append('roi_align')
+        output = input.new_zeros(len(rois), input.shape[1], pooled_height, pooled_width)
+        self.plain.roi_align_forward(input, rois, output, None, None, aligned_height=pooled_height,
+                                     aligned_width=pooled_width, spatial_scale=spatial_scale,
+                                     sampling_ratio=sampling_ratio, pool_mode=1, aligned=aligned)
+        return output
+
+    def _roi_align_backward(self, grad, rois, spatial_scale, pooled_height, pooled_width, batch_size, channels, height,
+                            width, sampling_ratio, aligned):
+        self.calls.append('_roi_align_backward')
+        out = grad.new_zeros(batch_size, channels, height, width)
+        self.plain.roi_align_backward(grad, rois, None, None, out, aligned_height=pooled_height,
+                                      aligned_width=pooled_width, spatial_scale=spatial_scale,
+                                      sampling_ratio=sampling_ratio, pool_mode=1, aligned=aligned)
+        return out
+
+
+def test_torchvision_is_used_where_it_loads(monkeypatch):
+    plain, module = load(), load()
+    plain._torchvision = lambda device: None
+    vision = FakeTorchvision(plain)
+    module._torchvision = lambda device: vision
+    results = []
+    for standin in (plain, module):
+        behind(standin, monkeypatch)
+        torch.manual_seed(0)
+        x, rois = torch.randn(2, 3, 19, 33, requires_grad=True), make_rois(9)
+        pooled = ops.roi_align(x, rois, (3, 2), 0.125, 2, 'avg', False)
+        best = ops.roi_align(x, rois, (3, 2), 0.125, 2, 'max', False)  # torchvision has no such mode
+        kept = ops.nms(rois[:, 1:].contiguous(), torch.rand(9), 0.1, offset=1)[1]
+        results.append((pooled, best, kept, torch.autograd.grad(pooled.square().sum(), x)[0]))
+    torch.testing.assert_close(*results)
+    assert vision.calls == ['roi_align', 'nms', '_roi_align_backward']
 
 
 def test_other_ops_name_themselves_and_their_package(standin):
