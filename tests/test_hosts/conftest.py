@@ -1,9 +1,29 @@
 """What the host tests share: weights that matter, and comparisons relative to the scale of what is compared."""
 
+import importlib.util
+
 import pytest
 import torch
 
 PATCH, DEPTH = 4, 3
+
+def _let_torchvision_load():
+    """Declares two of torchvision's C++ ops where they do not load: PyPI's CUDA build beside a CPU torch.
+
+    mmpretrain imports torchvision, but the hosts call none of its ops. Gives back what keeps the declarations alive.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:  # also what mmtoken.compat makes of torchvision's own RuntimeError
+        if importlib.util.find_spec('torchvision') is not None:
+            library = torch.library.Library('torchvision', 'FRAGMENT')
+            library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+            library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+            return library
+
+
+_TORCHVISION_OPS = _let_torchvision_load()
+
 
 def _randomize(module, seed=1):
     generator = torch.Generator().manual_seed(seed)

@@ -161,6 +161,18 @@ def test_gradient_checkpointing_changes_no_gradient(drop_path_rate, twins, asser
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.xfail(strict=True, reason='the recomputation in the backward pass reads the state after the last block')
+def test_gradient_checkpointing_under_a_reducer(twins, gradients):
+    """Proportional attention reads the sizes of the tokens: those of its own block, also when it is recomputed."""
+    results = []
+    for with_cp in (False, True):
+        ours, _ = twins('TokenVisionTransformer', with_cp=with_cp, reducer=dict(type='mmtoken.ToMe', r=4))
+        outputs = ours.train()(torch.linspace(-1, 1, 3 * 24 * 24).view(1, 3, 24, 24))
+        results.append(gradients(ours, outputs))
+    for one, other in zip(*results):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize('exclude', [['all'], ['pos_embed', 'norm'], ['layers.1'], []], ids=str)
 def test_frozen_exclude_freezes_the_same_parameters(exclude, twins):
     ours, stock = twins('TokenVisionTransformer', frozen_exclude=exclude, final_norm=True)
