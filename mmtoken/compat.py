@@ -73,11 +73,11 @@ def get_installed_path(package: str) -> str:
     found = _distribution(package)
     module = package
     if found is not None:
-        path = str(found.locate_file(package))
+        path = osp.abspath(found.locate_file(package))
         if osp.exists(path):
             return path
         module = package2module(package)
-        path = str(found.locate_file(module))
+        path = osp.abspath(found.locate_file(module))
         if osp.exists(path):
             return path
     spec = importlib.util.find_spec(module)
