@@ -166,8 +166,11 @@ class Expedit(Reducer):
         if grid == raster:
             return
         valid = None if state.padding is None else ~state.padding
-        with torch.autocast(state.x.device.type, enabled=False):
+        with ops.full_precision(state.x):
             x = state.patches.float()
+            # Distances are made of products; what all tokens have in common would cost them their last digits.
+            origin = ops.pool_to_grid(x.detach(), raster, (1, 1), valid)
+            x = x - origin
             centres, scale = cluster(x, raster, grid, self.window, self.iterations, self.temperature, valid)
             exists = None
             if valid is not None:
@@ -176,7 +179,7 @@ class Expedit(Reducer):
                 weights = reconstruction_weights(x, centres, self.neighbors, scale, exists)
         device, ratio = x.device, x.shape[1] / centres.shape[1]
         state.reduce(
-            centres,
+            centres + origin,
             WeightedSum(weights),
             raster=grid,
             padding=None if exists is None else ~exists,
