@@ -1,5 +1,6 @@
 """Pure tensor functions that the methods are made of; no state, no modules, nothing but torch."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Optional
 
@@ -10,6 +11,14 @@ from torch import Tensor
 #: Stands for minus infinity among scores: exp() of it is zero, and a row that is masked throughout stays finite, even
 #: times a temperature of 1e13, as an image of one colour has it.
 MASKED = -1e20
+
+
+def full_precision(x: Tensor) -> AbstractContextManager:
+    """Switches autocast off on the device of ``x``: squared distances overflow half precision."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 @dataclass(frozen=True)

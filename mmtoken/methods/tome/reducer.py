@@ -78,7 +78,7 @@ class ToMe(Reducer):
         if r == 0:
             return
         prefix = state.num_prefix
-        with torch.autocast(state.x.device.type, enabled=False):
+        with ops.full_precision(state.x):
             metric = state.keys[:, prefix:].mean(2)
             valid = None if state.padding is None else ~state.padding
             source, target, _ = ops.bipartite_match(metric, r, valid)

@@ -1,0 +1,72 @@
+"""Bad input gets one line that names the key and what would be right, before any work starts."""
+
+import pytest
+import torch
+
+from mmtoken.hosts import build_reducer
+from mmtoken.testing import PATCH, SIDE, toy_hosts
+
+HOST = toy_hosts()['TokenVisionTransformer']
+
+
+@pytest.mark.parametrize(('reducer', 'expected'), [
+    (dict(type='mmtoken.Exepdit', layer=1), r"reducer.type='mmtoken.Exepdit'.*mmtoken.Expedit"),
+    (dict(layer=1), r"reducer.type='None' is not.*mmtoken.Expedit"),
+    (dict(type='mmtoken.Expedit', layer=1, grid=1.5), r'Expedit: grid=1.5 is outside \(0, 1\]'),
+    (dict(type='mmtoken.Expedit', layer=1, grid=0), r'grid=0 is outside \(0, 1\]'),
+    (dict(type='mmtoken.AvgPool', layer=1, grid=(4, )), r'grid=\(4,\) is not a grid; give \(height, width\)'),
+    (dict(type='mmtoken.ToMe', keep=-0.1), r'keep=-0.1 is outside \(0, 1\]'),
+    (dict(type='mmtoken.ToMe', r=4, keep=0.5), 'either r or keep'),
+    (dict(type='mmtoken.ToMe'), 'either r or keep'),
+    (dict(type='mmtoken.ToMe', r=[1, 2, 3]), r'r has 3 entries; this model has 4 blocks'),
+    (dict(type='mmtoken.ToMe', r=-3), 'integers >= 0'),
+    (dict(type='mmtoken.ToMe', r=3, layers=[2, 7]), r'layers=\[2, 7\] goes beyond the blocks 0 to 3'),
+    (dict(type='mmtoken.Expedit', layer=4, grid=0.5), 'reducer.layer=4 is not a block.*0 to 3'),
+    (dict(type='mmtoken.Expedit', layer=-1, grid=0.5), 'reducer.layer=-1 is not a block'),
+    (dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore_at=9), 'reducer.restore_at=9 is not a block'),
+    (dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore_at=2), 'restore_at=2 must come after layer=2'),
+    (dict(type='mmtoken.Expedit', layer=2, grid=0.5, window=4), 'window=4 must be odd'),
+    (dict(type='mmtoken.Expedit', layer=2, grid=0.5, temperature='hot'), "temperature='hot' must be 'auto'"),
+    (dict(type='mmtoken.Expedit', layer=2, grid=0.5, neighbors=0), 'neighbors=0 must be at least 1'),
+    (dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore='later'), "restore='later' must be 'feature' or 'late'"),
+    (dict(type='mmtoken.AvgPool', layer=1, mode='cubic'), "mode='cubic' must be"),
+])
+def test_reducer_arguments(reducer, expected):
+    with pytest.raises(ValueError, match=expected) as error:
+        HOST(reducer=reducer)
+    assert '\n' not in str(error.value)
+
+
+def test_unknown_argument():
+    with pytest.raises(TypeError, match="reducer mmtoken.Expedit: .*'ratio'"):
+        build_reducer(dict(type='mmtoken.Expedit', layer=1, ratio=0.5))
+
+
+def test_late_needs_outputs_on_reduced_tokens():
+    with pytest.raises(ValueError, match="restore='late' needs every output.*out_indices from 2"):
+        HOST(reducer=dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore='late'), out_indices=(1, 3))
+
+
+def test_late_needs_our_segmentor():
+    host = HOST(reducer=dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore='late'))
+    with pytest.raises(ValueError, match="model.type='mmtoken.TokenEncoderDecoder'"):
+        host(torch.randn(1, 3, PATCH * SIDE, PATCH * SIDE))
+
+
+@pytest.mark.parametrize('method', ['mmtoken.Expedit', 'mmtoken.AvgPool'])
+def test_grid_larger_than_the_image(method):
+    host = HOST(reducer=dict(type=method, layer=1, grid=(4, 9)))
+    with pytest.raises(ValueError, match=r"reducer.grid=\(4, 9\) is larger than the image's 8x8 tokens.*ratio"):
+        host(torch.randn(1, 3, PATCH * SIDE, PATCH * SIDE))
+
+
+@pytest.mark.parametrize('name', list(toy_hosts()))
+def test_image_smaller_than_a_patch(name):
+    with pytest.raises(ValueError, match=r'The image is 3x32 pixels, smaller than one patch \(patch_size=4\)'):
+        toy_hosts()[name]()(torch.randn(1, 3, 3, 32))
+
+
+@pytest.mark.parametrize('name', ['TokenBEiT', 'TokenMAE'])
+def test_relative_host_has_one_size(name):
+    with pytest.raises(ValueError, match=r'10x8 patches, but .* made for 8x8; set backbone.img_size'):
+        toy_hosts()[name]()(torch.randn(1, 3, 40, 32))

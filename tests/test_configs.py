@@ -1,0 +1,85 @@
+"""Every config of the repository builds, predicts and takes a training step, on small pictures."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
+
+import mmtoken  # noqa: F401
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(p.relative_to(ROOT / 'configs') for p in (ROOT / 'configs').glob('*/*.py') if '_base_' not in p.parts)
+ACCELERATED = [p for p in CONFIGS if p.parts[0] != 'baselines']
+
+
+def load(path: Path) -> Config:
+    cfg = Config.fromfile(str(ROOT / 'configs' / path))
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def small_model(cfg: Config):
+    from mmseg.registry import MODELS
+    patch = cfg.model.backbone.get('patch_size', 14 if 'DINOv2' in cfg.model.backbone.type else 16)
+    if cfg.model.backbone.type in ('mmtoken.TokenBEiT', 'mmtoken.TokenMAE'):
+        cfg.model.backbone.img_size = (patch * 8, patch * 6)  # position tables have one size
+    cfg.model.pretrained = None
+    return revert_sync_batchnorm(MODELS.build(cfg.model)), patch
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=str)
+def test_builds_predicts_and_steps(path):
+    from mmseg.structures import SegDataSample
+    torch.manual_seed(0)
+    cfg = load(path)
+    classes = cfg.model.decode_head.num_classes
+    model, patch = small_model(cfg)
+    size = (patch * 8, patch * 6)
+    images = torch.randn(2, 3, *size)
+    samples = []
+    for _ in images:
+        sample = SegDataSample(metainfo=dict(ori_shape=size, img_shape=size, pad_shape=size, padding_size=[0] * 4))
+        sample.gt_sem_seg = PixelData(data=torch.randint(classes, (1, *size)))
+        samples.append(sample)
+
+    model.eval()
+    with torch.no_grad():
+        result = model.predict(images, samples)
+        counts = model.backbone.token_counts(images)
+    assert result[0].pred_sem_seg.data.shape == (1, *size)
+    assert (min(counts) < 48) == (path in ACCELERATED), 'tokens are reduced where, and only where, the config says so'
+
+    model.train()
+    losses = model.loss(images, samples)
+    total = sum(value for name, value in losses.items() if 'loss' in name)
+    total.backward()
+    assert total.isfinite()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
+
+
+@pytest.mark.parametrize('path', ACCELERATED, ids=str)
+def test_changes_nothing_but_the_backbone(path):
+    """A method's config is its dense twin plus a reducer, and `late` needs our segmentor."""
+    cfg = load(path)
+    twins = [load(p) for p in CONFIGS if p.parts[0] == 'baselines' and path.stem.endswith(twin_suffix(p.stem))]
+    assert twins, 'no dense twin in configs/baselines'
+    reducer = cfg.model.backbone.pop('reducer')
+    if reducer.get('restore') == 'late':
+        assert cfg.model.type == 'mmtoken.TokenEncoderDecoder'
+        cfg.model.type = 'EncoderDecoder'
+    assert any(cfg.to_dict() == twin.to_dict() for twin in twins)
+
+
+def twin_suffix(stem: str) -> str:
+    """The part of a baseline's name that accelerated configs share: the CamVid ones leave the schedule out."""
+    return stem.replace('_1k_camvid', '_camvid')
+
+
+def test_configs_are_short():
+    long = {str(p): n for p in CONFIGS if (n := len((ROOT / 'configs' / p).read_text().splitlines())) > 40}
+    assert not long

@@ -1,0 +1,87 @@
+"""Accuracy and cost of several configs with one checkpoint, as JSON and as the table of a README.
+
+    python tools/misc/results.py CONFIG [CONFIG ...] --checkpoint CKPT --out FILE.json [--benchmark BENCH.json]
+
+The first config is the dense baseline. Each is scored by ``tools/test.py``; what is already in ``--out`` for the same
+checkpoint and the same config text is kept, so an interrupted run goes on. MACs and latencies are those that
+``tools/analysis_tools/benchmark.py --json`` measured for configs of the same names.
+"""
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+
+import mmtoken  # noqa: F401  before any config is read
+
+TEST = Path(__file__).resolve().parents[1] / 'test.py'
+HEAD = ('config', 'mIoU', 'Δ', 'GMACs', 'MACs ×', 'ms, batch {0}', 'speed-up, batch {0}', 'speed-up ÷ MAC speed-up')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+', type=Path, help='config files, the dense baseline first')
+    parser.add_argument('--checkpoint', required=True, help='trained by the baseline')
+    parser.add_argument('--out', required=True, type=Path, help='JSON file to write or to go on with')
+    parser.add_argument('--benchmark', type=Path, nargs='*', default=[], help='JSON files of benchmark.py')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/results'), help='logs of the tests')
+    return parser.parse_args()
+
+
+def score(config: Path, checkpoint: str, work_dir: Path) -> dict:
+    """Metrics of one run of ``tools/test.py``, as it wrote them into its log."""
+    before = set(work_dir.glob('*/*.json'))
+    command = [sys.executable, str(TEST), str(config), checkpoint, '--work-dir', str(work_dir)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (log, ) = set(work_dir.glob('*/*.json')) - before
+    metrics = json.loads(log.read_text().splitlines()[-1])
+    return {key: value for key, value in metrics.items() if key not in ('data_time', 'time')}
+
+
+def table(rows: list, latencies: dict) -> str:
+    """Markdown, a row a config, the baseline first."""
+    batches = sorted({batch for _, batch in latencies}) or [1]
+    head = list(HEAD[:5]) + [cell.format(batch) for batch in batches for cell in HEAD[5:]]
+    lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
+    base = rows[0]['metrics']['mIoU']
+    for row in rows:
+        miou = row['metrics']['mIoU']
+        cells = [row['config'], f'{miou:.2f}', f'{miou - base:+.2f}']
+        cost = next((latencies[row['config'], batch] for batch in batches if (row['config'], batch) in latencies), None)
+        cells += [f'{cost["macs"] / 1e9:.1f}', f'{cost["mac_ratio"]:.2f}'] if cost else ['', '']
+        for batch in batches:
+            cost = latencies.get((row['config'], batch))
+            cells += [f'{cost["ms_per_image"]["median"]:.0f}', f'{cost["speedup"]["ratio"]:.2f}',
+                      f'{cost["efficiency"]:.2f}'] if cost else ['', '', '']
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def main():
+    args = parse_args()
+    weights = hashlib.sha256(Path(args.checkpoint).read_bytes()).hexdigest()[:12]
+    old = json.loads(args.out.read_text()) if args.out.exists() else {}
+    known = {(row['config'], row['digest']): row for row in old.get('rows', []) if old.get('weights') == weights}
+    rows = []
+    for config in args.configs:
+        text = Config.fromfile(str(config)).pretty_text
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        row = known.get((config.stem, digest))
+        if row is None:
+            row = dict(config=config.stem, digest=digest, metrics=score(config, args.checkpoint,
+                                                                        args.work_dir / config.stem))
+        rows.append(row)
+        print(config.stem, row['metrics'], flush=True)
+        result = dict(command=' '.join(sys.argv), checkpoint=Path(args.checkpoint).name, weights=weights, rows=rows)
+        args.out.write_text(json.dumps(result, indent=1) + '\n')
+    latencies = {(row['name'], row['batch']): row for path in args.benchmark
+                 for row in json.loads(path.read_text())['rows']}
+    print(table(rows, latencies))
+
+
+if __name__ == '__main__':
+    main()
