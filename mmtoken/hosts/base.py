@@ -1,5 +1,6 @@
 """The loop that every host runs: stem, blocks with a reducer between them, features."""
 
+from dataclasses import replace
 from typing import Any, Optional, Sequence, Union
 
 import torch.utils.checkpoint
@@ -60,9 +61,9 @@ class TokenHost:
         self.reducer = build_reducer(reducer)
         if self.reducer is not None:
             if self.reducer.dynamic and self.position == 'relative':
-                raise ValueError(f'reducer {type(self.reducer).__name__} packs images of unequal token counts, which the '
-                                 f'relative position bias of {type(self).__name__} cannot follow; use a static method '
-                                 'such as mmtoken.Expedit, or a host with absolute positions.')
+                raise ValueError(f'reducer {type(self.reducer).__name__} packs images of unequal token counts, which '
+                                 f'the relative position bias of {type(self).__name__} cannot follow; use a static '
+                                 'method such as mmtoken.Expedit, or a host with absolute positions.')
             self.reducer.bind(
                 HostInfo(
                     depth=len(self.blocks),
@@ -146,6 +147,8 @@ class TokenHost:
     def run(self, part, block: nn.Module, x: Tensor, *args):
         """Runs one half of a block, with gradient checkpointing if the backbone has it switched on."""
         if getattr(self, 'with_cp', False) and x.requires_grad:
+            # The part runs again in the backward pass, when the state has long moved on, so it gets a copy.
+            args = [replace(a, trail=list(a.trail), keys=None) if isinstance(a, TokenState) else a for a in args]
             return torch.utils.checkpoint.checkpoint(part, block, x, *args, use_reentrant=False)
         return part(block, x, *args)
 
