@@ -39,8 +39,10 @@ def resolve_grid(key: str, grid: Grid, raster: tuple[int, int]) -> tuple[int, in
     """Turns a checked grid into ``(h, w)`` for tokens that lie on ``raster``.
 
     Raises:
-        ValueError: If it is larger than ``raster`` in height or width.
+        ValueError: If it is larger than ``raster`` in height or width, or the tokens lie on no raster.
     """
+    if raster is None:
+        raise ValueError(f'{key}={grid} needs tokens on a raster, and a reducer before it left none; put merging last.')
     if isinstance(grid, float):
         return tuple(max(1, round(side * grid)) for side in raster)
     if grid[0] > raster[0] or grid[1] > raster[1]:

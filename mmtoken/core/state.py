@@ -101,6 +101,7 @@ class Reduction:
     sizes: Any
     padding: Optional[Tensor]
     lengths: Optional[Tensor]
+    owner: Any = None
 
 
 #: A tensor, or a function that makes it when it is asked for (most hosts never ask for coordinates).
@@ -188,7 +189,8 @@ class TokenState:
                coords: Callable[[Tensor], Tensor],
                sizes: Lazy,
                padding: Optional[Tensor] = None,
-               raster: Optional[tuple[int, int]] = None) -> None:
+               raster: Optional[tuple[int, int]] = None,
+               owner: Any = None) -> None:
         """Replaces the patch tokens by fewer ones and remembers how to undo it.
 
         Args:
@@ -199,16 +201,19 @@ class TokenState:
             sizes (Tensor | Callable): Patches that each stands for ``(B or 1, M)``, or a function that makes them.
             padding (Tensor, optional): New tokens that stand for nothing but padding ``(B, M)``, bool.
             raster (tuple[int, int], optional): ``(h, w)`` if the new tokens lie on a raster.
+            owner (Any): Whose reduction it is, for :meth:`restore`.
         """
         before = replace(self)  # shares the tensors; its centres are made only if asked for
-        self._push(restore, raster, lambda: coords(before.coords), sizes, padding, None)
+        self._push(restore, owner, raster, lambda: coords(before.coords), sizes, padding, None)
+        self.keys = None  # they were those of the tokens before
         self.x = torch.cat([self.x[:, :self.num_prefix], patches.to(self.x.dtype)], dim=1)
 
-    def select(self, keep: Tensor) -> None:
+    def select(self, keep: Tensor, owner: Any = None) -> None:
         """Lets a subset of each image's patch tokens go on, in raster order, as a ragged batch.
 
         Args:
             keep (Tensor): ``(B, n)``, bool. Prefix tokens always go on. The batch must not be ragged yet.
+            owner (Any): Whose reduction it is, for :meth:`restore`.
 
         Raises:
             ValueError: If the batch is ragged already.
@@ -216,20 +221,35 @@ class TokenState:
         if self.lengths is not None:
             raise ValueError('TokenState.select() works on a dense batch; restore() the ragged one first.')
         mask = F.pad(keep, (self.num_prefix, 0), value=True)
-        self._push(Scatter(self.x, mask), None, None, None, None, mask.sum(1))
+        self._push(Scatter(self.x, mask), owner, None, None, None, None, mask.sum(1))
+        self.keys = None
         self.x = self.x[mask]
 
-    def _push(self, restore, *bookkeeping):
+    def _push(self, restore, owner, *bookkeeping):
         self.trail.append(
-            Reduction(restore, self.raster, self._coords, self._sizes, self.padding, self.lengths))
+            Reduction(restore, self.raster, self._coords, self._sizes, self.padding, self.lengths, owner))
         self.raster, self._coords, self._sizes, self.padding, self.lengths = bookkeeping
 
-    def restore(self) -> None:
-        """Undoes the last reduction, bookkeeping included."""
+    def restore(self, owner: Any = None) -> None:
+        """Undoes the last reduction, bookkeeping included.
+
+        Args:
+            owner (Any): If given, everything is undone down to its last reduction, that included; nothing if it made
+                none, so that reducers that stack never undo one another's alone.
+        """
+        if owner is None:
+            self._pop()
+        elif any(reduction.owner is owner for reduction in self.trail):
+            while self._pop() is not owner:
+                pass
+
+    def _pop(self) -> Any:
         last = self.trail.pop()
         self.x = last.restore(self.x, self.num_prefix)
         self.raster, self._coords, self._sizes = last.raster, last.coords, last.sizes
         self.padding, self.lengths = last.padding, last.lengths
+        self.keys = None
+        return last.owner
 
     def dense(self, values: Optional[Tensor] = None) -> Tensor:
         """Runs the trail back to the full grid without popping it.

@@ -268,3 +268,29 @@ def test_scatter_takes_an_unpacked_batch_too():
     out = Scatter(saved, mask)(new, 1)
     for b in range(2):
         assert torch.equal(out[b, mask[b]], new[b]) and torch.equal(out[b, ~mask[b]], saved[b, ~mask[b]])
+
+
+# ---------------------------------------------------------------------- several reducers on one trail
+def test_a_reducer_undoes_its_own_and_what_came_after():
+    state = make_state()
+    state.reduce(torch.randn(2, 6, 5), WeightedSum(torch.rand(2, N, 6)), coords=lambda c: c, sizes=None, owner='one')
+    for count in (5, 3):
+        state.reduce(torch.randn(2, count, 5), Gather(surjection(2, state.patches.shape[1], count)), coords=lambda c: c,
+                     sizes=None, owner='two')
+    state.reduce(torch.randn(2, 2, 5), Gather(surjection(2, 3, 2)), coords=lambda c: c, sizes=None)
+    state.restore('nobody')
+    assert len(state.trail) == 4
+    state.restore('two')
+    assert len(state.trail) == 2, 'its last one, and what came after it'
+    full = state.dense()
+    state.restore('one')
+    assert not state.trail and state.raster == GRID and torch.equal(state.patches, full)
+    state.restore('one')
+    assert torch.equal(state.patches, full), 'nothing left to undo'
+
+
+def test_keys_of_other_tokens_are_not_kept():
+    state = make_state()
+    state.keys = torch.randn(2, 2 + N, 1, 5)
+    merge(state, surjection(2, N, 6), 6)
+    assert state.keys is None

@@ -63,10 +63,10 @@ def test_padding_is_left_out_of_the_means():
 def test_blocks_that_see_fewer_tokens():
     x = torch.randn(1, 24, 5)
     state, kept = TokenState(x, (4, 6)), TokenState(x, (4, 6))
-    counts = []
+    restoring, keeping, counts = make(restore_at=3), make(), []
     for i in range(4):
-        make(restore_at=3).before(state, i)
-        make().before(kept, i)
+        restoring.before(state, i)
+        keeping.before(kept, i)
         counts.append(state.patches.shape[1])
     assert counts == [24, 6, 6, 24]
     assert torch.equal(state.patches, kept.dense())

@@ -173,6 +173,14 @@ def test_large_features_are_clustered_as_small_ones():
     assert torch.allclose(restore_weights(large), restore_weights(small), atol=1e-3)
 
 
+def test_what_all_tokens_have_in_common_costs_no_digits():
+    """Products of tokens far from the origin would round off the distances between them."""
+    x = make_tokens((6, 6))
+    near, far = reduce(x, (6, 6), grid=0.5), reduce(x + 500, (6, 6), grid=0.5)
+    assert torch.allclose(far.patches - 500, near.patches, atol=2e-3)
+    assert torch.allclose(restore_weights(far), restore_weights(near), atol=2e-3)
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('temperature', ['auto', 0.02])
 def test_half_precision_with_features_whose_squares_overflow(dtype, temperature):

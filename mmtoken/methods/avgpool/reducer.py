@@ -41,8 +41,8 @@ class AvgPool(Reducer):
     def before(self, state: TokenState, i: int) -> None:
         if i == self.layer:
             self.reduce(state)
-        elif i == self.restore_at and state.trail:
-            state.restore()
+        elif i == self.restore_at:
+            state.restore(self)
 
     def reduce(self, state: TokenState) -> None:
         raster = state.raster
@@ -59,6 +59,7 @@ class AvgPool(Reducer):
             pooled,
             Interpolate(grid, raster, self.mode),
             raster=grid,
+            owner=self,
             padding=padding,
             coords=lambda _: ops.grid_coords(raster, grid, device),
             sizes=lambda: torch.full((1, pooled.shape[1]), ratio, device=device))

@@ -116,7 +116,8 @@ class Expedit(Reducer):
             ``mmtoken.TokenEncoderDecoder`` restores its logits. Defaults to ``feature``.
     """
 
-    paper = 'Expediting Large-Scale Vision Transformer for Dense Prediction without Fine-tuning, NeurIPS 2022, 2210.01035'
+    paper = ('Expediting Large-Scale Vision Transformer for Dense Prediction without Fine-tuning, NeurIPS 2022, '
+             '2210.01035')
     identity_example = dict(layer=1, grid=1.0)
     examples = (dict(layer=2, grid=0.75), dict(layer=2, grid=0.5), dict(layer=1, grid=0.5, neighbors=4))
 
@@ -151,14 +152,14 @@ class Expedit(Reducer):
             if self.restore_at <= self.layer:
                 raise ValueError(f'reducer.restore_at={self.restore_at} must come after layer={self.layer}.')
         if self.late and (self.restore_at is not None or min(host.out_indices) < self.layer):
-            raise ValueError(f"reducer.restore='late' needs every output of the backbone on the clustered tokens: take "
-                             f'out_indices from {self.layer} on and no restore_at, or restore=\'feature\'.')
+            raise ValueError("reducer.restore='late' needs every output of the backbone on the clustered tokens: take "
+                             f"out_indices from {self.layer} on and no restore_at, or restore='feature'.")
 
     def before(self, state: TokenState, i: int) -> None:
         if i == self.layer:
             self.reduce(state)
-        elif i == self.restore_at and state.trail:
-            state.restore()
+        elif i == self.restore_at:
+            state.restore(self)
 
     def reduce(self, state: TokenState) -> None:
         raster = state.raster
@@ -182,6 +183,7 @@ class Expedit(Reducer):
             centres + origin,
             WeightedSum(weights),
             raster=grid,
+            owner=self,
             padding=None if exists is None else ~exists,
             coords=lambda _: ops.grid_coords(raster, grid, device),
             sizes=lambda: torch.full((1, centres.shape[1]), ratio, device=device))

@@ -77,6 +77,8 @@ class ToMe(Reducer):
         r = min(step if isinstance(step, int) else round(n * step), n // 2)
         if r == 0:
             return
+        if state.keys is None:
+            raise ValueError(f'reducer.layers: another reducer merged in block {i} already; give each its own layers.')
         prefix = state.num_prefix
         with ops.full_precision(state.x):
             metric = state.keys[:, prefix:].mean(2)
@@ -99,6 +101,7 @@ class ToMe(Reducer):
         state.reduce(
             merged,
             Gather(index),
+            owner=self,
             coords=lambda centres: mean(centres.expand(index.shape[0], -1, -1)),
             sizes=new_sizes[..., 0],
             padding=None if valid is None else ~valid.gather(1, stay))
