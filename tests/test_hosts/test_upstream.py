@@ -161,7 +161,6 @@ def test_gradient_checkpointing_changes_no_gradient(drop_path_rate, twins, asser
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.xfail(strict=True, reason='the recomputation in the backward pass reads the state after the last block')
 def test_gradient_checkpointing_under_a_reducer(twins, gradients):
     """Proportional attention reads the sizes of the tokens: those of its own block, also when it is recomputed."""
     results = []
