@@ -1,6 +1,7 @@
 """mmpretrain's vision transformer: its ViT, DeiT, CLIP, MAE, EVA and DINOv2 checkpoints."""
 
 import torch
+from mmcv.cnn.bricks import DropPath
 from mmpretrain.models.backbones import VisionTransformer
 from torch import Tensor, nn
 
@@ -32,6 +33,9 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         self.num_heads = self.arch_settings['num_heads']
         self.num_prefix = self.num_extra_tokens
         self.patch_size = min(self.patch_embed.projection.kernel_size)
+        for module in self.modules():
+            if isinstance(module, DropPath):  # upstream's rates are numpy's floats, at which torch.compile stops
+                module.drop_prob = float(module.drop_prob)
         self.init_reducer(reducer)
         if self.reducer is not None and self.reducer.late and out_type != 'featmap':
             raise ValueError(f"reducer.restore='late' leaves the tokens reduced, which backbone.out_type='{out_type}' "

@@ -221,6 +221,14 @@ def test_bad_input():
         host(reducer=dict(type='mmtoken.Expedit', layer=9, grid=0.5))
 
 
+def test_dense_host_compiles_into_one_graph(randomize):
+    model = host(drop_path_rate=0.1, layer_scale_init_value=0.1)
+    randomize(model)
+    x = torch.randn(2, 3, *SQUARE)
+    with torch.no_grad():  # the eager backend runs what was traced, and needs no compiler
+        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend='eager')(x), model(x))
+
+
 def test_found_from_mmsegs_scope():
     from mmseg.registry import MODELS as MMSEG_MODELS
     with DefaultScope.overwrite_default_scope('mmseg'):
