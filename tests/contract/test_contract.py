@@ -1,0 +1,398 @@
+"""What every registered method owes every host.
+
+A method is found in the registry and brings its own arguments (``identity_example``, ``examples``), so a new one gets
+all of this without an edit here; see ``newcomers.py`` and the last test.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmtoken.analysis.flops import count_macs
+from mmtoken.core import HostInfo, Reducer, TokenState
+from mmtoken.registry import REDUCERS
+from mmtoken.testing import DEPTH, PATCH, SIDE, toy_hosts
+
+REDUCERS.import_from_location()
+METHODS = dict(sorted(REDUCERS.module_dict.items()))
+HOSTS = toy_hosts()
+SQUARE = (PATCH * SIDE, PATCH * SIDE)
+#: Not square; odd in patches; no multiple of the patch.
+SIZES = [SQUARE, (24, 40), (20, 36), (30, 37)]
+TAPS = tuple(range(DEPTH))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method on a host; ``args`` are those of one of its examples."""
+
+    method: str
+    host: str
+    args: tuple = ()
+
+    @property
+    def type(self):
+        return METHODS[self.method]
+
+    def config(self, args):
+        return dict(type=f'mmtoken.{self.method}', **args)
+
+    def dense(self, **kwargs):
+        torch.manual_seed(0)
+        return HOSTS[self.host](**kwargs)
+
+    def build(self, args=None, *others, **kwargs):
+        """The host with the method, and with the dense host's weights."""
+        reducer = self.config(dict(self.args) if args is None else args)
+        host = HOSTS[self.host](reducer=[*others, reducer] if others else reducer, **kwargs)
+        missing, unexpected = host.load_state_dict(self.dense(**kwargs).state_dict(), strict=False)
+        assert all(key.startswith('reducer.') for key in missing) and not unexpected
+        return host
+
+
+def relative(host):
+    return HOSTS[host]().position == 'relative'
+
+
+PAIRS = [Case(method, host) for method, kind in METHODS.items() for host in HOSTS
+         if not (kind.dynamic and relative(host))]
+
+
+def pytest_generate_tests(metafunc):
+    """``case``: method × host. ``static``: of static methods. ``rung``: × example. ``method``: names alone."""
+    rungs = [Case(c.method, c.host, tuple(example.items())) for c in PAIRS for example in c.type.examples]
+    params = dict(
+        method=list(METHODS), case=PAIRS, static=[c for c in PAIRS if not c.type.dynamic], rung=rungs)
+    for name in set(params) & set(metafunc.fixturenames):
+        ids = [p if isinstance(p, str) else '-'.join([p.method, p.host, *(f'{k}={v}' for k, v in p.args)])
+               for p in params[name]]
+        metafunc.parametrize(name, params[name], ids=ids)
+
+
+def images(batch=2, size=SQUARE, seed=1):
+    """Images of unlike contrast, so that batch mates would show."""
+    pictures = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
+    return pictures * torch.linspace(0.3, 2, batch).view(-1, 1, 1, 1)
+
+
+@torch.no_grad()
+def run(host, inputs, **kwargs):
+    return list(host(inputs, **kwargs))
+
+
+def close(a, b, tolerance=1e-6):
+    """Equal to ``tolerance`` of the largest value."""
+    return all(x.shape == y.shape and (x - y).abs().max() <= tolerance * y.abs().max().clamp(min=1)
+               for x, y in zip(a, b, strict=True))
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+# ---------------------------------------------------------------------- driving a method without a host
+def bound(method, args):
+    reducer = METHODS[method](**args)
+    reducer.bind(HostInfo(depth=DEPTH, embed_dims=32, num_heads=2, out_indices=(DEPTH - 1, )))
+    return reducer.eval()
+
+
+def drive(reducer, state):
+    """Yields after each call of the method; keys are the tokens themselves."""
+    for i in range(DEPTH):
+        for call in (reducer.before, reducer.between, reducer.after):
+            state.keys = state.x.unflatten(-1, (2, -1)) if reducer.needs_keys else None
+            call(state, i)
+            yield
+
+
+def tokens(grid=(7, 9), batch=2, num_prefix=0):
+    return torch.randn(batch, num_prefix + grid[0] * grid[1], 32, generator=torch.Generator().manual_seed(2))
+
+
+def prefix_rows(state):
+    if state.lengths is None:
+        return state.x[:, :state.num_prefix]
+    return torch.stack([image[:state.num_prefix] for image in state.x.split(state.lengths.tolist())])
+
+
+# ---------------------------------------------------------------------- the contract
+def test_a_method_says_what_it_is(method):
+    kind = METHODS[method]
+    assert issubclass(kind, Reducer) and kind.paper
+    assert len(kind.examples) >= 2, 'from least to most reduction'
+    reducer = bound(method, kind.examples[0])
+    assert kind.trainable or not list(reducer.parameters())
+    assert kind.trainable or reducer.losses(TokenState(tokens(), (7, 9))) == {}
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_reducing_nothing_is_bit_equal(case, size):
+    inputs = images(3, size)
+    host = case.build(case.type.identity_example, size=size, out_indices=TAPS)
+    assert equal(run(host, inputs), run(case.dense(size=size, out_indices=TAPS), inputs))
+    assert len(set(host.token_counts(inputs))) == 1
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_every_tap_gets_the_full_grid(rung, size):
+    inputs = images(2, size)
+    dense = run(rung.dense(size=size, out_indices=TAPS), inputs)
+    reduced = run(rung.build(size=size, out_indices=TAPS), inputs)
+    assert [out.shape for out in reduced] == [out.shape for out in dense]
+    assert all(out.isfinite().all() for out in reduced)
+    assert not torch.equal(reduced[-1], dense[-1]), 'it must reduce something'
+
+
+@pytest.mark.parametrize('size', [SQUARE, (20, 36)])
+def test_a_batch_is_its_images(rung, size):
+    inputs, host = images(4, size), rung.build(size=size, out_indices=TAPS)
+    together = run(host, inputs)
+    alone = [run(host, inputs[b:b + 1]) for b in range(4)]
+    # Kernels for one image and for four round differently, and soft k-means enlarges that.
+    assert close(together, [torch.cat(outs) for outs in zip(*alone)], 3e-5)
+
+
+def test_the_order_of_a_batch_does_not_matter(rung):
+    inputs, host, order = images(4), rung.build(), torch.tensor([2, 0, 3, 1])
+    assert close(run(host, inputs[order]), [out[order] for out in run(host, inputs)])
+
+
+def test_two_runs_are_bit_equal(rung):
+    inputs, host = images(), rung.build(out_indices=TAPS)
+    assert equal(run(host, inputs), run(host, inputs))
+    assert equal(run(host, inputs), run(rung.build(out_indices=TAPS), inputs))
+
+
+def test_prefix_tokens_stay_where_and_what_they_are(method):
+    for args in (METHODS[method].identity_example, *METHODS[method].examples):
+        x = tokens(num_prefix=3)
+        state = TokenState(x.clone(), (7, 9), 3)
+        for _ in drive(bound(method, args), state):
+            assert torch.equal(prefix_rows(state), x[:, :3])
+        assert state.dense().shape == (2, 63, 32)
+
+
+def test_gradients_reach_the_image_and_every_parameter(rung):
+    host, inputs = rung.build(out_indices=TAPS).train(), images().requires_grad_()
+    # random weights: a plain sum over a LayerNorm's channels has no gradient
+    sum((out * torch.randn_like(out)).sum() for out in host(inputs)).backward()
+    assert inputs.grad.isfinite().all() and inputs.grad.abs().amax((1, 2, 3)).gt(0).all()
+    for name, parameter in host.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.dim() == 1 or parameter.grad.abs().max() > 0, name
+
+
+def test_gradient_checkpointing_changes_nothing(rung):
+    inputs, grads = images(), []
+    for with_cp in (False, True):
+        host = rung.build(out_indices=TAPS).train()
+        host.with_cp = with_cp
+        pixels = inputs.clone().requires_grad_()
+        sum(out.square().sum() for out in host(pixels)).backward()
+        grads.append([pixels.grad] + [p.grad for p in host.parameters()])
+    assert close(*grads)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('autocast', [False, True])
+def test_half_precision_is_finite(rung, dtype, autocast):
+    host, inputs = rung.build(out_indices=TAPS), images()
+    if not autocast:
+        host, inputs = host.to(dtype), inputs.to(dtype)
+    with torch.autocast('cpu', dtype=dtype, enabled=autocast):
+        outs = run(host, inputs)
+    assert all(out.isfinite().all() for out in outs)
+    assert autocast or all(out.dtype == dtype for out in outs)
+
+
+def test_state_dict_round_trip(rung):
+    host, other = rung.build(), HOSTS[rung.host](reducer=rung.config(dict(rung.args)))
+    assert not equal(run(host, images()), run(other, images()))
+    other.load_state_dict(host.state_dict())
+    assert equal(run(host, images()), run(other, images()))
+    assert [k for k in host.state_dict() if not k.startswith('reducer.')] == list(rung.dense().state_dict())
+
+
+def test_full_graph_compilation(static):
+    torch.compiler.reset()
+    host = static.build(static.type.examples[-1])
+    compiled = torch.compile(host, fullgraph=True, backend='eager')
+    for seed in (1, 2):
+        assert close(run(compiled, images(seed=seed)), run(host, images(seed=seed)))
+
+
+@pytest.mark.gpu
+def test_generated_code(method):
+    """The default compiler; on a CPU it would take minutes of g++ for some methods."""
+    if METHODS[method].dynamic:
+        pytest.skip('only static methods promise it')
+    reducer = bound(method, METHODS[method].examples[-1]).cuda()
+
+    @torch.no_grad()
+    def reduce(x):
+        state = TokenState(x, (7, 9), 1)
+        for _ in drive(reducer, state):
+            pass
+        return state.x, state.dense()
+
+    torch.compiler.reset()
+    x = tokens(num_prefix=1).cuda()
+    assert close(torch.compile(reduce, fullgraph=True)(x), reduce(x), 1e-4)
+
+
+def test_export(static):
+    host = static.build(static.type.examples[-1])
+    exported = torch.export.export(host, (images(seed=1), )).module()
+    for seed in (1, 2):
+        assert close(run(exported, images(seed=seed)), run(host, images(seed=seed)))
+
+
+def test_token_counts_never_grow_and_fall_from_example_to_example(case):
+    inputs = images(2, (24, 40))
+    everything, totals = 6 * 10, []
+    for args in (case.type.identity_example, *case.type.examples):
+        counts = case.build(args, size=(24, 40)).token_counts(inputs)
+        assert len(counts) == DEPTH
+        assert all(0 < after <= before for before, after in zip([everything] + counts, counts))
+        totals.append(sum(counts))
+    assert totals[0] == everything * DEPTH
+    assert all(less < more for more, less in zip(totals, totals[1:])), totals
+
+
+def promised_counts(method, args, grid):
+    """Patch tokens in the MLP of each block, from the documented arguments of the methods of the first release."""
+    n, depth = grid[0] * grid[1], range(DEPTH)
+    if method in ('AvgPool', 'Expedit'):
+        few = round(grid[0] * args['grid']) * round(grid[1] * args['grid'])
+        return [few if i >= args['layer'] else n for i in depth]
+    if 'r' in args:
+        return [max(n - args['r'] * (i + 1), 1) for i in depth]
+    return [n * args['keep']**((i + 1) / DEPTH) for i in depth]
+
+
+@pytest.mark.parametrize('size, grid', [(SQUARE, (8, 8)), ((24, 40), (6, 10)), ((20, 36), (5, 9))])
+def test_token_counts_are_those_promised(rung, size, grid):
+    if rung.method not in ('AvgPool', 'Expedit', 'ToMe'):
+        pytest.skip('this method states its counts in its own tests')
+    counts = rung.build(size=size).token_counts(images(2, size))
+    assert counts == pytest.approx(promised_counts(rung.method, dict(rung.args), grid), abs=DEPTH / 2 + 1e-6
+                                   if 'keep' in dict(rung.args) else 1e-6)
+
+
+def test_macs_fall_from_example_to_example(case):
+    """The first examples may cost more than they save at 32 channels; the last must not."""
+    macs = [count_macs(case.build(args), images(2)).total for args in case.type.examples]
+    assert all(less < more for more, less in zip(macs, macs[1:])), macs
+    assert macs[-1] < count_macs(case.dense(), images(2)).total
+
+
+def test_what_padding_holds_does_not_matter(method):
+    """To the method: restored real tokens are the same. (Attention sees padding, as in the dense host.)"""
+    padding = torch.zeros(2, 7, 9, dtype=torch.bool)
+    padding[0, 5:], padding[0, :, 6:], padding[1, 6:] = True, True, True
+    padding = padding.flatten(1)
+    for args in METHODS[method].examples:
+        results = []
+        for fill in (None, 3.0, -40.0):
+            x = tokens(num_prefix=1)
+            if fill is not None:
+                x[:, 1:][padding] = fill
+            state = TokenState(x, (7, 9), 1, padding=padding)
+            for _ in drive(bound(method, args), state):
+                pass
+            assert state.trail
+            results.append(state.dense()[~padding])
+        assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_a_host_takes_a_padding_mask(case):
+    padding = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
+    padding[0, 5:], padding[1, :, 7:] = True, True
+    inputs = images()
+    assert equal(run(case.build(case.type.identity_example), inputs, padding=padding), run(case.dense(), inputs))
+    outs = run(case.build(case.type.examples[-1]), inputs, padding=padding)
+    assert all(out.isfinite().all() for out in outs)
+    assert not equal(outs, run(case.build(case.type.examples[-1]), inputs))
+
+
+@pytest.mark.parametrize('first', ['AvgPool', 'itself'])
+def test_reducers_stack(case, first):
+    """Each works on what those before it left, and the taps get the full grid through all of them."""
+    kind, args = case.type, case.type.examples[0]
+    if first == 'itself' and (kind.dynamic or kind.needs_keys):
+        pytest.skip('a ragged batch is selected from once, and keys serve one merge a block')
+    before = dict(type='mmtoken.AvgPool', layer=0, grid=0.75) if first == 'AvgPool' else case.config(args)
+    inputs = images(4, (20, 36))
+    host = case.build(args, before, size=(20, 36), out_indices=TAPS)
+    outs = run(host, inputs)
+    assert all(out.shape[2:] == (5, 9) and out.isfinite().all() for out in outs)
+    assert sum(host.token_counts(inputs)) < sum(case.build(args, size=(20, 36)).token_counts(inputs))
+    assert close(outs, [torch.cat(maps) for maps in zip(*(run(host, inputs[b:b + 1]) for b in range(4)))], 3e-5)
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_a_reducer_that_restores_leaves_those_below_it_alone(host):
+    """Pooling for blocks 0 to 3, clusters of that for blocks 1 and 2, merging in between."""
+    reducer = [dict(type='mmtoken.AvgPool', layer=0, grid=0.5),
+               dict(type='mmtoken.Expedit', layer=1, grid=0.5, restore_at=3),
+               dict(type='mmtoken.ToMe', r=1, layers=[1, 2])]
+    model = HOSTS[host](reducer=reducer, out_indices=TAPS)
+    assert model.token_counts(images()) == [16, 3, 2, 16]
+    assert all(out.shape[2:] == (SIDE, SIDE) for out in run(model, images()))
+
+
+def test_stacks_that_cannot_work_say_why():
+    build = HOSTS['TokenDINOv2']
+    merge, cluster = dict(type='mmtoken.ToMe', r=4), dict(type='mmtoken.Expedit', layer=2, grid=0.5)
+    with pytest.raises(ValueError, match=r'reducer\.layers: another reducer merged in block 0'):
+        build(reducer=[merge, merge])(images())
+    with pytest.raises(ValueError, match=r'reducer\.grid=0\.5 needs tokens on a raster'):
+        build(reducer=[merge, cluster])(images())
+
+
+class Ragged(Reducer):
+    dynamic = True
+
+
+@pytest.mark.parametrize('host', HOSTS)
+def test_dynamic_methods_are_refused_under_relative_positions(host):
+    reducers = [Ragged()] + [kind(**kind.examples[0]) for kind in METHODS.values() if kind.dynamic]
+    for reducer in reducers:
+        if relative(host):
+            with pytest.raises(ValueError, match=f'{type(reducer).__name__}.*relative position bias of {host}'):
+                HOSTS[host](reducer=reducer)
+        else:
+            HOSTS[host](reducer=reducer)
+
+
+def contract_of(chosen):
+    """Runs this file with the newcomers registered, in a process of its own; ``chosen`` as in pytest's ``-k``."""
+    if 'Runs' in METHODS:
+        pytest.skip('runs in that process')
+    here = Path(__file__).parent
+    env = {k: v for k, v in os.environ.items() if not k.startswith('PYTEST_')}
+    env['PYTHONPATH'] = os.pathsep.join([str(here), env.get('PYTHONPATH', '')])
+    return subprocess.run(
+        [sys.executable, '-m', 'pytest', __file__, '-p', 'newcomers', '-p', 'no:cacheprovider', '-p', 'no:xdist',
+         '-k', f'({chosen})', '-q', '--no-header', '--tb=line'],
+        cwd=here.parents[1], env=env, capture_output=True, text=True, timeout=600).stdout
+
+
+def test_a_new_method_inherits_the_contract():
+    out = contract_of('(Runs or Loud) and not two_runs and (not Token or VisionTransformer)')
+    assert 'failed' not in out and 'error' not in out, out
+    assert int(re.search(r'(\d+) passed', out)[1]) > 60, out
+
+
+@pytest.mark.parametrize('method_name, caught', [('Leaky', 'test_a_batch_is_its_images'),
+                                                 ('Careless', 'test_prefix_tokens_stay_where_and_what_they_are')])
+def test_a_broken_method_is_caught(method_name, caught):
+    out = contract_of(f'{method_name} and {caught} and not caught')
+    assert re.search(rf'FAILED \S*{caught}\[{method_name}', out), out
