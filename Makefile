@@ -50,7 +50,7 @@ clean:  ## remove what make built, the environments too
 $(VENV)/.done .venv-full/.done .venv-onedl/.done: setup.py $(wildcard configs/*/metafile.yml)
 
 # torch stands in the same command as the rest, so that nothing pulls another build of it.
-$(VENV)/.done: packages = $(PY) -m pip install $(TORCH) -e '.[mm,test]'
+$(VENV)/.done: packages = $(PY) -m pip install $(TORCH) -e '.[mm,test,demo]'
 
 # mmcv 2.1's setup.py needs pkg_resources (setuptools < 81), torch and no isolation; -g0 halves the compile.
 define full_packages

@@ -48,6 +48,8 @@ MM = ['mmengine>=0.10.7,<1', 'mmcv-lite>=2.1,<2.2', 'mmsegmentation>=1.2.2', 'mm
 ONEDL = ['onedl-mmengine>=0.10.12', 'onedl-mmcv>=2.3.6', 'onedl-mmsegmentation>=1.4.2', 'onedl-mmdetection>=3.5.1',
          'ftfy', 'regex']
 EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
+# The demo's backbone comes out of an ONNX file, its picture out of scikit-learn.
+DEMO = ['onnx', 'scikit-learn']
 TEST = ['pytest', 'pytest-xdist', 'onnx', 'ruff', 'setuptools>=64', 'wheel']
 
 setup(
@@ -67,6 +69,7 @@ setup(
         'mm': MM,
         'onedl': ONEDL,
         'pretrain': ['mmpretrain>=1.2', 'torchvision'],
+        'demo': DEMO,
         'export': EXPORT,
         'hmr': ['scipy'],
         'test': TEST,

@@ -12,7 +12,7 @@ import pickle
 import re
 import sys
 import warnings
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Callable, Dict, Optional
 
 #: Versions known to work, as (lowest, first too new), over both families. Outside of them mmtoken only warns.
@@ -220,7 +220,26 @@ def _import_or_importerror(module: ModuleType, run: Callable) -> None:
         raise ImportError(f'torchvision is installed but cannot load: {error}', name='torchvision') from error
 
 
+# ------------------------------------------------------------------------------------------- (g) no `scipy…interp2d`
+def _interp2d(x: Any, y: Any, z: Any, kind: str = 'cubic') -> Callable:
+    """What SciPy advises instead of ``interp2d`` on a grid: ``z (len(y), len(x))`` → ``f(x', y') (len(y'), len(x'))``."""
+    from scipy.interpolate import RectBivariateSpline
+    degree = dict(linear=1, cubic=3, quintic=5)[kind]
+    spline = RectBivariateSpline(x, y, z.T, kx=degree, ky=degree)
+    return lambda new_x, new_y: spline(new_x, new_y).T
+
+
+def _resize_tables(module: ModuleType, run: Callable) -> None:
+    """mmseg's BEiT resizes its relative position tables with ``scipy.interpolate.interp2d``.
+
+    Fault: SciPy 1.14 removed it, so the usual recipe, pretrained at 224 and trained at 640, dies in ``init_weights``.
+    """
+    run(module)
+    module.interpolate = SimpleNamespace(interp2d=_interp2d)
+
+
 _PATCHES: Dict[str, Patch] = {
+    'mmseg.models.backbones.beit': _resize_tables,
     'mmengine.config.utils': _name_packages,
     'mmengine.utils.package_utils': _find_packages,
     'mmengine.logging.history_buffer': _trust_history,

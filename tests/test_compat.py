@@ -297,3 +297,36 @@ def test_broken_torchvision_leaves_mmseg_alone(tmp_path):
         else:
             raise AssertionError
     ''', tmp_path)
+
+
+# ------------------------------------------------------------------------------------------- (g) no `scipy…interp2d`
+def test_beit_resizes_its_position_tables(tmp_path):
+    """A cubic spline keeps a plane a plane, whatever the nodes are: checked through mmseg's own resizing."""
+    from mmseg.models.backbones import BEiT
+
+    host = BEiT(img_size=(32, 32), patch_size=4, embed_dims=16, num_layers=1, num_heads=2)
+    key = 'layers.0.attn.relative_position_bias_table'
+    source, target = 2 * 4 - 1, 2 * 8 - 1
+    extra = torch.tensor([[5.0, -5.0]] * 3)
+    flat = torch.full((source * source, 2), 3.0)
+    resized = host.resize_rel_pos_embed({key: torch.cat([flat, extra])})[key]
+    assert resized.shape == (target * target + 3, 2)
+    torch.testing.assert_close(resized[:-3], torch.full((target * target, 2), 3.0))
+    assert torch.equal(resized[-3:], extra)
+
+    # A table that rises along x in the coordinates of the geometric nodes comes out as a straight line.
+    nodes = _geometric_nodes(source, target)
+    slope = torch.tensor(nodes).expand(source, source).reshape(-1, 1).repeat(1, 2).float()
+    resized = host.resize_rel_pos_embed({key: torch.cat([slope, extra])})[key][:-3, 0].view(target, target)
+    expected = torch.arange(target).float() - target // 2
+    torch.testing.assert_close(resized, expected.clamp(nodes[0], nodes[-1]).expand(target, target), atol=1e-4, rtol=0)
+
+
+def _geometric_nodes(source: int, target: int) -> list:
+    """Where BEiT puts the entries of the small table: steps grow by q, and their sum reaches the large one's edge."""
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        q = (low + high) / 2
+        low, high = (low, q) if (1 - q**(source // 2)) / (1 - q) > target // 2 else (q, high)
+    right = [sum(q**k for k in range(i + 1)) for i in range(source // 2)]
+    return [-r for r in reversed(right)] + [0.0] + right

@@ -10,7 +10,7 @@ from mmtoken.core.schedule import Grid, check_grid, check_layer, resolve_grid
 from mmtoken.registry import REDUCERS
 
 #: ``temperature='auto'`` is this over the mean squared distance of a token to its nearest centre.
-AUTO_SHARPNESS = 8.0
+AUTO_SHARPNESS = 3.0
 
 
 def cluster(x: Tensor,

@@ -1,3 +1,0 @@
-# Expedit: 768 of 1728 tokens from block 4 on.
-_base_ = '../baselines/dinov2-s14_segmenter_1k_camvid-672x504.py'
-model = dict(backbone=dict(reducer=dict(type='mmtoken.Expedit', layer=4, grid=2 / 3)))

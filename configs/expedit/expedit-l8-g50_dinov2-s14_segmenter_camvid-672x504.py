@@ -1,3 +1,0 @@
-# Expedit: 432 of 1728 tokens from block 8 on.
-_base_ = '../baselines/dinov2-s14_segmenter_1k_camvid-672x504.py'
-model = dict(backbone=dict(reducer=dict(type='mmtoken.Expedit', layer=8, grid=0.5)))
