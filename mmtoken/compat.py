@@ -222,7 +222,7 @@ def _import_or_importerror(module: ModuleType, run: Callable) -> None:
 
 # ------------------------------------------------------------------------------------------- (g) no `scipy…interp2d`
 def _interp2d(x: Any, y: Any, z: Any, kind: str = 'cubic') -> Callable:
-    """What SciPy advises instead of ``interp2d`` on a grid: ``z (len(y), len(x))`` → ``f(x', y') (len(y'), len(x'))``."""
+    """What SciPy advises instead of ``interp2d`` on a grid; ``z`` is ``(len(y), len(x))``, as is what comes back."""
     from scipy.interpolate import RectBivariateSpline
     degree = dict(linear=1, cubic=3, quintic=5)[kind]
     spline = RectBivariateSpline(x, y, z.T, kx=degree, ky=degree)

@@ -5,7 +5,9 @@ from typing import ClassVar, Optional, Sequence
 
 from torch import Tensor, nn
 
-from .state import TokenState
+from . import ops
+from .schedule import Grid, check_grid, check_layer, resolve_grid
+from .state import Restore, TokenState
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,76 @@ class Reducer(nn.Module):
     def losses(self, state: TokenState, targets: Optional[list] = None) -> dict[str, Tensor]:
         """Losses of a trainable method, by name; empty for the others."""
         return {}
+
+
+class GridReducer(Reducer):
+    """Base of methods that put the tokens onto a coarser grid before one block.
+
+    A method gives :meth:`pool`; when that happens, the checks, padding and positions are settled here.
+
+    Args:
+        layer (int): Block before which tokens are reduced, from 0.
+        grid (float | tuple[int, int]): Part of each side to keep, in (0, 1], or ``(h, w)`` in tokens. 1 reduces
+            nothing.
+        restore_at (int, optional): Block before which the full grid is restored; None restores at each tap.
+        proportional (bool): Weigh keys by token size in attention from there on. Defaults to False.
+    """
+
+    def __init__(self, layer: int, grid: Grid, restore_at: Optional[int] = None, proportional: bool = False):
+        super().__init__()
+        self.layer, self.grid, self.restore_at = layer, check_grid('grid', grid), restore_at
+        self.proportional = proportional
+
+    def bind(self, host: HostInfo) -> None:
+        check_layer('reducer.layer', self.layer, host.depth)
+        if self.restore_at is not None:
+            check_layer('reducer.restore_at', self.restore_at, host.depth)
+            if self.restore_at <= self.layer:
+                raise ValueError(f'reducer.restore_at={self.restore_at} must come after layer={self.layer}.')
+
+    def before(self, state: TokenState, i: int) -> None:
+        if i == self.layer:
+            self.reduce(state)
+        elif i == self.restore_at:
+            state.restore(self)
+
+    def reduce(self, state: TokenState) -> None:
+        """Replaces the tokens of ``state``, unless the grid is theirs already."""
+        raster = state.raster
+        grid = resolve_grid('reducer.grid', self.grid, raster)
+        if grid == raster:
+            return
+        valid = exists = None
+        if state.padding is not None:
+            valid = ~state.padding
+            exists = ops.pool_to_grid(valid[..., None].float(), raster, grid)[..., 0] > 0
+        tokens, restore, sizes = self.pool(state.patches, raster, grid, valid, exists)
+        state.reduce(
+            tokens,
+            restore,
+            raster=grid,
+            owner=self,
+            padding=None if exists is None else ~exists,
+            coords=lambda _: ops.grid_coords(raster, grid, tokens.device),
+            sizes=sizes * (state.grid[0] * state.grid[1] / (raster[0] * raster[1])),  # above another reduction
+            proportional=self.proportional)
+
+    def pool(self, x: Tensor, raster: tuple[int, int], grid: tuple[int, int], valid: Optional[Tensor],
+             exists: Optional[Tensor]) -> tuple[Tensor, Restore, Tensor]:
+        """Makes the coarser grid.
+
+        Args:
+            x (Tensor): Patch tokens ``(B, H·W, C)``.
+            raster (tuple[int, int]): ``(H, W)``.
+            grid (tuple[int, int]): ``(h, w)``, smaller on some side, larger on none.
+            valid (Tensor, optional): Patches that are not padding ``(B, H·W)``, bool.
+            exists (Tensor, optional): Cells of the grid with a valid patch ``(B, h·w)``, bool.
+
+        Returns:
+            tuple[Tensor, Restore, Tensor]: Tokens ``(B, h·w, C)``, the way back, and how many of the old tokens each
+            stands for ``(B or 1, h·w)``, fp32, above 0.
+        """
+        raise NotImplementedError
 
 
 class ReducerSequence(Reducer):

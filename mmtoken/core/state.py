@@ -101,6 +101,7 @@ class Reduction:
     sizes: Any
     padding: Optional[Tensor]
     lengths: Optional[Tensor]
+    proportional: bool
     owner: Any = None
 
 
@@ -190,6 +191,7 @@ class TokenState:
                sizes: Lazy,
                padding: Optional[Tensor] = None,
                raster: Optional[tuple[int, int]] = None,
+               proportional: bool = False,
                owner: Any = None) -> None:
         """Replaces the patch tokens by fewer ones and remembers how to undo it.
 
@@ -201,10 +203,12 @@ class TokenState:
             sizes (Tensor | Callable): Patches that each stands for ``(B or 1, M)``, or a function that makes them.
             padding (Tensor, optional): New tokens that stand for nothing but padding ``(B, M)``, bool.
             raster (tuple[int, int], optional): ``(h, w)`` if the new tokens lie on a raster.
+            proportional (bool): Weigh keys by ``sizes`` in attention from here on. Defaults to False.
             owner (Any): Whose reduction it is, for :meth:`restore`.
         """
         before = replace(self)  # shares the tensors; its centres are made only if asked for
-        self._push(restore, owner, raster, lambda: coords(before.coords), sizes, padding, None)
+        self._push(restore, owner, raster, lambda: coords(before.coords), sizes, padding, None,
+                   proportional)
         self.keys = None  # they were those of the tokens before
         self.x = torch.cat([self.x[:, :self.num_prefix], patches.to(self.x.dtype)], dim=1)
 
@@ -221,14 +225,15 @@ class TokenState:
         if self.lengths is not None:
             raise ValueError('TokenState.select() works on a dense batch; restore() the ragged one first.')
         mask = F.pad(keep, (self.num_prefix, 0), value=True)
-        self._push(Scatter(self.x, mask), owner, None, None, None, None, mask.sum(1))
+        self._push(Scatter(self.x, mask), owner, None, None, None, None, mask.sum(1), False)
         self.keys = None
         self.x = self.x[mask]
 
     def _push(self, restore, owner, *bookkeeping):
         self.trail.append(
-            Reduction(restore, self.raster, self._coords, self._sizes, self.padding, self.lengths, owner))
-        self.raster, self._coords, self._sizes, self.padding, self.lengths = bookkeeping
+            Reduction(restore, self.raster, self._coords, self._sizes, self.padding, self.lengths, self.proportional,
+                      owner))
+        self.raster, self._coords, self._sizes, self.padding, self.lengths, self.proportional = bookkeeping
 
     def restore(self, owner: Any = None) -> None:
         """Undoes the last reduction, bookkeeping included.
@@ -247,7 +252,7 @@ class TokenState:
         last = self.trail.pop()
         self.x = last.restore(self.x, self.num_prefix)
         self.raster, self._coords, self._sizes = last.raster, last.coords, last.sizes
-        self.padding, self.lengths = last.padding, last.lengths
+        self.padding, self.lengths, self.proportional = last.padding, last.lengths, last.proportional
         self.keys = None
         return last.owner
 

@@ -18,7 +18,8 @@ class FeatureCacheHook(Hook):
 
     A picture is known by its pixels after the pipeline, so augmentations with few outcomes, such as a flip of the
     whole image, fill the cache in a few epochs; random crops never hit it. The folder is named after the config
-    and the weights of the backbone, so several heads can share it and a stale one is never read. Validation runs the real backbone.
+    and the weights of the backbone, so several heads can share it and a stale one is never read. Validation runs
+    the real backbone.
 
     Args:
         cache_dir (str): Folder of the cache. Defaults to ``work_dirs/feature_cache``.

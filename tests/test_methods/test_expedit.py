@@ -373,9 +373,23 @@ def test_restore_at_gives_the_next_blocks_the_full_grid():
 
 
 def test_coords_and_sizes_of_the_centres():
-    state = reduce(make_tokens((6, 8)), (6, 8), grid=(3, 2))
+    state = reduce(make_tokens((6, 8), batch=1), (6, 8), grid=(3, 2))
     assert state.coords.tolist() == [[[y, x] for y in (0.5, 2.5, 4.5) for x in (1.5, 5.5)]]
-    assert state.sizes.tolist() == [[8.0] * 6]
+    # A centre stands for the patches that are rebuilt from it, in parts.
+    torch.testing.assert_close(state.sizes, state.trail[-1].restore.weights.sum(1))
+    torch.testing.assert_close(state.sizes.sum(), torch.tensor(48.0))
+    assert state.key_bias is None
+
+
+def test_proportional_attention_weighs_centres_by_the_patches_rebuilt_from_them():
+    padding = torch.zeros(1, 48, dtype=torch.bool)
+    padding[:, -8:] = True
+    state = reduce(make_tokens((6, 8), batch=1), (6, 8), grid=(3, 2), proportional=True)
+    torch.testing.assert_close(state.key_bias[:, -6:], state.sizes.log())
+    state.restore()
+    assert state.key_bias is None and state.sizes.tolist() == [[1.0] * 48]
+    padded = reduce(make_tokens((6, 8), batch=1), (6, 8), grid=(3, 2), proportional=True, padding=padding)
+    torch.testing.assert_close(padded.sizes.sum(), torch.tensor(40.0))
 
 
 @pytest.mark.parametrize('kwargs, message', [

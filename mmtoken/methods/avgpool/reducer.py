@@ -2,15 +2,13 @@
 
 from typing import Optional
 
-import torch
-
-from mmtoken.core import HostInfo, Interpolate, Reducer, TokenState, ops
-from mmtoken.core.schedule import Grid, check_grid, check_layer, resolve_grid
+from mmtoken.core import GridReducer, Interpolate, ops
+from mmtoken.core.schedule import Grid
 from mmtoken.registry import REDUCERS
 
 
 @REDUCERS.register_module()
-class AvgPool(Reducer):
+class AvgPool(GridReducer):
     """Averages tokens onto a coarser grid before one block and interpolates them back.
 
     Args:
@@ -19,47 +17,25 @@ class AvgPool(Reducer):
             nothing. Defaults to 0.5, a 2×2 pooling.
         mode (str): Interpolation back, ``bilinear`` or ``nearest``. Defaults to ``bilinear``.
         restore_at (int, optional): Block before which the full grid is restored; None restores at each tap.
+        proportional (bool): Weigh keys by token size in attention, as ToMe does. Defaults to False.
     """
 
     paper = 'No paper; the baseline of SegFormer++ (2x2), 2405.14467'
     identity_example = dict(layer=1, grid=1.0)
-    examples = (dict(layer=2, grid=0.75), dict(layer=2, grid=0.5), dict(layer=1, grid=0.5, mode='nearest'))
+    examples = (dict(layer=2, grid=0.75), dict(layer=2, grid=0.5), dict(layer=1, grid=0.5, mode='nearest', proportional=True))
 
-    def __init__(self, layer: int, grid: Grid = 0.5, mode: str = 'bilinear', restore_at: Optional[int] = None):
-        super().__init__()
+    def __init__(self,
+                 layer: int,
+                 grid: Grid = 0.5,
+                 mode: str = 'bilinear',
+                 restore_at: Optional[int] = None,
+                 proportional: bool = False):
+        super().__init__(layer, grid, restore_at, proportional)
         if mode not in ('bilinear', 'nearest'):
             raise ValueError(f"mode='{mode}' must be 'bilinear' or 'nearest'.")
-        self.layer, self.grid, self.mode, self.restore_at = layer, check_grid('grid', grid), mode, restore_at
+        self.mode = mode
 
-    def bind(self, host: HostInfo) -> None:
-        check_layer('reducer.layer', self.layer, host.depth)
-        if self.restore_at is not None:
-            check_layer('reducer.restore_at', self.restore_at, host.depth)
-            if self.restore_at <= self.layer:
-                raise ValueError(f'reducer.restore_at={self.restore_at} must come after layer={self.layer}.')
-
-    def before(self, state: TokenState, i: int) -> None:
-        if i == self.layer:
-            self.reduce(state)
-        elif i == self.restore_at:
-            state.restore(self)
-
-    def reduce(self, state: TokenState) -> None:
-        raster = state.raster
-        grid = resolve_grid('reducer.grid', self.grid, raster)
-        if grid == raster:
-            return
-        valid = padding = None
-        if state.padding is not None:
-            valid = ~state.padding
-            padding = ops.pool_to_grid(valid[..., None].float(), raster, grid)[..., 0] == 0
-        pooled = ops.pool_to_grid(state.patches, raster, grid, valid)
-        device, ratio = pooled.device, state.patches.shape[1] / pooled.shape[1]
-        state.reduce(
-            pooled,
-            Interpolate(grid, raster, self.mode),
-            raster=grid,
-            owner=self,
-            padding=padding,
-            coords=lambda _: ops.grid_coords(raster, grid, device),
-            sizes=lambda: torch.full((1, pooled.shape[1]), ratio, device=device))
+    def pool(self, x, raster, grid, valid, exists):
+        tokens = ops.pool_to_grid(x, raster, grid, valid)
+        sizes = x.new_full((1, tokens.shape[1]), x.shape[1] / tokens.shape[1]).float()
+        return tokens, Interpolate(grid, raster, self.mode), sizes

@@ -5,8 +5,8 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 
-from mmtoken.core import HostInfo, Reducer, TokenState, WeightedSum, ops
-from mmtoken.core.schedule import Grid, check_grid, check_layer, resolve_grid
+from mmtoken.core import GridReducer, HostInfo, WeightedSum, ops
+from mmtoken.core.schedule import Grid
 from mmtoken.registry import REDUCERS
 
 #: ``temperature='auto'`` is this over the mean squared distance of a token to its nearest centre.
@@ -96,7 +96,7 @@ def reconstruction_weights(x: Tensor, centres: Tensor, neighbors: int, temperatu
 
 
 @REDUCERS.register_module()
-class Expedit(Reducer):
+class Expedit(GridReducer):
     """Clusters tokens onto a coarser grid before one block and reconstructs the full grid later.
 
     Independent implementation of arXiv 2210.01035 with these differences to its released code: weights of the
@@ -114,12 +114,14 @@ class Expedit(Reducer):
         restore_at (int, optional): α+β, the block before which the full grid is restored; None restores at each tap.
         restore (str): ``feature`` gives out full maps; ``late`` gives out reduced maps to the head, and
             ``mmtoken.TokenEncoderDecoder`` restores its logits. Defaults to ``feature``.
+        proportional (bool): Weigh keys by the patches that a centre stands for, as ToMe does (arXiv 2210.09461, eq. 1);
+            not in the paper. Defaults to False.
     """
 
     paper = ('Expediting Large-Scale Vision Transformer for Dense Prediction without Fine-tuning, NeurIPS 2022, '
              '2210.01035')
     identity_example = dict(layer=1, grid=1.0)
-    examples = (dict(layer=2, grid=0.75), dict(layer=2, grid=0.5), dict(layer=1, grid=0.5, neighbors=4))
+    examples = (dict(layer=2, grid=0.75), dict(layer=2, grid=0.5), dict(layer=1, grid=0.5, proportional=True))
 
     def __init__(self,
                  layer: int,
@@ -129,8 +131,9 @@ class Expedit(Reducer):
                  temperature: Union[float, str] = 'auto',
                  neighbors: int = 20,
                  restore_at: Optional[int] = None,
-                 restore: str = 'feature'):
-        super().__init__()
+                 restore: str = 'feature',
+                 proportional: bool = False):
+        super().__init__(layer, grid, restore_at, proportional)
         if window < 1 or window % 2 == 0:
             raise ValueError(f'window={window} must be odd and positive, such as 5.')
         if iterations < 1:
@@ -141,49 +144,25 @@ class Expedit(Reducer):
             raise ValueError(f'neighbors={neighbors} must be at least 1.')
         if restore not in ('feature', 'late'):
             raise ValueError(f"restore='{restore}' must be 'feature' or 'late'.")
-        self.layer, self.grid = layer, check_grid('grid', grid)
         self.window, self.iterations, self.temperature, self.neighbors = window, iterations, temperature, neighbors
-        self.restore_at, self.late = restore_at, restore == 'late'
+        self.late = restore == 'late'
 
     def bind(self, host: HostInfo) -> None:
-        check_layer('reducer.layer', self.layer, host.depth)
-        if self.restore_at is not None:
-            check_layer('reducer.restore_at', self.restore_at, host.depth)
-            if self.restore_at <= self.layer:
-                raise ValueError(f'reducer.restore_at={self.restore_at} must come after layer={self.layer}.')
+        super().bind(host)
         if self.late and (self.restore_at is not None or min(host.out_indices) < self.layer):
             raise ValueError("reducer.restore='late' needs every output of the backbone on the clustered tokens: take "
                              f"out_indices from {self.layer} on and no restore_at, or restore='feature'.")
 
-    def before(self, state: TokenState, i: int) -> None:
-        if i == self.layer:
-            self.reduce(state)
-        elif i == self.restore_at:
-            state.restore(self)
-
-    def reduce(self, state: TokenState) -> None:
-        raster = state.raster
-        grid = resolve_grid('reducer.grid', self.grid, raster)
-        if grid == raster:
-            return
-        valid = None if state.padding is None else ~state.padding
-        with ops.full_precision(state.x):
-            x = state.patches.float()
+    def pool(self, x, raster, grid, valid, exists):
+        with ops.full_precision(x):
             # Distances are made of products; what all tokens have in common would cost them their last digits.
+            x = x.float()
             origin = ops.pool_to_grid(x.detach(), raster, (1, 1), valid)
             x = x - origin
             centres, scale = cluster(x, raster, grid, self.window, self.iterations, self.temperature, valid)
-            exists = None
-            if valid is not None:
-                exists = ops.pool_to_grid(valid[..., None].float(), raster, grid)[..., 0] > 0
             with torch.no_grad():
                 weights = reconstruction_weights(x, centres, self.neighbors, scale, exists)
-        device, ratio = x.device, x.shape[1] / centres.shape[1]
-        state.reduce(
-            centres + origin,
-            WeightedSum(weights),
-            raster=grid,
-            owner=self,
-            padding=None if exists is None else ~exists,
-            coords=lambda _: ops.grid_coords(raster, grid, device),
-            sizes=lambda: torch.full((1, centres.shape[1]), ratio, device=device))
+                # A centre stands for what is rebuilt from it; where that is nothing, a trace is left for the logarithm.
+                real = x.new_ones(1, 1, x.shape[1]) if valid is None else valid[:, None].to(x.dtype)
+                sizes = (real @ weights)[:, 0].clamp(min=1e-3)
+        return centres + origin, WeightedSum(weights), sizes

@@ -104,8 +104,8 @@ class ToMe(Reducer):
             owner=self,
             coords=lambda centres: mean(centres.expand(index.shape[0], -1, -1)),
             sizes=new_sizes[..., 0],
+            proportional=self.proportional,
             padding=None if valid is None else ~valid.gather(1, stay))
-        state.proportional = self.proportional
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:
