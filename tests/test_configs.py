@@ -72,6 +72,8 @@ def test_changes_nothing_but_the_backbone(path):
     if reducer.get('restore') == 'late':
         assert cfg.model.type == 'mmtoken.TokenEncoderDecoder'
         cfg.model.type = 'EncoderDecoder'
+        for one in (cfg, *twins):
+            one.pop('custom_hooks', None)  # the feature cache does not keep how to restore
     assert any(cfg.to_dict() == twin.to_dict() for twin in twins)
 
 

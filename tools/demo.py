@@ -58,7 +58,7 @@ def pictures(paths) -> dict[str, np.ndarray]:
 def build(name: str, device: str) -> torch.nn.Module:
     """A model with the backbone's and the head's weights."""
     model = build_model(read_config(ROOT / 'configs' / CONFIGS[name]))
-    load_checkpoint(model.backbone, str(BACKBONE), map_location='cpu', strict=model.backbone.reducer is None)
+    load_checkpoint(model.backbone, str(BACKBONE), map_location='cpu', strict=True)
     load_checkpoint(model.decode_head, str(HEAD), map_location='cpu', strict=True)
     return model.to(device)
 

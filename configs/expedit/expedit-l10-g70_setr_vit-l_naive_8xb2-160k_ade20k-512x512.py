@@ -1,4 +1,4 @@
-# Expedit before block 10 of 24, 0.7 of each side: the paper's Segmenter setting (28x28 of 40x40).
+# Expedit before block 10 of 24, 0.7 of each side: the share that the paper takes for Segmenter ViT-L.
 _base_ = 'mmseg::setr/setr_vit-l_naive_8xb2-160k_ade20k-512x512.py'
 model = dict(
     backbone=dict(

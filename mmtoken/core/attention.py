@@ -30,7 +30,7 @@ def _key_bias_as_channels(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor, sca
     lo = (key_bias - hi.to(key_bias.dtype)).to(k.dtype)
     zeros = torch.zeros_like(hi)
     extra_k = torch.stack([hi, lo] + [zeros] * 6, dim=-1)
-    extra_q = q.new_tensor([1 / scale, 1 / scale] + [0.0] * 6).expand(*q.shape[:-1], 8)
+    extra_q = torch.cat([q.new_full((2, ), 1 / scale), q.new_zeros(6)]).expand(*q.shape[:-1], 8)
     return torch.cat([q, extra_q], -1), torch.cat([k, extra_k.expand(*k.shape[:-1], 8)], -1), F.pad(v, (0, 8))
 
 

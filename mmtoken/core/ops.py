@@ -1,7 +1,6 @@
 """Pure tensor functions that the methods are made of; no state, no modules, nothing but torch."""
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Optional
 
 import torch
@@ -21,62 +20,42 @@ def full_precision(x: Tensor) -> AbstractContextManager:
     return nullcontext()
 
 
-@dataclass(frozen=True)
-class Cells:
-    """Home cells of an ``H×W`` raster under an ``h×w`` grid, as index tables.
-
-    A cell holds the tokens ``(y, x)`` with ``⌊y·h/H⌋ = i`` and ``⌊x·w/W⌋ = j``. Where the sides do not divide, cells
-    differ in size, so each has ``t`` slots and a mask.
-
-    Args:
-        members (Tensor): Token of each slot ``(M, t)``, int64.
-        filled (Tensor): Whether a slot holds a token ``(M, t)``, bool.
-        home (Tensor): Cell of each token ``(N,)``, int64.
-        slot (Tensor): Place of each token in the flattened slots ``(N,)``, int64.
-    """
-
-    members: Tensor
-    filled: Tensor
-    home: Tensor
-    slot: Tensor
-
-
-def _cells_1d(size: int, cells: int, device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tokens ``(cells, t)`` of each cell of a line, which of them exist, the cell of each token, its slot."""
-    slots = -(-size // cells)
+def _cells_1d(size: int, cells: int, device) -> tuple[Tensor, Tensor]:
+    """Tokens ``(cells, t)`` of each cell of a line, and which of them exist."""
     start = (torch.arange(cells + 1, device=device) * size + cells - 1) // cells
-    token = start[:-1, None] + torch.arange(slots, device=device)
-    home = torch.arange(size, device=device) * cells // size
-    return token.clamp(max=size - 1), token < start[1:, None], home, torch.arange(size, device=device) - start[home]
+    token = start[:-1, None] + torch.arange(-(-size // cells), device=device)
+    return token.clamp(max=size - 1), token < start[1:, None]
 
 
-def home_cells(raster: tuple[int, int], grid: tuple[int, int], device=None) -> Cells:
-    """Tables of the home cells of ``raster`` under ``grid``; ``grid`` must not be larger on either side."""
-    (height, width), (h, w) = raster, grid
-    y, y_ok, y_home, y_slot = _cells_1d(height, h, device)
-    x, x_ok, x_home, x_slot = _cells_1d(width, w, device)
-    members = y[:, None, :, None] * width + x[None, :, None, :]
+def home_cells(raster: tuple[int, int], grid: tuple[int, int], device=None) -> tuple[Tensor, Tensor]:
+    """Home cells of an ``H×W`` raster under an ``h×w`` grid that is larger on neither side.
+
+    Cell ``(i, j)`` holds the tokens ``(y, x)`` with ``⌊y·h/H⌋ = i`` and ``⌊x·w/W⌋ = j``. Where the sides do not divide,
+    cells differ in size, so each has ``t`` slots and a mask.
+
+    Returns:
+        tuple[Tensor, Tensor]: Token of each slot ``(h·w, t)``, int64, and whether the slot holds one, bool.
+    """
+    y, y_ok = _cells_1d(raster[0], grid[0], device)
+    x, x_ok = _cells_1d(raster[1], grid[1], device)
+    members = y[:, None, :, None] * raster[1] + x[None, :, None, :]
     filled = y_ok[:, None, :, None] & x_ok[None, :, None, :]
-    slots = y.shape[1] * x.shape[1]
-    home = y_home[:, None] * w + x_home
-    slot = home * slots + y_slot[:, None] * x.shape[1] + x_slot
-    return Cells(members.reshape(h * w, slots), filled.reshape(h * w, slots), home.flatten(), slot.flatten())
+    return members.reshape(grid[0] * grid[1], -1), filled.reshape(grid[0] * grid[1], -1)
 
 
-def neighbours(centres: Tensor, grid: tuple[int, int], window: int, fill: float = 0.0) -> Tensor:
-    """The ``λ×λ`` centres around each centre of a grid.
+def neighbours(centres: Tensor, grid: tuple[int, int], window: int) -> Tensor:
+    """The ``λ×λ`` centres around each centre of a grid; zeros beyond the border.
 
     Args:
         centres (Tensor): ``(B, h·w, C)``.
         grid (tuple[int, int]): ``(h, w)``.
         window (int): λ, odd.
-        fill (float): Value of centres beyond the border.
 
     Returns:
         Tensor: ``(B, h·w, λ², C)``.
     """
     radius = window // 2
-    plane = F.pad(centres.unflatten(1, grid), (0, 0, radius, radius, radius, radius), value=fill)
+    plane = F.pad(centres.unflatten(1, grid), (0, 0, radius, radius, radius, radius))
     around = plane.unfold(1, window, 1).unfold(2, window, 1)  # (B, h, w, C, λ, λ), a view
     return around.permute(0, 1, 2, 4, 5, 3).flatten(3, 4).flatten(1, 2)
 
@@ -128,12 +107,6 @@ def grid_coords(raster: tuple[int, int], grid: tuple[int, int], device=None) -> 
     """Centres of the cells of a grid in units of ``raster``'s tokens ``(1, h·w, 2)``, fp32, first token at 0."""
     axes = [(torch.arange(n, device=device) + 0.5) * (size / n) - 0.5 for size, n in zip(raster, grid)]
     return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).reshape(1, -1, 2)
-
-
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """``‖a−b‖²`` of all pairs: ``(…, n, C)``, ``(…, m, C)`` → ``(…, n, m)``, by one matrix product."""
-    return (a.square().sum(-1, keepdim=True) + b.square().sum(-1).unsqueeze(-2) - 2 * a @ b.transpose(-1, -2)).clamp(
-        min=0)
 
 
 def bipartite_match(metric: Tensor, r: int, valid: Optional[Tensor] = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Reducer: the one interface between a token reduction method and a host."""
 
-from dataclasses import dataclass
-from typing import ClassVar, Optional, Sequence
+from dataclasses import dataclass, replace
+from typing import Callable, ClassVar, Optional, Sequence
 
 from torch import Tensor, nn
 
@@ -114,6 +114,7 @@ class GridReducer(Reducer):
         if state.padding is not None:
             valid = ~state.padding
             exists = ops.pool_to_grid(valid[..., None].float(), raster, grid)[..., 0] > 0
+        before = replace(state)
         tokens, restore, sizes = self.pool(state.patches, raster, grid, valid, exists)
         state.reduce(
             tokens,
@@ -122,11 +123,11 @@ class GridReducer(Reducer):
             owner=self,
             padding=None if exists is None else ~exists,
             coords=lambda _: ops.grid_coords(raster, grid, tokens.device),
-            sizes=sizes * (state.grid[0] * state.grid[1] / (raster[0] * raster[1])),  # above another reduction
-            proportional=self.proportional)
+            sizes=lambda: sizes(before.sizes),
+            proportional=self.proportional or state.proportional)
 
     def pool(self, x: Tensor, raster: tuple[int, int], grid: tuple[int, int], valid: Optional[Tensor],
-             exists: Optional[Tensor]) -> tuple[Tensor, Restore, Tensor]:
+             exists: Optional[Tensor]) -> tuple[Tensor, Restore, Callable[[Tensor], Tensor]]:
         """Makes the coarser grid.
 
         Args:
@@ -137,8 +138,8 @@ class GridReducer(Reducer):
             exists (Tensor, optional): Cells of the grid with a valid patch ``(B, h·w)``, bool.
 
         Returns:
-            tuple[Tensor, Restore, Tensor]: Tokens ``(B, h·w, C)``, the way back, and how many of the old tokens each
-            stands for ``(B or 1, h·w)``, fp32, above 0.
+            tuple[Tensor, Restore, Callable]: Tokens ``(B, h·w, C)``; the way back; and a function that makes their
+            sizes ``(B or 1, h·w)``, above 0, from those of the old ones ``(B or 1, H·W)``, called when it is asked for.
         """
         raise NotImplementedError
 
@@ -152,6 +153,8 @@ class ReducerSequence(Reducer):
 
     def __init__(self, reducers: Sequence[Reducer]):
         super().__init__()
+        if not reducers:
+            raise ValueError('reducer=[] is empty; leave it out, or name at least one method.')
         self.reducers = nn.ModuleList(reducers)
         self.dynamic = any(r.dynamic for r in reducers)
         self.trainable = any(r.trainable for r in reducers)
@@ -161,6 +164,9 @@ class ReducerSequence(Reducer):
     def bind(self, host: HostInfo) -> None:
         for reducer in self.reducers:
             reducer.bind(host)
+        if any(reducer.late for reducer in list(self.reducers)[:-1]):
+            raise ValueError("reducer.restore='late' must be the last of several reducers: the head runs on its "
+                             'raster.')
 
     def before(self, state: TokenState, i: int) -> None:
         for reducer in self.reducers:

@@ -69,12 +69,13 @@ def merges_per_block(r: Union[int, Sequence[int], None], keep: Optional[float], 
     if (r is None) == (keep is None):
         raise ValueError(f'Give either r or keep, not r={r!r} and keep={keep!r}.')
     if keep is not None:
-        if not 0 < keep <= 1:
-            raise ValueError(f'keep={keep} is outside (0, 1]; give the part of the tokens to keep to the end.')
+        if not isinstance(keep, (int, float)) or not 0 < keep <= 1:
+            raise ValueError(f'keep={keep!r} is outside (0, 1]; give the part of the tokens to keep to the end.')
         return [1 - float(keep)**(1 / depth)] * depth
     steps = list(r) if isinstance(r, (list, tuple)) else [r] * depth
     if any(not isinstance(s, int) or s < 0 for s in steps):
         raise ValueError(f'r={r!r} must be made of integers >= 0; a part of the tokens is keep.')
     if len(steps) != depth:
-        raise ValueError(f'r has {len(steps)} entries; this model has {depth} blocks, so give {depth}, or one number.')
+        raise ValueError(f'r has {len(steps)} entries; this model merges in {depth} blocks: give one for each, or one '
+                         'number.')
     return steps

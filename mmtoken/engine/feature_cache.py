@@ -33,7 +33,7 @@ class FeatureCacheHook(Hook):
         """Puts the cache in front of the backbone.
 
         Raises:
-            ValueError: If the backbone is being trained.
+            ValueError: If the backbone is being trained, or its reducer is late.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         backbone = model.backbone
@@ -41,8 +41,11 @@ class FeatureCacheHook(Hook):
         if trained:
             raise ValueError(f'FeatureCacheHook needs a frozen backbone, but backbone.{trained[0]} is trained; set '
                              'backbone.frozen=True or remove the hook.')
+        if getattr(getattr(backbone, 'reducer', None), 'late', False):
+            raise ValueError("FeatureCacheHook keeps maps, not how to restore them: set custom_hooks=[] with "
+                             "reducer.restore='late'.")
         settings = {k: v for k, v in runner.cfg.model.backbone.items() if k != 'init_cfg'}
-        digest = hashlib.blake2b(repr(sorted(settings.items())).encode(), digest_size=8)
+        digest = hashlib.blake2b(repr([self.dtype, *sorted(settings.items())]).encode(), digest_size=8)
         for name, value in backbone.state_dict().items():
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         self.folder = self.cache_dir / digest.hexdigest()

@@ -28,12 +28,14 @@ def build_reducer(cfg: Union[dict, Sequence[dict], None]) -> Optional[Reducer]:
     """
     if cfg is None or isinstance(cfg, Reducer):
         return cfg
+    if isinstance(cfg, str):
+        raise ValueError(f"reducer='{cfg}' must be a dict, such as reducer=dict(type='{cfg}', …).")
     if not isinstance(cfg, dict):
         return ReducerSequence([build_reducer(one) for one in cfg])
     args = dict(cfg)
     name = args.pop('type', None)
     REDUCERS.import_from_location()
-    method = REDUCERS.module_dict.get(str(name).removeprefix('mmtoken.'))
+    method = name if isinstance(name, type) else REDUCERS.module_dict.get(str(name).removeprefix('mmtoken.'))
     if method is None:
         known = ', '.join(f'mmtoken.{known}' for known in sorted(REDUCERS.module_dict))
         raise ValueError(f"reducer.type='{name}' is not a token reduction method; choose one of {known}.")

@@ -30,9 +30,9 @@ def relative_bias(table: Tensor, index: Tensor, window: tuple[int, int], state: 
         return table[index.view(-1)].view(*index.shape, -1).permute(2, 0, 1)[None]
     height, width = window
     plane = table[:-3].t().reshape(1, -1, 2 * height - 1, 2 * width - 1)
-    centres = state.coords.flip(-1)  # grid_sample wants (x, y)
-    batch, n, _ = centres.shape
-    offsets = (centres[:, :, None] - centres[:, None]) / centres.new_tensor([max(width - 1, 1), max(height - 1, 1)])
+    batch, n, _ = state.coords.shape
+    dy, dx = (state.coords[:, :, None] - state.coords[:, None]).unbind(-1)
+    offsets = torch.stack([dx / max(width - 1, 1), dy / max(height - 1, 1)], dim=-1)  # grid_sample wants (x, y)
     bias = F.grid_sample(plane.float(), offsets.view(1, batch * n, n, 2), align_corners=True, padding_mode='border')
     bias = bias.view(-1, batch, n, n).transpose(0, 1).to(table.dtype)
     to_tokens, from_tokens, to_itself = table[-3:].unsqueeze(-1).unbind(0)

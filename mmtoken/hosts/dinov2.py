@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmtoken.core import TokenState, self_attention
@@ -163,6 +164,8 @@ class TokenDINOv2(TokenHost, BaseModule):
         self.init_reducer(reducer)
 
     def init_weights(self):
+        if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
+            return self.load_pretrained(self.init_cfg['checkpoint'], self.init_cfg.get('prefix', ''))
         if self.init_cfg is not None:
             return super().init_weights()
         for name, parameter in self.named_parameters():
@@ -170,6 +173,29 @@ class TokenDINOv2(TokenHost, BaseModule):
                 continue
             if name in ('cls_token', 'pos_embed', 'register_tokens') or parameter.dim() == 2:
                 nn.init.trunc_normal_(parameter, std=0.02)
+
+    def load_pretrained(self, path: str, prefix: str = '') -> None:
+        """Loads a checkpoint, all of it: a backbone that is frozen half at random would go unnoticed.
+
+        Args:
+            path (str): File or address.
+            prefix (str): Take the parameters under this name, such as ``backbone.``.
+
+        Raises:
+            ValueError: If it was made for another architecture.
+        """
+        state = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        state = state.get('state_dict', state)
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and 'mask_token' not in k}
+        own = {k: v for k, v in self.state_dict().items() if not k.startswith('reducer.')}
+        wrong = [f'{k} is missing' for k in own if k not in state]
+        wrong += [f'{k} is unknown' for k in state if k not in own and not k.startswith('reducer.')]
+        wrong += [f'{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}' for k, v in own.items()
+                  if k in state and state[k].shape != v.shape]
+        if wrong:
+            raise ValueError(f'backbone.init_cfg.checkpoint={path} was made for another architecture ({wrong[0]}); set '
+                             'backbone.arch, num_registers, img_size and patch_size as it was made.')
+        self.load_state_dict(state, strict=False)
 
     def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Position embedding of the class token ``(1, 1, C)`` and of the patches ``(1, H·W, C)``."""

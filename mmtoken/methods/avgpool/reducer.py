@@ -2,6 +2,8 @@
 
 from typing import Optional
 
+from torch import Tensor
+
 from mmtoken.core import GridReducer, Interpolate, ops
 from mmtoken.core.schedule import Grid
 from mmtoken.registry import REDUCERS
@@ -22,7 +24,8 @@ class AvgPool(GridReducer):
 
     paper = 'No paper; the baseline of SegFormer++ (2x2), 2405.14467'
     identity_example = dict(layer=1, grid=1.0)
-    examples = (dict(layer=2, grid=0.75), dict(layer=2, grid=0.5), dict(layer=1, grid=0.5, mode='nearest', proportional=True))
+    examples = (dict(layer=2, grid=0.75), dict(layer=2, grid=0.5),
+                dict(layer=1, grid=0.5, mode='nearest', proportional=True))
 
     def __init__(self,
                  layer: int,
@@ -37,5 +40,8 @@ class AvgPool(GridReducer):
 
     def pool(self, x, raster, grid, valid, exists):
         tokens = ops.pool_to_grid(x, raster, grid, valid)
-        sizes = x.new_full((1, tokens.shape[1]), x.shape[1] / tokens.shape[1]).float()
+
+        def sizes(old: Tensor) -> Tensor:
+            return ops.pool_to_grid(old[..., None], raster, grid)[..., 0] * (x.shape[1] / tokens.shape[1])
+
         return tokens, Interpolate(grid, raster, self.mode), sizes

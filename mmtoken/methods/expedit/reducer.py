@@ -39,19 +39,19 @@ def cluster(x: Tensor,
         tuple[Tensor, Tensor]: Centres ``(B, h·w, C)`` and the temperature used ``(B, 1, 1)``.
     """
     batch, _, dims = x.shape
-    cells = ops.home_cells(raster, grid, x.device)
-    count, slots = cells.members.shape
-    tokens = x[:, cells.members.flatten()].view(batch, count, slots, dims)
-    filled = cells.filled.expand(batch, -1, -1)
+    members, filled = ops.home_cells(raster, grid, x.device)
+    count, slots = members.shape
+    tokens = x[:, members.flatten()].view(batch, count, slots, dims)
+    filled = filled.expand(batch, -1, -1)
     centres = ops.pool_to_grid(x, raster, grid, valid)
     exists = x.new_ones(1, count, 1)
     if valid is not None:
-        filled = filled & valid[:, cells.members.flatten()].view(batch, count, slots)
+        filled = filled & valid[:, members.flatten()].view(batch, count, slots)
         exists = ops.pool_to_grid(valid[..., None].to(x.dtype), raster, grid).gt(0).to(x.dtype)
     forbidden = ops.neighbours(exists, grid, window).transpose(-1, -2) == 0  # beyond the border, or padding only
     weight_of_slot = filled[..., None].to(x.dtype)
 
-    scale = None if temperature == 'auto' else x.new_tensor(float(temperature)).expand(batch, 1, 1)
+    scale = None if temperature == 'auto' else x.new_full((batch, 1, 1), float(temperature))
     for _ in range(iterations):
         with torch.no_grad():
             around = ops.neighbours(centres, grid, window)
@@ -162,7 +162,10 @@ class Expedit(GridReducer):
             centres, scale = cluster(x, raster, grid, self.window, self.iterations, self.temperature, valid)
             with torch.no_grad():
                 weights = reconstruction_weights(x, centres, self.neighbors, scale, exists)
-                # A centre stands for what is rebuilt from it; where that is nothing, a trace is left for the logarithm.
-                real = x.new_ones(1, 1, x.shape[1]) if valid is None else valid[:, None].to(x.dtype)
-                sizes = (real @ weights)[:, 0].clamp(min=1e-3)
+
+        def sizes(old: Tensor) -> Tensor:
+            # A centre stands for what is rebuilt from it; where that is nothing, a trace is left for the logarithm.
+            real = old.expand(x.shape[0], -1) if valid is None else old * valid
+            return (real[:, None] @ weights)[:, 0].clamp(min=1e-3)
+
         return centres + origin, WeightedSum(weights), sizes

@@ -60,7 +60,10 @@ class ToMe(Reducer):
                  layers: Optional[Sequence[int]] = None,
                  proportional: bool = True):
         super().__init__()
-        depth = len(r) if isinstance(r, Sequence) else 1
+        if layers is not None and (not isinstance(layers, Sequence) or isinstance(layers, str) or not layers
+                                   or len(set(layers)) < len(layers)):
+            raise ValueError(f'layers={layers!r} must be a list of different blocks, such as [3, 6, 9].')
+        depth = len(r) if isinstance(r, Sequence) and not isinstance(r, str) else 1
         merges_per_block(r, keep, depth)  # refuses bad numbers before the model is built
         self.r, self.keep, self.layers, self.proportional = r, keep, layers, proportional
 
@@ -72,6 +75,9 @@ class ToMe(Reducer):
         self.steps = dict(zip(layers, merges_per_block(self.r, self.keep, len(layers))))
 
     def between(self, state: TokenState, i: int) -> None:
+        if state.lengths is not None:
+            raise ValueError('reducer ToMe merges the same number of tokens in each image, and a method before it left '
+                             'unequal ones; put ToMe first.')
         n = state.x.shape[1] - state.num_prefix
         step = self.steps.get(i, 0)
         r = min(step if isinstance(step, int) else round(n * step), n // 2)
@@ -104,7 +110,7 @@ class ToMe(Reducer):
             owner=self,
             coords=lambda centres: mean(centres.expand(index.shape[0], -1, -1)),
             sizes=new_sizes[..., 0],
-            proportional=self.proportional,
+            proportional=self.proportional or state.proportional,
             padding=None if valid is None else ~valid.gather(1, stay))
 
 
