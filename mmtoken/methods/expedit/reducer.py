@@ -56,7 +56,8 @@ def cluster(x: Tensor,
         with torch.no_grad():
             around = ops.neighbours(centres, grid, window)
             # ‖x‖² is the same for all candidates of a token and cancels in the softmax.
-            scores = 2 * tokens @ around.transpose(-1, -2) - around.square().sum(-1).unsqueeze(-2)
+            norms = ops.neighbours(centres.square().sum(-1, keepdim=True), grid, window).transpose(-1, -2)
+            scores = 2 * tokens @ around.transpose(-1, -2) - norms
             scores = scores.masked_fill(forbidden, ops.MASKED)
             if scale is None:
                 nearest = (tokens.square().sum(-1, keepdim=True) - scores.amax(-1, keepdim=True)).clamp(min=0)
