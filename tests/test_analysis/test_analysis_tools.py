@@ -82,6 +82,15 @@ def test_get_flops_refuses_in_one_line(configs, monkeypatch, args, message):
     assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize('tool', ['get_flops', 'benchmark'])
+def test_what_the_first_image_shows_is_one_line(configs, monkeypatch, tool):
+    config = configs / 'large.py'
+    config.write_text("_base_ = ['pooled.py']\nmodel = dict(backbone=dict(reducer=dict(grid=(9, 9))))\n")
+    with pytest.raises(SystemExit, match="larger than the image's 4x6 tokens") as caught:
+        run(monkeypatch, tool, config)
+    assert '\n' not in str(caught.value)
+
+
 def test_benchmark(configs, monkeypatch, capsys):
     run(monkeypatch, 'benchmark', configs / 'dense.py', configs / 'pooled.py', '--stock', '--batch', 1, 2, '--images',
         configs, '--rounds', 3, '--warmup', 1, '--threads', 1, '--device', 'cpu', '--json', configs / 'out.json')

@@ -19,7 +19,7 @@ import torch
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import environment, inference_path, interleave, paired_ratio, segmentor_macs, spread
 from mmtoken.analysis.loading import build_model, image_shape, read_config, read_images, stock_config
-from mmtoken.engine.checks import UserError
+from mmtoken.engine.checks import UserError, one_line_errors
 
 HEAD = ('model', 'batch', 'ms/image (p10-p90)', 'speed-up (95 %)', 'GMACs', 'MAC ratio', 'speed-up ÷ MAC speed-up')
 
@@ -55,7 +55,7 @@ def build(args: argparse.Namespace) -> tuple[dict, tuple[int, int]]:
     if args.stock:
         stock = stock_config(base, next(iter(models.values())))
         if stock is None:
-            raise ValueError('--stock: upstream has no class behind the backbone of the first config.')
+            raise UserError('--stock: upstream has no class behind the backbone of the first config.')
         models['stock'] = build_model(stock, args.checkpoint)
     return models, image_shape(base, args.shape)
 
@@ -78,18 +78,16 @@ def run_lengths(counts: list) -> str:
     return ', '.join(f'{count} x{times}' if times > 1 else str(count) for count, times in runs)
 
 
+@one_line_errors()
 def main():
     args = parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    try:
-        models, shape = build(args)
-        baseline = next(iter(models))
-        torch.manual_seed(0)
-        images = read_images(models[baseline], args.images, shape, args.num) if args.images else \
-            torch.randn(max(args.batch), 3, *shape)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    models, shape = build(args)
+    baseline = next(iter(models))
+    torch.manual_seed(0)
+    images = read_images(models[baseline], args.images, shape, args.num) if args.images else \
+        torch.randn(max(args.batch), 3, *shape)
     images = images.to(args.device)
 
     macs, tokens = {}, {}

@@ -17,7 +17,7 @@ from mmengine.config import DictAction
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import CONVENTION, part_table, segmentor_macs
 from mmtoken.analysis.loading import build_model, image_shape, read_config, read_images
-from mmtoken.engine.checks import UserError
+from mmtoken.engine.checks import UserError, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,26 +32,24 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@one_line_errors()
 def main():
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
-    try:
-        shape = image_shape(cfg, args.shape)
-        model = build_model(cfg, args.checkpoint)
-        dynamic = any(getattr(module, 'dynamic', False) for module in model.modules())
-        if args.images:
-            images = read_images(model, args.images, shape, args.num)
-            reports = [segmentor_macs(model, image[None]) for image in images]
-        elif dynamic:
-            raise ValueError('The token count of this method depends on the picture; give --images DIR.')
-        else:
-            try:
-                reports = [segmentor_macs(model.to('meta'), shape)]
-            except (RuntimeError, TypeError):  # it reads values, or asks the device for what meta has not
-                model = build_model(cfg, args.checkpoint)
-                reports = [segmentor_macs(model, shape)]
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    shape = image_shape(cfg, args.shape)
+    model = build_model(cfg, args.checkpoint)
+    dynamic = any(getattr(module, 'dynamic', False) for module in model.modules())
+    if args.images:
+        images = read_images(model, args.images, shape, args.num)
+        reports = [segmentor_macs(model, image[None]) for image in images]
+    elif dynamic:
+        raise UserError('The token count of this method depends on the picture; give --images DIR.')
+    else:
+        try:
+            reports = [segmentor_macs(model.to('meta'), shape)]
+        except (RuntimeError, TypeError):  # it reads values, or asks the device for what meta has not
+            model = build_model(cfg, args.checkpoint)
+            reports = [segmentor_macs(model, shape)]
 
     tables = [dict(part_table(report, model)) for report in reports]
     parts = {name: [table.get(name, 0) for table in tables] for table in tables for name in table}
