@@ -35,7 +35,7 @@ CONFIGS = dict(
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--image', type=Path, nargs='+', help="pictures (scikit-learn's photo of a street in Beijing)")
+    parser.add_argument('--image', type=Path, nargs='+', help="pictures (by default a photograph that scikit-learn ships)")
     parser.add_argument('--method', nargs='+', default=['expedit', 'tome'], choices=list(CONFIGS)[1:])
     parser.add_argument('--out-dir', type=Path, default=Path('outputs'), help='folder for the pictures')
     parser.add_argument('--rounds', type=int, default=5, help='timed runs of each model')
@@ -47,7 +47,7 @@ def pictures(paths) -> dict[str, np.ndarray]:
     """Pictures ``(h, w, 3)``, BGR, uint8, by name."""
     if not paths:
         from sklearn.datasets import load_sample_image
-        return dict(street=load_sample_image('china.jpg')[..., ::-1].copy())
+        return dict(china=load_sample_image('china.jpg')[..., ::-1].copy())
     read = {path.stem: cv2.imread(str(path)) for path in paths}
     bad = [str(path) for path in paths if read[path.stem] is None]
     if bad:
