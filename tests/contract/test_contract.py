@@ -334,7 +334,9 @@ def test_reducers_stack(case, first):
     outs = run(host, inputs)
     assert all(out.shape[2:] == (5, 9) and out.isfinite().all() for out in outs)
     assert sum(host.token_counts(inputs)) < sum(case.build(args, size=(20, 36)).token_counts(inputs))
-    assert close(outs, [torch.cat(maps) for maps in zip(*(run(host, inputs[b:b + 1]) for b in range(4)))], 3e-5)
+    # Two soft k-means on top of one another enlarge the rounding of a batched product to 3.2e-5 (seen in a dozen runs,
+    # half of them fp64, since distances are fp32 there too); what batch mates could do is a thousand times that.
+    assert close(outs, [torch.cat(maps) for maps in zip(*(run(host, inputs[b:b + 1]) for b in range(4)))], 1e-4)
 
 
 @pytest.mark.parametrize('host', HOSTS)

@@ -305,8 +305,8 @@ def test_autocast(randomize):
 @pytest.mark.parametrize('other', [dict(num_registers=4), dict(img_size=64), dict(patch_size=8)], ids=str)
 def test_pretrained_checkpoint_of_another_architecture(tmp_path, other):
     """A frozen backbone that is half random would train a head without a word."""
-    from mmtoken.registry import MODELS
-    args = dict(type='TokenDINOv2', arch=dict(embed_dims=32, num_layers=2, num_heads=2), img_size=32, patch_size=4)
+    arch = dict(embed_dims=32, num_layers=2, num_heads=2)
+    args = dict(type='mmtoken.TokenDINOv2', arch=arch, img_size=32, patch_size=4)
     made = MODELS.build(args)
     torch.save(dict(state_dict={**made.state_dict(), 'mask_token': torch.zeros(1, 32)}), tmp_path / 'made.pth')
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'made.pth'))
