@@ -6,11 +6,13 @@ backends: ``varlen`` (CUDA, half precision), ``padded`` (fused kernel with a mas
 the reference).
 """
 
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .packing import Packing
 
 try:  # torch >= 2.10
     from torch.nn.attention.varlen import varlen_attn
@@ -76,7 +78,7 @@ def dense_attention(q: Tensor,
 def ragged_attention(q: Tensor,
                      k: Tensor,
                      v: Tensor,
-                     lengths: Tensor,
+                     lengths: Union[Tensor, Packing],
                      *,
                      scale: Optional[float] = None,
                      key_bias: Optional[Tensor] = None,
@@ -88,11 +90,13 @@ def ragged_attention(q: Tensor,
         q (Tensor): Packed queries ``(ΣL, heads, d)``.
         k (Tensor): Packed keys ``(ΣL, heads, d)``.
         v (Tensor): Packed values ``(ΣL, heads, d)``.
-        lengths (Tensor): Tokens of each image ``(B,)``, int64, summing to ΣL.
+        lengths (Tensor | Packing): Tokens of each image ``(B,)``, int64, summing to ΣL; a packing of them spares the
+            host a look at the numbers.
         scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
         key_bias (Tensor, optional): Added to the scores of each key ``(ΣL,)``.
         dropout_p (float): Dropout of the attention weights. Defaults to 0.
-        backend (str): ``varlen``, ``padded``, ``loop`` or ``auto`` (varlen where it can run, else padded).
+        backend (str): ``varlen``, ``padded``, ``loop`` or ``auto``: varlen where it can run, else padded on an
+            accelerator, where one launch is cheaper than many, and loop on the CPU, which needs no padding.
 
     Returns:
         Tensor: ``(ΣL, heads, d)``.
@@ -106,46 +110,37 @@ def ragged_attention(q: Tensor,
     if backend == 'varlen' and not can_varlen:
         raise ValueError("backend='varlen' needs torch >= 2.10, CUDA, fp16 or bf16 and no dropout; use 'padded'.")
     if backend == 'auto':
-        backend = 'varlen' if can_varlen else 'padded'
+        backend = 'varlen' if can_varlen else 'padded' if q.is_cuda else 'loop'
     scale = q.shape[-1]**-0.5 if scale is None else scale
-    return _RAGGED[backend](q, k, v, lengths, scale, key_bias, dropout_p)
+    return _RAGGED[backend](q, k, v, Packing.of(lengths), scale, key_bias, dropout_p)
 
 
-def _varlen(q, k, v, lengths, scale, key_bias, dropout_p):
+def _varlen(q, k, v, packing, scale, key_bias, dropout_p):
     width = v.shape[-1]
     if key_bias is not None:
         q, k, v = _key_bias_as_channels(q, k, v, key_bias[:, None], scale)
-    ends = F.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-    longest = int(lengths.max())
+    ends, longest = packing.ends.to(torch.int32), packing.longest
     return varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale)[..., :width]
 
 
-def _padded(q, k, v, lengths, scale, key_bias, dropout_p):
-    longest = int(lengths.max())
-    valid = torch.arange(longest, device=q.device) < lengths[:, None]
-
-    def pad(packed: Tensor) -> Tensor:
-        out = packed.new_zeros(valid.shape + packed.shape[1:])
-        out[valid] = packed
-        return out
-
-    mask = torch.zeros(valid.shape, device=q.device, dtype=q.dtype).masked_fill(~valid, torch.finfo(q.dtype).min)
+def _padded(q, k, v, packing, scale, key_bias, dropout_p):
+    mask = torch.zeros(packing.valid.shape, device=q.device, dtype=q.dtype)
+    mask = mask.masked_fill(~packing.valid, torch.finfo(q.dtype).min)
     if key_bias is not None:
-        mask = mask + pad(key_bias.to(q.dtype))
-    mask = mask[:, None, None, :].expand(-1, 1, longest, -1)
-    q, k, v = (pad(t).transpose(1, 2) for t in (q, k, v))
+        mask = mask + packing.pad(key_bias.to(q.dtype))
+    mask = mask[:, None, None, :].expand(-1, 1, packing.longest, -1)
+    q, k, v = (packing.pad(t).transpose(1, 2) for t in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p, scale=scale)
-    return out.transpose(1, 2)[valid]
+    return packing.unpad(out.transpose(1, 2))
 
 
-def _loop(q, k, v, lengths, scale, key_bias, dropout_p):
-    outs, start = [], 0
-    for length in lengths.tolist():
-        part = slice(start, start + length)
-        one = (t[part].transpose(0, 1)[None] for t in (q, k, v))
-        bias = None if key_bias is None else key_bias[None, part]
+def _loop(q, k, v, packing, scale, key_bias, dropout_p):
+    outs = []
+    biases = [None] * len(packing) if key_bias is None else key_bias.split(packing.sizes)
+    for *one, bias in zip(*(t.split(packing.sizes) for t in (q, k, v)), biases):
+        one = (t.transpose(0, 1)[None] for t in one)
+        bias = None if bias is None else bias[None]
         outs.append(dense_attention(*one, scale=scale, key_bias=bias, dropout_p=dropout_p)[0].transpose(0, 1))
-        start += length
     return torch.cat(outs)
 
 
@@ -155,7 +150,7 @@ _RAGGED = dict(varlen=_varlen, padded=_padded, loop=_loop)
 def self_attention(qkv: Tensor,
                    num_heads: int,
                    *,
-                   lengths: Optional[Tensor] = None,
+                   lengths: Union[Tensor, Packing, None] = None,
                    scale: Optional[float] = None,
                    bias: Optional[Tensor] = None,
                    key_bias: Optional[Tensor] = None,
@@ -166,7 +161,7 @@ def self_attention(qkv: Tensor,
         qkv (Tensor): ``(B, L, 3·C)``, or packed ``(ΣL, 3·C)`` when ``lengths`` is given; q, k, v one after the other,
             each of them head by head.
         num_heads (int): Attention heads.
-        lengths (Tensor, optional): Tokens of each image ``(B,)`` of a packed batch.
+        lengths (Tensor | Packing, optional): Tokens of each image ``(B,)`` of a packed batch.
         scale, bias, key_bias, dropout_p: See :func:`dense_attention`; a ragged batch takes no ``bias``.
 
     Returns:

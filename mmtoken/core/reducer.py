@@ -1,7 +1,7 @@
 """Reducer: the one interface between a token reduction method and a host."""
 
 from dataclasses import dataclass, replace
-from typing import Callable, ClassVar, Optional, Sequence
+from typing import Any, Callable, ClassVar, Optional, Sequence
 
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ class HostInfo:
         embed_dims (int): Width C of a token.
         num_heads (int): Attention heads.
         out_indices (tuple[int, ...]): Blocks after which the host gives out features.
+        num_prefix (int): Class and register tokens.
         position (str): ``absolute`` when positions are in the tokens, ``relative`` when attention reads them.
     """
 
@@ -26,6 +27,7 @@ class HostInfo:
     embed_dims: int
     num_heads: int
     out_indices: tuple[int, ...]
+    num_prefix: int = 0
     position: str = 'absolute'
 
 
@@ -49,8 +51,13 @@ class Reducer(nn.Module):
     identity_example: ClassVar[dict] = {}
     examples: ClassVar[Sequence[dict]] = ()
 
+    #: The argument that takes the configs of the model's auxiliary heads where the config leaves it out.
+    auxiliary: ClassVar[Optional[str]] = None
+
     #: Whether features leave the host on the reduced raster and are restored after the head.
     late: bool = False
+    #: Why the model has to let the method complete what its head makes of the features; empty if it need not.
+    completes: str = ''
 
     def bind(self, host: HostInfo) -> None:
         """Checks the arguments against the host, before any work starts.
@@ -67,6 +74,30 @@ class Reducer(nn.Module):
 
     def after(self, state: TokenState, i: int) -> None:
         """Runs after block ``i``, before its features are given out."""
+
+    def complete(self, state: TokenState, head: nn.Module, feats: tuple) -> Any:
+        """Runs a head and completes its output to the full grid; for methods that set ``completes``.
+
+        Args:
+            state (TokenState): The state that the features came with.
+            head (nn.Module): An mmseg decode head; its ``forward`` takes ``feats``.
+            feats (tuple[Tensor]): Feature maps.
+
+        Returns:
+            Tensor: Logits on the full grid ``(B, classes, H, W)``, or a multiple of it, or whatever else the head's
+            ``predict_by_feat`` and ``loss_by_feat`` take.
+
+        Raises:
+            ValueError: If the method cannot complete what this head gives.
+        """
+        logits = head.forward(feats)
+        if not self.late:
+            return logits
+        if not isinstance(logits, Tensor) or logits.shape[-2:] != tuple(state.raster):
+            raise ValueError(f"reducer.restore='late' needs a head with one logit map on the tokens it gets; "
+                             f"{type(head).__name__} gives another shape. Set restore='feature'.")
+        full = state.dense(logits.flatten(2).transpose(1, 2))
+        return full.transpose(1, 2).unflatten(2, state.grid)
 
     def losses(self, state: TokenState, targets: Optional[list] = None) -> dict[str, Tensor]:
         """Losses of a trainable method, by name; empty for the others."""
@@ -160,6 +191,7 @@ class ReducerSequence(Reducer):
         self.trainable = any(r.trainable for r in reducers)
         self.needs_keys = any(r.needs_keys for r in reducers)
         self.late = any(r.late for r in reducers)
+        self.completes = next((r.completes for r in reducers if r.completes), '')
 
     def bind(self, host: HostInfo) -> None:
         for reducer in self.reducers:
@@ -167,6 +199,8 @@ class ReducerSequence(Reducer):
         if any(reducer.late for reducer in list(self.reducers)[:-1]):
             raise ValueError("reducer.restore='late' must be the last of several reducers: the head runs on its "
                              'raster.')
+        if sum(bool(reducer.completes) for reducer in self.reducers) > 1:
+            raise ValueError('reducer=[…]: two of the methods complete the logits of the head; leave one of them out.')
 
     def before(self, state: TokenState, i: int) -> None:
         for reducer in self.reducers:
@@ -179,6 +213,9 @@ class ReducerSequence(Reducer):
     def after(self, state: TokenState, i: int) -> None:
         for reducer in self.reducers:
             reducer.after(state, i)
+
+    def complete(self, state: TokenState, head: nn.Module, feats: tuple) -> Any:
+        return next((r for r in self.reducers if r.completes), super()).complete(state, head, feats)
 
     def losses(self, state: TokenState, targets: Optional[list] = None) -> dict[str, Tensor]:
         return {k: v for reducer in self.reducers for k, v in reducer.losses(state, targets).items()}

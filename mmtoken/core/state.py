@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .packing import Packing
+
 
 class Restore:
     """Undoes one reduction: a linear map from the reduced patch tokens back to those before it."""
@@ -79,16 +81,19 @@ class Scatter(Restore):
     """New tokens go back to where they were taken from; the tokens that were dropped come back as they were saved.
 
     Args:
-        saved (Tensor): All tokens before the reduction ``(B, P+N, C)``.
-        mask (Tensor): Which of them went on, ``(B, P+N)``, bool, prefix included.
+        saved (Tensor): All tokens before the reduction ``(B, P+N, C)``, or packed ``(ΣL, C)``.
+        mask (Tensor): Which of them went on, ``(B, P+N)`` or ``(ΣL,)``, bool, prefix included.
+        rows (Tensor, optional): The same as indices among all rows ``(M,)``, int64, where they are known already.
     """
 
-    def __init__(self, saved: Tensor, mask: Tensor):
+    def __init__(self, saved: Tensor, mask: Tensor, rows: Optional[Tensor] = None):
         self.saved, self.mask = saved, mask
+        self.rows = mask.flatten().nonzero()[:, 0] if rows is None else rows
 
     def __call__(self, x: Tensor, num_prefix: int) -> Tensor:
         # The rows of a (B, L, C) batch in raster order are the packed rows, so both layouts go one way.
-        return self.saved.to(x.dtype).masked_scatter(self.mask[..., None], x.reshape(-1, x.shape[-1]))
+        old = self.saved.to(x.dtype).flatten(0, -2)
+        return old.index_copy(0, self.rows, x.reshape(-1, x.shape[-1])).view(self.saved.shape)
 
 
 @dataclass
@@ -100,7 +105,7 @@ class Reduction:
     coords: Any
     sizes: Any
     padding: Optional[Tensor]
-    lengths: Optional[Tensor]
+    packing: Optional[Packing]
     proportional: bool
     owner: Any = None
 
@@ -126,8 +131,8 @@ class TokenState:
     padding: Optional[Tensor] = None
     #: ``(h, w)`` when the patch tokens now lie on a raster, in its order; None otherwise.
     raster: Optional[tuple[int, int]] = None
-    #: Tokens of each image ``(B,)`` of a ragged batch, prefix included.
-    lengths: Optional[Tensor] = None
+    #: Where the images of a ragged batch lie in ``x``, prefix tokens included; None for a dense batch.
+    packing: Optional[Packing] = None
     #: Keys of the running block ``(B, P+n, heads, d)``, for reducers that set ``needs_keys``.
     keys: Optional[Tensor] = None
     #: Whether attention is to weigh each key by the patches it stands for.
@@ -136,28 +141,36 @@ class TokenState:
     aux: dict = field(default_factory=dict)
     #: Tokens of the whole batch, prefix included, that entered the MLP of each block so far.
     counts: list[int] = field(default_factory=list)
+    #: How the host normalises tokens ``(…, C)`` that it gives out after block i, for heads that look at them earlier.
+    out_norm: Callable[[Tensor, int], Tensor] = lambda x, i: x
     _coords: Lazy = None
     _sizes: Lazy = None
 
     def __post_init__(self):
-        if self.raster is None and not self.trail and self.lengths is None:
+        if self.raster is None and not self.trail and self.packing is None:
             self.raster = self.grid
 
     @property
+    def lengths(self) -> Optional[Tensor]:
+        """Tokens of each image ``(B,)`` of a ragged batch, prefix included; None for a dense batch."""
+        return None if self.packing is None else self.packing.lengths
+
+    @property
     def patches(self) -> Tensor:
-        """Patch tokens now ``(B, n, C)``; not for a ragged batch."""
-        return self.x[:, self.num_prefix:]
+        """Patch tokens now ``(B, n, C)``; in a ragged batch packed ``(Σn, C)``."""
+        if self.packing is None:
+            return self.x[:, self.num_prefix:]
+        return self.x[self.packing.rows_from(self.num_prefix)] if self.num_prefix else self.x
 
     @property
     def cls(self) -> Tensor:
         """The first prefix token of each image ``(B, C)``."""
-        if self.lengths is None:
-            return self.x[:, 0]
-        return self.x[F.pad(self.lengths.cumsum(0)[:-1], (1, 0))]
+        return self.x[:, 0] if self.packing is None else self.x[self.packing.ends[:-1]]
 
     @property
     def coords(self) -> Tensor:
-        """Centre ``(y, x)`` of what each patch token stands for, in patch units, ``(B or 1, n, 2)``, fp32."""
+        """Centre ``(y, x)`` of what each patch token stands for, in patch units, ``(B or 1, n, 2)``, fp32; packed
+        ``(Σn, 2)``."""
         if self._coords is None:
             h, w = self.grid
             y = torch.arange(h, device=self.x.device, dtype=torch.float32)
@@ -169,7 +182,7 @@ class TokenState:
 
     @property
     def sizes(self) -> Tensor:
-        """How many patches each patch token stands for ``(B or 1, n)``, fp32."""
+        """How many patches each patch token stands for ``(B or 1, n)``, fp32; packed ``(Σn,)``."""
         if self._sizes is None:
             self._sizes = torch.ones(1, self.grid[0] * self.grid[1], device=self.x.device)
         elif callable(self._sizes):
@@ -178,10 +191,15 @@ class TokenState:
 
     @property
     def key_bias(self) -> Optional[Tensor]:
-        """``log`` of the sizes for proportional attention ``(B, P+n)``, or None; prefix tokens count as one."""
+        """``log`` of the sizes for proportional attention ``(B, P+n)``, packed ``(ΣL,)``, or None; prefix tokens count
+        as one."""
         if not self.proportional:
             return None
-        return F.pad(self.sizes.expand(self.x.shape[0], -1).log(), (self.num_prefix, 0))
+        bias = self.sizes.log()
+        if self.packing is not None:
+            zeros = bias.new_zeros(self.packing.total)
+            return zeros.index_copy(0, self.packing.rows_from(self.num_prefix), bias)
+        return F.pad(bias.expand(self.x.shape[0], -1), (self.num_prefix, 0))
 
     def reduce(self,
                patches: Tensor,
@@ -215,25 +233,39 @@ class TokenState:
     def select(self, keep: Tensor, owner: Any = None) -> None:
         """Lets a subset of each image's patch tokens go on, in raster order, as a ragged batch.
 
-        Args:
-            keep (Tensor): ``(B, n)``, bool. Prefix tokens always go on. The batch must not be ragged yet.
-            owner (Any): Whose reduction it is, for :meth:`restore`.
+        Costs one synchronisation with the host, which has to know the new sizes. May be called again on what is left.
 
-        Raises:
-            ValueError: If the batch is ragged already.
+        Args:
+            keep (Tensor): ``(B, n)``, or packed ``(Σn,)`` in a ragged batch, bool. Prefix tokens always go on.
+            owner (Any): Whose reduction it is, for :meth:`restore`.
         """
-        if self.lengths is not None:
-            raise ValueError('TokenState.select() works on a dense batch; restore() the ragged one first.')
-        mask = F.pad(keep, (self.num_prefix, 0), value=True)
-        self._push(Scatter(self.x, mask), owner, None, None, None, None, mask.sum(1), False)
+        prefix, before = self.num_prefix, replace(self)
+        if self.packing is None:
+            mask = F.pad(keep, (prefix, 0), value=True)
+            packing = Packing(mask.sum(1))
+        else:
+            old, rows = self.packing, self.packing.rows_from(prefix)
+            mask = torch.ones(old.total, dtype=torch.bool, device=keep.device).index_copy(0, rows, keep)
+            packing = Packing(torch.zeros_like(old.lengths).index_add(0, old.image, mask.long()))
+        kept = torch.nonzero_static(keep.flatten(), size=packing.total - prefix * len(packing))[:, 0]
+
+        def pick(values: Tensor, tail: int) -> Tensor:
+            """Of one value a patch token ``(B or 1, n, …)`` or ``(Σn, …)`` those that go on ``(Σn', …)``."""
+            if before.packing is None:
+                values = values.expand(len(packing), *values.shape[1:])
+            return values.flatten(0, values.dim() - 1 - tail)[kept]
+
+        rows = torch.nonzero_static(mask.flatten(), size=packing.total)[:, 0]
+        self._push(Scatter(self.x, mask, rows), owner, None, lambda: pick(before.coords, 1),
+                   lambda: pick(before.sizes, 0), None, packing, self.proportional)
         self.keys = None
-        self.x = self.x[mask]
+        self.x = self.x.flatten(0, -2)[rows]
 
     def _push(self, restore, owner, *bookkeeping):
         self.trail.append(
-            Reduction(restore, self.raster, self._coords, self._sizes, self.padding, self.lengths, self.proportional,
+            Reduction(restore, self.raster, self._coords, self._sizes, self.padding, self.packing, self.proportional,
                       owner))
-        self.raster, self._coords, self._sizes, self.padding, self.lengths, self.proportional = bookkeeping
+        self.raster, self._coords, self._sizes, self.padding, self.packing, self.proportional = bookkeeping
 
     def restore(self, owner: Any = None) -> None:
         """Undoes the last reduction, bookkeeping included.
@@ -252,23 +284,24 @@ class TokenState:
         last = self.trail.pop()
         self.x = last.restore(self.x, self.num_prefix)
         self.raster, self._coords, self._sizes = last.raster, last.coords, last.sizes
-        self.padding, self.lengths, self.proportional = last.padding, last.lengths, last.proportional
+        self.padding, self.packing, self.proportional = last.padding, last.packing, last.proportional
         self.keys = None
         return last.owner
 
-    def dense(self, values: Optional[Tensor] = None) -> Tensor:
+    def dense(self, values: Optional[Tensor] = None, trail: Optional[list[Reduction]] = None) -> Tensor:
         """Runs the trail back to the full grid without popping it.
 
         Args:
             values (Tensor, optional): What to restore, one row for each patch token now, ``(B, n, C')``; the tokens
                 themselves if None. Class maps of a head that ran on the reduced tokens are restored this way.
+            trail (list[Reduction], optional): The trail at the time that ``values`` belong to, if it is not now.
 
         Returns:
             Tensor: ``(B, H·W, C)`` in raster order, without prefix.
         """
         x, prefix = (self.x, self.num_prefix) if values is None else (values, 0)
         pending = None  # gathers are folded into one, so a merge in every block costs one pass over the features
-        for reduction in reversed(self.trail):
+        for reduction in reversed(self.trail if trail is None else trail):
             if isinstance(reduction.restore, Gather):
                 pending = reduction.restore if pending is None else pending.after(reduction.restore)
                 continue

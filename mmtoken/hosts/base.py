@@ -55,8 +55,8 @@ class TokenHost:
 
     #: Where positions enter: ``absolute`` (in the tokens) or ``relative`` (in the attention).
     position = 'absolute'
-    #: Set by a model that restores what its head made of reduced tokens.
-    restores_late = False
+    #: Set by a model that lets the reducer complete what its head makes of the features.
+    completed = False
 
     def init_reducer(self, reducer: Union[dict, Sequence[dict], None]) -> None:
         """Builds the reducer and checks it against this backbone; to be called at the end of ``__init__``."""
@@ -72,11 +72,13 @@ class TokenHost:
                     embed_dims=self.embed_dims,
                     num_heads=self.num_heads,
                     out_indices=tuple(self.out_indices),
+                    num_prefix=self.num_prefix,
                     position=self.position))
 
     # ------------------------------------------------------------------ what a host gives
     blocks: nn.ModuleList
     num_heads: int
+    num_prefix: int
 
     def stem(self, inputs: Tensor) -> TokenState:
         """Turns images ``(B, 3, H, W)`` into tokens with their positions."""
@@ -89,6 +91,10 @@ class TokenHost:
     def mlp(self, block: nn.Module, x: Tensor) -> Tensor:
         """Second half of a block: tokens after the MLP's residual."""
         raise NotImplementedError
+
+    def out_norm(self, x: Tensor, i: int) -> Tensor:
+        """Norm of tokens ``(…, C)`` that are given out after block ``i``; none by default."""
+        return x
 
     def features(self, state: TokenState, i: int) -> Any:
         """Output after block ``i`` (-1: before the first), normally a map ``(B, C, H, W)``."""
@@ -108,11 +114,12 @@ class TokenHost:
             the token state as well.
 
         Raises:
-            ValueError: If an image is smaller than a patch, or a late reducer sits in a model that restores nothing.
+            ValueError: If an image is smaller than a patch, or the model does not complete what the reducer
+            leaves to it.
         """
         outs, state = self.forward_tokens(inputs, padding)
         reducer = self.reducer
-        if reducer is not None and (reducer.late or reducer.trainable and self.training):
+        if reducer is not None and (reducer.completes or reducer.trainable and self.training):
             outs = Features(outs)
             outs.state = state
             return outs
@@ -121,13 +128,14 @@ class TokenHost:
     def forward_tokens(self, inputs: Tensor, padding: Optional[Tensor] = None) -> tuple[list, TokenState]:
         """The loop: like :meth:`forward`, giving the outputs and the token state after the last block."""
         reducer = self.reducer
-        if reducer is not None and reducer.late and not self.restores_late:
-            raise ValueError("reducer.restore='late' leaves the maps on reduced tokens; set "
-                             "model.type='mmtoken.TokenEncoderDecoder', which restores the logits.")
+        if reducer is not None and reducer.completes and not self.completed:
+            raise ValueError(f'reducer: {reducer.completes}; set '
+                             "model.type='mmtoken.TokenEncoderDecoder', which completes the logits.")
         if min(inputs.shape[-2:]) < self.patch_size:
             raise ValueError(f'The image is {inputs.shape[-2]}x{inputs.shape[-1]} pixels, smaller than one patch '
                              f'(patch_size={self.patch_size}); feed larger images or resize them in the pipeline.')
         state = self.stem(inputs)
+        state.out_norm = self.out_norm
         if padding is not None:
             state.padding = padding.flatten(1)
         outs = [self.features(state, -1)] if getattr(self, 'out_origin', False) else []

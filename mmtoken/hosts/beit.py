@@ -69,7 +69,7 @@ class RelativeHost(TokenHost):
         out, keys = self_attention(
             F.linear(block.norm1(x), attn.qkv.weight, bias),
             self.num_heads,
-            lengths=state.lengths,
+            lengths=state.packing,
             scale=attn.scale,
             bias=relative_bias(attn.relative_position_bias_table, attn.relative_position_index, self.window_size,
                                state),
@@ -80,10 +80,12 @@ class RelativeHost(TokenHost):
     def mlp(self, block, x):
         return x + block.drop_path(block.gamma_2 * block.ffn(block.norm2(x)))
 
+    def out_norm(self, x, i):
+        return self.norm1(x) if self.final_norm and i == len(self.layers) - 1 else x
+
     def features(self, state, i):
         tokens, raster = self.tap(state)
-        norm = self.norm1 if self.final_norm and i == len(self.layers) - 1 else nn.Identity()
-        return to_map(norm(tokens), raster).contiguous()
+        return to_map(self.out_norm(tokens, i), raster).contiguous()
 
 
 @MODELS.register_module()

@@ -224,17 +224,19 @@ class TokenDINOv2(TokenHost, BaseModule):
 
     def attend(self, block, x, state):
         out, keys = self_attention(
-            block.attn.qkv(block.norm1(x)), self.num_heads, lengths=state.lengths, key_bias=state.key_bias)
+            block.attn.qkv(block.norm1(x)), self.num_heads, lengths=state.packing, key_bias=state.key_bias)
         return x + block.drop_path(block.ls1(block.attn.proj(out))), keys
 
     def mlp(self, block, x):
         return x + block.drop_path(block.ls2(block.mlp(block.norm2(x))))
 
+    def out_norm(self, x, i):
+        return self.norm(x) if self.final_norm else x
+
     def features(self, state, i):
         tokens, raster = self.tap(state)
-        norm = self.norm if self.final_norm else nn.Identity()
-        out = to_map(norm(tokens), raster)
-        return [out, norm(state.cls)] if self.output_cls_token else out
+        out = to_map(self.out_norm(tokens, i), raster)
+        return [out, self.out_norm(state.cls, i)] if self.output_cls_token else out
 
     def train(self, mode: bool = True):
         """A frozen backbone stays in eval mode; its reducer follows ``mode``."""

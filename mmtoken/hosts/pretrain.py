@@ -62,7 +62,7 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         out, keys = self_attention(
             attn.qkv(block.ln1(x)),
             self.num_heads,
-            lengths=state.lengths,
+            lengths=state.packing,
             key_bias=state.key_bias,
             dropout_p=attn.attn_drop if attn.training else 0.0)
         return x + attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(out)))), keys
@@ -70,12 +70,14 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
     def mlp(self, block, x):
         return block.ffn(block.ln2(x), identity=x)
 
+    def out_norm(self, x, i):
+        return self.ln1(x) if self.final_norm and i == len(self.layers) - 1 else x
+
     def features(self, state, i):
-        norm = self.ln1 if self.final_norm and i == len(self.layers) - 1 else nn.Identity()
         if self.out_type == 'cls_token':
-            return norm(state.cls)
+            return self.out_norm(state.cls, i)
         tokens, raster = self.tap(state)
         if self.out_type == 'featmap':
-            return to_map(norm(tokens), raster)
+            return to_map(self.out_norm(tokens, i), raster)
         prefix = state.cls.unsqueeze(1)[:, :self.num_prefix]
-        return self._format_output(norm(torch.cat((prefix, tokens), dim=1)), raster)
+        return self._format_output(self.out_norm(torch.cat((prefix, tokens), dim=1), i), raster)

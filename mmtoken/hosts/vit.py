@@ -50,7 +50,7 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
         out, keys = self_attention(
             qkv,
             self.num_heads,
-            lengths=state.lengths,
+            lengths=state.packing,
             key_bias=state.key_bias,
             dropout_p=attn.dropout if self.training else 0.0)
         return x + block.attn.dropout_layer(block.attn.proj_drop(attn.out_proj(out))), keys
@@ -58,8 +58,10 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
     def mlp(self, block, x):
         return block.ffn(block.norm2(x), identity=x)
 
+    def out_norm(self, x, i):
+        return self.norm1(x) if self.final_norm and i == len(self.layers) - 1 else x
+
     def features(self, state, i):
         tokens, raster = self.tap(state)
-        norm = self.norm1 if self.final_norm and i == len(self.layers) - 1 else nn.Identity()
-        out = to_map(norm(tokens), raster).contiguous()
-        return [out, norm(state.cls)] if self.output_cls_token else out
+        out = to_map(self.out_norm(tokens, i), raster).contiguous()
+        return [out, self.out_norm(state.cls, i)] if self.output_cls_token else out

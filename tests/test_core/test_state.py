@@ -254,11 +254,44 @@ def test_select_carries_gradients_to_kept_and_dropped_tokens():
     assert torch.equal(x.grad[:, :2], torch.zeros(3, 2, 5))
 
 
-def test_a_ragged_batch_cannot_be_selected_again():
+def test_a_ragged_batch_is_selected_again():
     state = make_state(batch=3)
-    state.select(keep_mask())
-    with pytest.raises(ValueError, match=r'select\(\).*dense batch'):
-        state.select(keep_mask())
+    state.x = state.x.round()  # sums of whole numbers are exact
+    before, first = state.x.clone(), keep_mask()
+    state.select(first, owner='first')
+    state.x = state.x + 100
+    again = torch.arange(int(first.sum())) % 3 == 0  # of the packed patches
+    state.select(again, owner='second')
+    state.x = state.x + 1000
+    kept = torch.zeros_like(first).masked_scatter(first, again)
+    assert state.lengths.tolist() == [2 + int(kept[b].sum()) for b in range(3)]
+    expected = before.clone()
+    expected[:, :2] += 1100
+    expected[:, 2:] += 100 * first[..., None] + 1000 * kept[..., None]
+    assert torch.equal(state.dense(), expected[:, 2:])
+    assert torch.equal(state.patches, expected[:, 2:][kept])
+    state.restore('second')
+    assert torch.equal(state.patches, expected[:, 2:][first]) and state.packing is not None
+    state.restore('first')
+    assert torch.equal(state.x, expected) and state.raster == GRID
+
+
+@pytest.mark.parametrize('prefix', [0, 2])
+def test_bookkeeping_of_a_ragged_batch(prefix):
+    """Centres, sizes and the bias of proportional attention are those of the tokens that went on."""
+    state = make_state(batch=3, prefix=prefix)
+    coords, sizes = torch.randn(3, N, 2), torch.rand(3, N) + 1
+    state.reduce(state.patches, Gather(torch.arange(N)[None]), coords=lambda _: coords, sizes=sizes, proportional=True)
+    keep = keep_mask()
+    state.select(keep)
+    again = torch.arange(int(keep.sum())) % 2 == 0
+    state.select(again)
+    kept = torch.zeros_like(keep).masked_scatter(keep, again)
+    assert torch.equal(state.coords, coords[kept]) and torch.equal(state.sizes, sizes[kept])
+    assert torch.equal(state.key_bias, torch.cat([F.pad(sizes[b][kept[b]].log(), (prefix, 0)) for b in range(3)]))
+    state.restore()
+    state.restore()
+    assert torch.equal(state.coords, coords) and state.key_bias.shape == (3, prefix + N)
 
 
 def test_scatter_takes_an_unpacked_batch_too():

@@ -147,6 +147,7 @@ class Expedit(GridReducer):
             raise ValueError(f"restore='{restore}' must be 'feature' or 'late'.")
         self.window, self.iterations, self.temperature, self.neighbors = window, iterations, temperature, neighbors
         self.late = restore == 'late'
+        self.completes = "restore='late' leaves the maps on reduced tokens" if self.late else ''
 
     def bind(self, host: HostInfo) -> None:
         super().bind(host)

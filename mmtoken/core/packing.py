@@ -1,0 +1,66 @@
+"""Where the images of a ragged batch lie in its packed rows."""
+
+from functools import cached_property
+from typing import Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Packing:
+    """Images of unequal token counts, one after the other in packed rows ``(ΣL, …)``.
+
+    Making one brings the lengths to the host: the only synchronisation of a ragged batch, once for each time its
+    tokens change. All that follows, attention included, knows its sizes.
+
+    Args:
+        lengths (Tensor): Rows of each image ``(B,)``, int64.
+    """
+
+    def __init__(self, lengths: Tensor):
+        self.lengths = lengths
+        self.sizes: list[int] = lengths.tolist()
+        self.total, self.longest = sum(self.sizes), max(self.sizes, default=0)
+
+    @classmethod
+    def of(cls, lengths: Union[Tensor, 'Packing']) -> 'Packing':
+        """``lengths`` itself if it is a packing already."""
+        return lengths if isinstance(lengths, cls) else cls(lengths)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """Where images begin and end ``(B+1,)``, int64, from 0 to ΣL."""
+        return F.pad(self.lengths.cumsum(0), (1, 0))
+
+    @cached_property
+    def image(self) -> Tensor:
+        """Image of each row ``(ΣL,)``, int64."""
+        images = torch.arange(len(self), device=self.lengths.device)
+        return images.repeat_interleave(self.lengths, output_size=self.total)
+
+    @cached_property
+    def place(self) -> Tensor:
+        """Place of each row in its image ``(ΣL,)``, int64, from 0."""
+        return torch.arange(self.total, device=self.lengths.device) - self.ends[self.image]
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """Which slots of the padded batch hold a row ``(B, longest)``, bool."""
+        return torch.arange(self.longest, device=self.lengths.device) < self.lengths[:, None]
+
+    def rows_from(self, first: int) -> Tensor:
+        """Rows of all tokens but the ``first`` ones of each image, int64; every image must have these."""
+        return torch.nonzero_static(self.place >= first, size=self.total - first * len(self))[:, 0]
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Packed ``(ΣL, …)`` → ``(B, longest, …)``, zero where there is nothing."""
+        slots = x.new_zeros(len(self) * self.longest, *x.shape[1:])
+        return slots.index_copy(0, self.image * self.longest + self.place, x).unflatten(0, (len(self), self.longest))
+
+    def unpad(self, x: Tensor) -> Tensor:
+        """Padded ``(B, longest, …)`` → ``(ΣL, …)``."""
+        return x.flatten(0, 1)[self.image * self.longest + self.place]
