@@ -87,7 +87,8 @@ def ragged_attention(q: Tensor,
     """Softmax attention inside each image of a packed batch; images may hold different numbers of tokens.
 
     Args:
-        q (Tensor): Packed queries ``(ΣL, heads, d)``.
+        q (Tensor): Packed queries ``(ΣL, heads, d)``; or queries that are not tokens, K for every image,
+            ``(B, heads, K, d)``. Of an image without tokens they get zeros.
         k (Tensor): Packed keys ``(ΣL, heads, d)``.
         v (Tensor): Packed values ``(ΣL, heads, d)``.
         lengths (Tensor | Packing): Tokens of each image ``(B,)``, int64, summing to ΣL; a packing of them spares the
@@ -99,7 +100,7 @@ def ragged_attention(q: Tensor,
             accelerator, where one launch is cheaper than many, and loop on the CPU, which needs no padding.
 
     Returns:
-        Tensor: ``(ΣL, heads, d)``.
+        Tensor: In the shape of ``q``.
 
     Raises:
         ValueError: For an unknown backend, or ``varlen`` where it cannot run.
@@ -120,7 +121,12 @@ def _varlen(q, k, v, packing, scale, key_bias, dropout_p):
     if key_bias is not None:
         q, k, v = _key_bias_as_channels(q, k, v, key_bias[:, None], scale)
     ends, longest = packing.ends.to(torch.int32), packing.longest
-    return varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale)[..., :width]
+    if q.dim() == 3:
+        return varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale)[..., :width]
+    batch, _, number, _ = q.shape
+    ends_q = torch.arange(batch + 1, device=q.device, dtype=torch.int32) * number
+    out = varlen_attn(q.transpose(1, 2).flatten(0, 1), k, v, ends_q, ends, number, longest, scale=scale)
+    return out.unflatten(0, (batch, number)).transpose(1, 2)[..., :width]
 
 
 def _padded(q, k, v, packing, scale, key_bias, dropout_p):
@@ -128,23 +134,55 @@ def _padded(q, k, v, packing, scale, key_bias, dropout_p):
     mask = mask.masked_fill(~packing.valid, torch.finfo(q.dtype).min)
     if key_bias is not None:
         mask = mask + packing.pad(key_bias.to(q.dtype))
-    mask = mask[:, None, None, :].expand(-1, 1, packing.longest, -1)
-    q, k, v = (packing.pad(t).transpose(1, 2) for t in (q, k, v))
+    packed = q.dim() == 3
+    if packed:
+        q = packing.pad(q).transpose(1, 2)
+    k, v = (packing.pad(t).transpose(1, 2) for t in (k, v))
+    mask = mask[:, None, None, :].expand(-1, 1, q.shape[2], -1)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p, scale=scale)
-    return packing.unpad(out.transpose(1, 2))
+    return packing.unpad(out.transpose(1, 2)) if packed else out
 
 
 def _loop(q, k, v, packing, scale, key_bias, dropout_p):
-    outs = []
+    packed = q.dim() == 3
     biases = [None] * len(packing) if key_bias is None else key_bias.split(packing.sizes)
-    for *one, bias in zip(*(t.split(packing.sizes) for t in (q, k, v)), biases):
-        one = (t.transpose(0, 1)[None] for t in one)
-        bias = None if bias is None else bias[None]
-        outs.append(dense_attention(*one, scale=scale, key_bias=bias, dropout_p=dropout_p)[0].transpose(0, 1))
-    return torch.cat(outs)
+    outs = []
+    for queries, keys, values, bias in zip(q.split(packing.sizes) if packed else q, k.split(packing.sizes),
+                                           v.split(packing.sizes), biases):
+        queries = queries.transpose(0, 1) if packed else queries
+        out = dense_attention(
+            queries[None],
+            keys.transpose(0, 1)[None],
+            values.transpose(0, 1)[None],
+            scale=scale,
+            key_bias=None if bias is None else bias[None],
+            dropout_p=dropout_p)[0]
+        outs.append(out.transpose(0, 1) if packed else out)
+    return torch.cat(outs) if packed else torch.stack(outs)
 
 
 _RAGGED = dict(varlen=_varlen, padded=_padded, loop=_loop)
+
+
+def attention_scores(q: Tensor, k: Tensor, num_heads: int, lengths: Union[Tensor, Packing, None] = None) -> Tensor:
+    """What each key gives each query before the softmax, as the mean over heads.
+
+    ``mean_h q_h·k_h / √d`` is one product over all channels, so no tensor with a head dimension is made.
+
+    Args:
+        q (Tensor): Queries ``(B, K, heads·d)``.
+        k (Tensor): Keys ``(B, N, heads·d)``, or packed ``(ΣL, heads·d)`` when ``lengths`` is given.
+        num_heads (int): Attention heads.
+        lengths (Tensor | Packing, optional): Keys of each image ``(B,)`` of a packed batch.
+
+    Returns:
+        Tensor: ``(B, N, K)``, or packed ``(ΣL, K)``.
+    """
+    q = q * (num_heads * (q.shape[-1] / num_heads)**0.5)**-1
+    if lengths is None:
+        return k @ q.transpose(1, 2)
+    packing = Packing.of(lengths)
+    return packing.unpad(packing.pad(k) @ q.transpose(1, 2))
 
 
 def self_attention(qkv: Tensor,

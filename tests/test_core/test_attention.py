@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmtoken.core import dense_attention, ragged_attention, self_attention
+from mmtoken.core import attention_scores, dense_attention, ragged_attention, self_attention
 
 LENGTHS = torch.tensor([5, 1, 9, 5])
 
@@ -134,6 +134,70 @@ def test_varlen_equals_padded_on_a_gpu(dtype, with_bias):
     varlen = ragged_attention(q, k, v, lengths, key_bias=key_bias, backend='varlen')
     assert close(varlen, packed_reference(q, k, v, lengths, key_bias=key_bias), 3e-2)
     assert torch.equal(varlen, ragged_attention(q, k, v, lengths, key_bias=key_bias)), 'auto takes it where it can'
+
+
+def cross_inputs(lengths, heads=3, width=8, number=6, dtype=torch.float32):
+    q = torch.randn(len(lengths), heads, number, width).to(dtype).requires_grad_()
+    return [q] + make_qkv(int(lengths.sum()), heads, width, dtype=dtype)[1:]
+
+
+def cross_reference(q, k, v, lengths, scale=None, key_bias=None):
+    outs, start = [], 0
+    for image, length in enumerate(lengths.tolist()):
+        part = slice(start, start + length)
+        bias = 0.0 if key_bias is None else key_bias.double()[part]
+        outs.append(explicit(q[image], k[part].transpose(0, 1), v[part].transpose(0, 1), scale, bias))
+        start += length
+    return torch.stack(outs)
+
+
+@pytest.mark.parametrize('backend', ['padded', 'loop', 'auto'])
+@pytest.mark.parametrize('with_bias', [False, True])
+@pytest.mark.parametrize('lengths', [(5, 1, 9, 5), (5, 0, 9), (0, 0), (12, )])
+def test_queries_that_are_no_tokens_read_their_own_image_only(backend, with_bias, lengths):
+    lengths = torch.tensor(lengths)
+    inputs = cross_inputs(lengths)
+    if with_bias:
+        inputs.append(torch.randint(1, 60, (len(inputs[1]), )).float().log().requires_grad_())
+    key_bias = inputs[3] if with_bias else None
+    out = ragged_attention(*inputs[:3], lengths, scale=0.7, key_bias=key_bias, backend=backend)
+    expected = cross_reference(*inputs[:3], lengths, 0.7, key_bias)
+    assert out.shape == inputs[0].shape and close(out, expected)
+    weight = torch.randn(out.shape)
+    got = torch.autograd.grad((out * weight).sum(), inputs, materialize_grads=True)
+    for a, b in zip(got, torch.autograd.grad((expected * weight).sum(), inputs)):
+        assert close(a, b, 3e-5)
+
+
+@pytest.mark.parametrize('backend', ['padded', 'loop'])
+def test_queries_that_are_no_tokens_in_bf16(backend):
+    q, k, v = cross_inputs(LENGTHS, dtype=torch.bfloat16)
+    out = ragged_attention(q, k, v, LENGTHS, backend=backend)
+    assert out.dtype == torch.bfloat16 and close(out, cross_reference(q, k, v, LENGTHS), 3e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('lengths', [(5, 1, 9, 5), (5, 0, 9)])
+def test_queries_that_are_no_tokens_on_a_gpu(dtype, lengths):
+    from mmtoken.core.attention import varlen_attn
+    lengths = torch.tensor(lengths)
+    q, k, v = (t.detach().cuda() for t in cross_inputs(lengths, width=32, dtype=dtype))
+    for backend in ('padded', 'loop') + (('varlen', ) if varlen_attn is not None else ()):
+        out = ragged_attention(q, k, v, lengths.cuda(), backend=backend)
+        assert close(out, cross_reference(q, k, v, lengths), 3e-2), backend
+
+
+@pytest.mark.parametrize('heads', [1, 3])
+def test_attention_scores_are_the_mean_over_heads_before_the_softmax(heads):
+    q, k = torch.randn(4, 6, heads * 8), torch.randn(4, 9, heads * 8)
+    split = [t.double().unflatten(-1, (heads, 8)).transpose(1, 2) for t in (q, k)]
+    expected = (split[1] @ split[0].transpose(-1, -2) / 8**0.5).mean(1)
+    assert close(attention_scores(q, k, heads), expected)
+    lengths = torch.tensor([9, 2, 0, 5])
+    packed = torch.cat([k[i, :n] for i, n in enumerate(lengths)])
+    cut = torch.cat([expected[i, :n] for i, n in enumerate(lengths)])
+    assert close(attention_scores(q, packed, heads, lengths), cut)
 
 
 def test_errors_say_what_would_be_right():
