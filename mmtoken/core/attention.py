@@ -96,8 +96,9 @@ def ragged_attention(q: Tensor,
         scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
         key_bias (Tensor, optional): Added to the scores of each key ``(ΣL,)``.
         dropout_p (float): Dropout of the attention weights. Defaults to 0.
-        backend (str): ``varlen``, ``padded``, ``loop`` or ``auto``: varlen where it can run, else padded on an
-            accelerator, where one launch is cheaper than many, and loop on the CPU, which needs no padding.
+        backend (str): ``varlen``, ``padded``, ``loop`` or ``auto``: the dense kernel for images of one length (a
+            batch of one is that), else varlen where it can run, else padded on CUDA, where one launch is cheaper than
+            many, and loop on the CPU, which then has nothing to pad.
 
     Returns:
         Tensor: In the shape of ``q``.
@@ -110,10 +111,24 @@ def ragged_attention(q: Tensor,
     can_varlen = varlen_attn is not None and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and not dropout_p
     if backend == 'varlen' and not can_varlen:
         raise ValueError("backend='varlen' needs torch >= 2.10, CUDA, fp16 or bf16 and no dropout; use 'padded'.")
+    packing = Packing.of(lengths)
+    if backend == 'auto' and packing.is_even and len(packing):
+        return _even(q, k, v, packing, scale, key_bias, dropout_p)
     if backend == 'auto':
         backend = 'varlen' if can_varlen else 'padded' if q.is_cuda else 'loop'
     scale = q.shape[-1]**-0.5 if scale is None else scale
-    return _RAGGED[backend](q, k, v, Packing.of(lengths), scale, key_bias, dropout_p)
+    return _RAGGED[backend](q, k, v, packing, scale, key_bias, dropout_p)
+
+
+def _even(q, k, v, packing, scale, key_bias, dropout_p):
+    shape = (len(packing), packing.longest)
+    packed = q.dim() == 3
+    if packed:
+        q = q.unflatten(0, shape).transpose(1, 2)
+    k, v = (t.unflatten(0, shape).transpose(1, 2) for t in (k, v))
+    key_bias = None if key_bias is None else key_bias.unflatten(0, shape)
+    out = dense_attention(q, k, v, scale=scale, key_bias=key_bias, dropout_p=dropout_p)
+    return out.transpose(1, 2).flatten(0, 1) if packed else out
 
 
 def _varlen(q, k, v, packing, scale, key_bias, dropout_p):

@@ -1,7 +1,7 @@
 """Where the images of a ragged batch lie in its packed rows."""
 
 from functools import cached_property
-from typing import Union
+from typing import Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +16,32 @@ class Packing:
 
     Args:
         lengths (Tensor): Rows of each image ``(B,)``, int64.
+        sizes (list[int], optional): The same, where the host knows it already.
     """
 
-    def __init__(self, lengths: Tensor):
+    def __init__(self, lengths: Tensor, sizes: Optional[list[int]] = None):
         self.lengths = lengths
-        self.sizes: list[int] = lengths.tolist()
+        self.sizes: list[int] = lengths.tolist() if sizes is None else sizes
         self.total, self.longest = sum(self.sizes), max(self.sizes, default=0)
 
     @classmethod
     def of(cls, lengths: Union[Tensor, 'Packing']) -> 'Packing':
         """``lengths`` itself if it is a packing already."""
         return lengths if isinstance(lengths, cls) else cls(lengths)
+
+    @classmethod
+    def even(cls, batch: int, length: int, device: torch.device) -> 'Packing':
+        """Images of one length, as a dense batch has them; no synchronisation."""
+        return cls(torch.full((batch, ), length, device=device), [length] * batch)
+
+    def without(self, first: int) -> 'Packing':
+        """The packing that is left without the ``first`` rows of each image; no synchronisation."""
+        return Packing(self.lengths - first, [size - first for size in self.sizes])
+
+    @property
+    def is_even(self) -> bool:
+        """Whether all images have the same length: the rows are those of a dense batch."""
+        return self.total == self.longest * len(self)
 
     def __len__(self) -> int:
         return len(self.sizes)

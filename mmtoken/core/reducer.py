@@ -66,6 +66,16 @@ class Reducer(nn.Module):
             ValueError: In one line that names the argument and what would be right.
         """
 
+    def bind_model(self, model: nn.Module) -> None:
+        """Checks the arguments against the model around the host, when that is built.
+
+        Args:
+            model (nn.Module): Normally an mmseg segmentor, with its ``decode_head``.
+
+        Raises:
+            ValueError: In one line that names the argument and what would be right.
+        """
+
     def before(self, state: TokenState, i: int) -> None:
         """Runs before block ``i``."""
 
@@ -201,6 +211,10 @@ class ReducerSequence(Reducer):
                              'raster.')
         if sum(bool(reducer.completes) for reducer in self.reducers) > 1:
             raise ValueError('reducer=[…]: two of the methods complete the logits of the head; leave one of them out.')
+
+    def bind_model(self, model: nn.Module) -> None:
+        for reducer in self.reducers:
+            reducer.bind_model(model)
 
     def before(self, state: TokenState, i: int) -> None:
         for reducer in self.reducers:

@@ -230,14 +230,19 @@ class TokenState:
         self.keys = None  # they were those of the tokens before
         self.x = torch.cat([self.x[:, :self.num_prefix], patches.to(self.x.dtype)], dim=1)
 
-    def select(self, keep: Tensor, owner: Any = None) -> None:
+    def select(self, keep: Tensor, owner: Any = None) -> Optional[Tensor]:
         """Lets a subset of each image's patch tokens go on, in raster order, as a ragged batch.
 
         Costs one synchronisation with the host, which has to know the new sizes. May be called again on what is left.
+        Where all tokens go on nothing changes.
 
         Args:
             keep (Tensor): ``(B, n)``, or packed ``(Σn,)`` in a ragged batch, bool. Prefix tokens always go on.
             owner (Any): Whose reduction it is, for :meth:`restore`.
+
+        Returns:
+            Tensor | None: Those that go on, as indices among the patch tokens of the batch ``(Σn',)``, int64; None if
+            all do.
         """
         prefix, before = self.num_prefix, replace(self)
         if self.packing is None:
@@ -247,6 +252,8 @@ class TokenState:
             old, rows = self.packing, self.packing.rows_from(prefix)
             mask = torch.ones(old.total, dtype=torch.bool, device=keep.device).index_copy(0, rows, keep)
             packing = Packing(torch.zeros_like(old.lengths).index_add(0, old.image, mask.long()))
+        if packing.total == mask.numel():
+            return None
         kept = torch.nonzero_static(keep.flatten(), size=packing.total - prefix * len(packing))[:, 0]
 
         def pick(values: Tensor, tail: int) -> Tensor:
@@ -260,6 +267,7 @@ class TokenState:
                    lambda: pick(before.sizes, 0), None, packing, self.proportional)
         self.keys = None
         self.x = self.x.flatten(0, -2)[rows]
+        return kept
 
     def _push(self, restore, owner, *bookkeeping):
         self.trail.append(

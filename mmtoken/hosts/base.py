@@ -16,6 +16,21 @@ class Features(tuple):
     state: TokenState
 
 
+def method_of(cfg: dict) -> type[Reducer]:
+    """The method that a reducer's config names.
+
+    Raises:
+        ValueError: For an unknown one, naming those that exist.
+    """
+    name = cfg.get('type')
+    REDUCERS.import_from_location()
+    method = name if isinstance(name, type) else REDUCERS.module_dict.get(str(name).removeprefix('mmtoken.'))
+    if method is None:
+        known = ', '.join(f'mmtoken.{known}' for known in sorted(REDUCERS.module_dict))
+        raise ValueError(f"reducer.type='{name}' is not a token reduction method; choose one of {known}.")
+    return method
+
+
 def build_reducer(cfg: Union[dict, Sequence[dict], None]) -> Optional[Reducer]:
     """Builds the reducer of a config.
 
@@ -32,17 +47,11 @@ def build_reducer(cfg: Union[dict, Sequence[dict], None]) -> Optional[Reducer]:
         raise ValueError(f"reducer='{cfg}' must be a dict, such as reducer=dict(type='{cfg}', …).")
     if not isinstance(cfg, dict):
         return ReducerSequence([build_reducer(one) for one in cfg])
-    args = dict(cfg)
-    name = args.pop('type', None)
-    REDUCERS.import_from_location()
-    method = name if isinstance(name, type) else REDUCERS.module_dict.get(str(name).removeprefix('mmtoken.'))
-    if method is None:
-        known = ', '.join(f'mmtoken.{known}' for known in sorted(REDUCERS.module_dict))
-        raise ValueError(f"reducer.type='{name}' is not a token reduction method; choose one of {known}.")
+    method = method_of(cfg)
     try:
-        return method(**args)
+        return method(**{key: value for key, value in cfg.items() if key != 'type'})
     except (TypeError, ValueError) as error:
-        raise type(error)(f'reducer {name}: {error}') from error
+        raise type(error)(f'reducer {cfg["type"]}: {error}') from error
 
 
 class TokenHost:

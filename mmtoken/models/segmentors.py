@@ -1,20 +1,77 @@
 """mmseg's segmentors, with what a reducer needs from them and nothing else."""
 
+from typing import Any, Optional, Sequence, Union
+
+from mmengine.config import ConfigDict
 from mmseg.models.segmentors import EncoderDecoder
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
-from mmtoken.hosts import Features, TokenHost
+from mmtoken.core import Reducer
+from mmtoken.hosts import Features, TokenHost, method_of
 from mmtoken.registry import MODELS
+
+from .distill import Teacher
+
+
+def hand_over(backbone: dict, heads: Union[dict, Sequence[dict], None]) -> tuple[dict, bool]:
+    """Gives the configs of a model's auxiliary heads to the first reducer that takes them and has none.
+
+    Args:
+        backbone (dict): Config of the backbone.
+        heads (dict | Sequence[dict], optional): Configs of the auxiliary heads.
+
+    Returns:
+        tuple[dict, bool]: Config of the backbone, and whether the heads are in it now.
+    """
+    reducer = backbone.get('reducer')
+    many = isinstance(reducer, (list, tuple))
+    cfgs = list(reducer) if many else [reducer]
+    for i, cfg in enumerate(cfgs):
+        argument = method_of(cfg).auxiliary if isinstance(cfg, dict) else None
+        if argument and heads and not cfg.get(argument):
+            cfgs[i] = {**cfg, argument: [heads] if isinstance(heads, dict) else list(heads)}
+            return ConfigDict({**backbone, 'reducer': cfgs if many else cfgs[i]}), True
+    return backbone, False
 
 
 class TokenSegmentorMixin:
-    """Adds the losses of a trainable reducer, and restores logits that a head made on reduced tokens."""
+    """Lets a reducer complete the head's logits, adds its losses, and turns auxiliary heads into exit heads.
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    Args:
+        teacher (dict, optional): Learn from the dense model too: arguments of :class:`mmtoken.models.distill.Teacher`,
+            such as ``dict(checkpoint='dense.pth')``.
+        *args, **kwargs: Those of the stock class.
+    """
+
+    def __init__(self, backbone: dict, *args, auxiliary_head=None, teacher: Optional[dict] = None, **kwargs):
+        dense = {key: value for key, value in backbone.items() if key != 'reducer'}
+        backbone, taken = hand_over(backbone, auxiliary_head)
+        super().__init__(backbone, *args, auxiliary_head=None if taken else auxiliary_head, **kwargs)
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = Teacher(lambda: type(self)(ConfigDict(dense), *args, **kwargs), **teacher)
+        #: Names of auxiliary heads in the stock model's checkpoint, and where the same parameters live here.
+        self.moved: dict[str, str] = {}
+        reducer = getattr(self.backbone, 'reducer', None)
         if isinstance(self.backbone, TokenHost):
-            self.backbone.restores_late = True
+            self.backbone.completed = True
+        if reducer is not None:
+            reducer.bind_model(self)
+        if taken:
+            name, taker = next((name, m) for name, m in self.named_modules()
+                               if isinstance(m, Reducer) and getattr(m, 'sources', None) is not None)
+            for to, source in enumerate(taker.sources):
+                number = '' if isinstance(auxiliary_head, dict) else f'{source}.'
+                self.moved[f'auxiliary_head.{number}'] = f'{name}.{taker.auxiliary}.{to}.'
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs):
+        """Takes the weights of exit heads from the auxiliary heads of a stock checkpoint, where it has no others."""
+        for old, new in self.moved.items():
+            for key in [key for key in state_dict if key.startswith(prefix + old)]:
+                value = state_dict.pop(key)
+                state_dict.setdefault(prefix + new + key[len(prefix + old):], value)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extract_feat(self, inputs: Tensor) -> tuple:
         """Feature maps of the backbone, through the neck if there is one, the token state with them."""
@@ -29,9 +86,9 @@ class TokenSegmentorMixin:
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         feats = self.extract_feat(inputs)
-        if not self.is_late(feats):
+        if not self.completes(feats):
             return self.decode_head.predict(feats, batch_img_metas, self.test_cfg)
-        return self.decode_head.predict_by_feat(self.head_logits(self.decode_head, feats), batch_img_metas)
+        return self.decode_head.predict_by_feat(self.head_output(self.decode_head, feats), batch_img_metas)
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         feats = self.extract_feat(inputs)
@@ -42,8 +99,12 @@ class TokenSegmentorMixin:
                          else dict(aux=self.auxiliary_head))
         losses = {}
         for name, head in heads.items():
-            if self.is_late(feats):
-                loss = head.loss_by_feat(self.head_logits(head, feats), data_samples)
+            taught = self.teacher is not None and head is self.decode_head
+            if taught or self.completes(feats):
+                output = self.head_output(head, feats)
+                loss = head.loss_by_feat(output, data_samples)
+                if taught:
+                    losses.update(add_prefix(self.teacher.losses(inputs, feats, output), 'teacher'))
             else:
                 loss = head.loss(feats, data_samples, self.train_cfg)
             losses.update(add_prefix(loss, name))
@@ -52,29 +113,20 @@ class TokenSegmentorMixin:
         return losses
 
     def _forward(self, inputs: Tensor, data_samples=None) -> Tensor:
-        return self.head_logits(self.decode_head, self.extract_feat(inputs))
+        return self.head_output(self.decode_head, self.extract_feat(inputs))
 
-    def is_late(self, feats: tuple) -> bool:
-        """Whether feature maps lie on reduced tokens."""
-        return isinstance(feats, Features) and self.backbone.reducer.late
+    def completes(self, feats: tuple) -> bool:
+        """Whether the reducer completes what a head makes of these feature maps."""
+        return isinstance(feats, Features) and bool(self.backbone.reducer.completes)
 
-    def head_logits(self, head: nn.Module, feats: tuple) -> Tensor:
-        """Logits of a head on the full patch grid ``(B, classes, H, W)``, wherever its input lies.
-
-        Raises:
-            ValueError: If a late reducer meets a head that gives no logits for each reduced token.
-        """
-        logits = head.forward(feats)
-        if not self.is_late(feats):
-            return logits
-        state = feats.state
-        if not isinstance(logits, Tensor) or logits.shape[-2:] != tuple(state.raster):
-            raise ValueError(f"reducer.restore='late' needs a head with one logit map on the tokens it gets; "
-                             f"{type(head).__name__} gives another shape. Set restore='feature'.")
-        full = state.dense(logits.flatten(2).transpose(1, 2))
-        return full.transpose(1, 2).unflatten(2, state.grid)
+    def head_output(self, head: nn.Module, feats: tuple) -> Any:
+        """What a head's ``predict_by_feat`` and ``loss_by_feat`` take, on the full patch grid: mostly logits
+        ``(B, classes, H, W)``."""
+        if self.completes(feats):
+            return self.backbone.reducer.complete(feats.state, head, feats)
+        return head.forward(feats)
 
 
 @MODELS.register_module()
 class TokenEncoderDecoder(TokenSegmentorMixin, EncoderDecoder):
-    """mmseg's ``EncoderDecoder`` for reducers with losses, or with ``restore='late'``."""
+    """mmseg's ``EncoderDecoder`` for reducers with losses or exit heads, or with ``restore='late'``."""

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 
 from mmtoken.analysis.flops import count_macs
 from mmtoken.core import HostInfo, Reducer, TokenState
@@ -40,6 +42,10 @@ class Case:
     def type(self):
         return METHODS[self.method]
 
+    @property
+    def id(self):
+        return '-'.join([self.method, self.host, *(f'{k}={v}' for k, v in self.args if not isinstance(v, dict))])
+
     def config(self, args):
         return dict(type=f'mmtoken.{self.method}', **args)
 
@@ -50,9 +56,11 @@ class Case:
     def build(self, args=None, *others, **kwargs):
         """The host with the method, and with the dense host's weights."""
         reducer = self.config(dict(self.args) if args is None else args)
+        torch.manual_seed(0)  # heads that a method brings are the same for all of its arguments
         host = HOSTS[self.host](reducer=[*others, reducer] if others else reducer, **kwargs)
         missing, unexpected = host.load_state_dict(self.dense(**kwargs).state_dict(), strict=False)
         assert all(key.startswith('reducer.') for key in missing) and not unexpected
+        host.completed = True  # what a method leaves to the model's head is tested with models
         return host
 
 
@@ -70,8 +78,7 @@ def pytest_generate_tests(metafunc):
     params = dict(
         method=list(METHODS), case=PAIRS, static=[c for c in PAIRS if not c.type.dynamic], rung=rungs)
     for name in set(params) & set(metafunc.fixturenames):
-        ids = [p if isinstance(p, str) else '-'.join([p.method, p.host, *(f'{k}={v}' for k, v in p.args)])
-               for p in params[name]]
+        ids = [p if isinstance(p, str) else p.id for p in params[name]]
         metafunc.parametrize(name, params[name], ids=ids)
 
 
@@ -84,6 +91,18 @@ def images(batch=2, size=SQUARE, seed=1):
 @torch.no_grad()
 def run(host, inputs, **kwargs):
     return list(host(inputs, **kwargs))
+
+
+def train_once(host, inputs, weigh):
+    """Backward pass of a training step: weighed outputs, and the method's own losses on random labels."""
+    outs = host(inputs)
+    total = sum(weigh(out).sum() for out in outs)
+    if host.reducer.trainable:
+        labels = torch.randint(3, (len(inputs), 1, *inputs.shape[2:]), generator=torch.Generator().manual_seed(3))
+        losses = host.reducer.losses(outs.state, [SegDataSample(gt_sem_seg=PixelData(data=label)) for label in labels])
+        assert losses and all(isinstance(value, torch.Tensor) for value in losses.values())
+        total = total + sum(value.mean() for name, value in losses.items() if 'loss' in name)
+    total.backward()
 
 
 def close(a, b, tolerance=1e-6):
@@ -182,7 +201,7 @@ def test_prefix_tokens_stay_where_and_what_they_are(method):
 def test_gradients_reach_the_image_and_every_parameter(rung):
     host, inputs = rung.build(out_indices=TAPS).train(), images().requires_grad_()
     # random weights: a plain sum over a LayerNorm's channels has no gradient
-    sum((out * torch.randn_like(out)).sum() for out in host(inputs)).backward()
+    train_once(host, inputs, lambda out: out * torch.randn_like(out))
     assert inputs.grad.isfinite().all() and inputs.grad.abs().amax((1, 2, 3)).gt(0).all()
     for name, parameter in host.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
@@ -195,7 +214,7 @@ def test_gradient_checkpointing_changes_nothing(rung):
         host = rung.build(out_indices=TAPS).train()
         host.with_cp = with_cp
         pixels = inputs.clone().requires_grad_()
-        sum(out.square().sum() for out in host(pixels)).backward()
+        train_once(host, pixels, torch.square)
         grads.append([pixels.grad] + [p.grad for p in host.parameters()])
     assert close(*grads)
 
@@ -214,6 +233,7 @@ def test_half_precision_is_finite(rung, dtype, autocast):
 
 def test_state_dict_round_trip(rung):
     host, other = rung.build(), HOSTS[rung.host](reducer=rung.config(dict(rung.args)))
+    other.completed = True
     assert not equal(run(host, images()), run(other, images()))
     other.load_state_dict(host.state_dict())
     assert equal(run(host, images()), run(other, images()))

@@ -1,0 +1,3 @@
+from .reducer import DoViT
+
+__all__ = ['DoViT']

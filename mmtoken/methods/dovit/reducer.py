@@ -1,0 +1,105 @@
+"""DoViT: dynamic token-pass, the features of easy tokens are carried to the decoder."""
+
+from typing import Optional, Sequence, Union
+
+import torch
+from torch import Tensor
+
+from mmtoken.core import HostInfo, Packing, TokenState
+from mmtoken.methods.early_exit import EarlyExit, Exits, Map, Pointwise
+from mmtoken.registry import REDUCERS
+
+
+@REDUCERS.register_module()
+class DoViT(EarlyExit):
+    """Lets tokens pass by the rest of the backbone once an exit head is sure of them; the decoder gets all of them.
+
+    Independent implementation of arXiv 2308.01944. A token that leaves keeps the features that it has, and the decode
+    head, any of mmseg, reads the map of both kinds. In training the exit heads predict every token, and the threshold
+    falls from 1, at which none leaves, to its value.
+
+    Args:
+        heads, exits, threshold: See :class:`mmtoken.methods.early_exit.EarlyExit`. Heads that read neighbouring tokens
+            run on the restored map.
+        low (float): Tokens whose largest probability lies below leave too, as hopeless. Defaults to 0: none.
+        anneal_iters (int, optional): Training iterations over which the threshold falls; None starts at its value.
+        aggregate (float, optional): Once more than this part of an image's tokens has left, the class token becomes the
+            mean of itself and of the mean of those; None leaves it alone.
+    """
+
+    paper = 'Dynamic Token-Pass Transformers for Semantic Segmentation, WACV 2024, 2308.01944'
+    _head = dict(type='mmseg.FCNHead', num_convs=0, channels=32, concat_input=False, num_classes=3)
+    identity_example = dict(heads=_head, exits=(0, 2), threshold=1.0)
+    examples = (
+        dict(heads=_head, exits=(0, 2), threshold=0.9),
+        dict(heads=_head, exits=(0, 2), threshold=0.75),
+        dict(heads=_head, exits=(0, 2), threshold=(0.75, 0.6)))
+
+    def __init__(self,
+                 heads: Union[dict, Sequence[dict], None] = None,
+                 exits: Optional[Sequence[int]] = None,
+                 threshold: Union[float, Sequence[float]] = 0.95,
+                 low: float = 0.0,
+                 anneal_iters: Optional[int] = None,
+                 aggregate: Optional[float] = None):
+        super().__init__(heads, exits, threshold)
+        lowest = min(threshold) if isinstance(threshold, (list, tuple)) else threshold
+        if not isinstance(low, (int, float)) or not 0 <= low <= lowest:
+            raise ValueError(f'low={low!r} must lie between 0 and threshold={threshold}.')
+        if anneal_iters is not None and (not isinstance(anneal_iters, int) or anneal_iters < 1):
+            raise ValueError(f'anneal_iters={anneal_iters!r} must be a number of iterations, or None.')
+        if aggregate is not None and (not isinstance(aggregate, (int, float)) or not 0 <= aggregate < 1):
+            raise ValueError(f'aggregate={aggregate!r} must be a part of the tokens in [0, 1), or None.')
+        self.low, self.anneal_iters, self.aggregate = low, anneal_iters, aggregate
+        if anneal_iters is not None:
+            self.register_buffer('iteration', torch.zeros((), dtype=torch.int64))
+
+    def bind(self, host: HostInfo) -> None:
+        super().bind(host)
+        if self.aggregate is not None and not host.num_prefix:
+            raise ValueError(f'reducer.aggregate={self.aggregate} needs a class token to aggregate into; set '
+                             'with_cls_token=True, or leave it out.')
+
+    def before(self, state: TokenState, i: int) -> None:
+        if i == 0 and self.training and self.anneal_iters is not None and torch.is_grad_enabled():
+            self.iteration += 1
+
+    def predict(self, state: TokenState, record: Exits, packing: Packing, m: int) -> Tensor:
+        head, kind, block = self.heads[m], self.kinds[m], self.exits[m]
+        if kind is Pointwise and not self.training:
+            logits, classes = kind.predict(head, self.active(state, block), packing)
+            return kind.scores(logits, classes, packing)
+        tokens = self.restored(state, record, block)
+        if kind is Map:
+            if record.raster is None:
+                raise ValueError(f'reducer.heads: {type(head).__name__} reads neighbouring tokens, and a method before '
+                                 'DoViT left them on no raster; take kernel_size=1.')
+            output, scores = kind.predict(head, tokens.transpose(1, 2).unflatten(2, record.raster))
+        else:
+            whole = Packing.even(record.batch, record.number, tokens.device)
+            logits, classes = kind.predict(head, tokens.flatten(0, 1), whole)
+            scores = kind.scores(logits, classes, whole)
+            output = kind.output(self.full_map(state, record, logits), classes)
+        if self.training:
+            record.stages.append((m, output))
+        return scores[record.rows]
+
+    def done(self, scores: Tensor, packing: Packing, m: int) -> Tensor:
+        confidence = scores.amax(-1)
+        return (confidence > self.limit(m)) | (confidence < self.low)
+
+    def limit(self, m: int) -> Union[float, Tensor]:
+        """Threshold of exit ``m`` now; a tensor while it falls, so that the host need not look at it."""
+        if not self.training or self.anneal_iters is None:
+            return self.thresholds[m]
+        # the first iteration counts as 0
+        return 1 - ((self.iteration - 1) / self.anneal_iters).clamp(0, 1) * (1 - self.thresholds[m])
+
+    def settle(self, state: TokenState, record: Exits) -> None:
+        if self.aggregate is None:
+            return
+        gone = (record.left < len(self.exits)).to(state.x.dtype).view(record.batch, record.number, 1)
+        tokens = state.dense(trail=state.trail[len(record.trail):])
+        mean = (tokens * gone).sum(1) / gone.sum(1).clamp(min=1)
+        cls = torch.where(gone.mean(1) > self.aggregate, (state.cls + mean) / 2, state.cls)
+        state.x = state.x.index_copy(0, state.packing.ends[:-1], cls.to(state.x.dtype))

@@ -1,0 +1,3 @@
+from .reducer import DToP
+
+__all__ = ['DToP']

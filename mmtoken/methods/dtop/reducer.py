@@ -1,0 +1,143 @@
+"""DToP: dynamic token pruning, the predictions of easy tokens are finalised early."""
+
+from typing import Any, Optional, Sequence, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmtoken.core import HostInfo, Packing, TokenState, ops
+from mmtoken.methods.early_exit import Attention, EarlyExit, Exits, Map, Pointwise, kind_of
+from mmtoken.registry import REDUCERS
+
+
+@REDUCERS.register_module()
+class DToP(EarlyExit):
+    """Finalises the prediction of a token once an exit head is sure of it, and prunes the token.
+
+    Independent implementation of arXiv 2308.01045. At each exit the most confident tokens of each class stay as
+    context; the others above the threshold leave, and what the exit head said of them is what the segmentor says in
+    the end (``mmtoken.TokenEncoderDecoder``). Heads of the decoder see the features with which pruned tokens left; an
+    ``ATMSingleHead`` runs on the tokens still active, as in the paper. Pruning is on in training too, and each exit
+    head learns from its predictions of the active tokens together with the final ones of the others.
+
+    Args:
+        heads, exits, threshold: See :class:`mmtoken.methods.early_exit.EarlyExit`. Heads must not read neighbouring
+            tokens.
+        keep_per_class (int): k, tokens above the threshold that stay in each image, of each class. Defaults to 5.
+        store (str): What is final of an Attention-to-Mask head: ``prob``, its prediction, as in the paper; or
+            ``logits``, its mask logits, which the class scores of the last head then weigh, as in the released code.
+            The same for other heads. Defaults to ``prob``.
+    """
+
+    paper = 'Dynamic Token Pruning in Plain Vision Transformers for Semantic Segmentation, ICCV 2023, 2308.01045'
+    completes = 'DToP has final predictions of pruned tokens'
+    _head = dict(type='mmseg.FCNHead', num_convs=0, channels=32, concat_input=False, num_classes=3)
+    identity_example = dict(heads=_head, exits=(0, 2), threshold=1.0)
+    examples = (
+        dict(heads=_head, exits=(0, 2), threshold=0.6),
+        dict(heads=_head, exits=(0, 2), threshold=0.5, keep_per_class=2),
+        dict(heads=_head, exits=(0, 2), threshold=0.0, keep_per_class=1))
+
+    def __init__(self,
+                 heads: Union[dict, Sequence[dict], None] = None,
+                 exits: Optional[Sequence[int]] = None,
+                 threshold: Union[float, Sequence[float]] = 0.95,
+                 keep_per_class: int = 5,
+                 store: str = 'prob'):
+        super().__init__(heads, exits, threshold)
+        if not isinstance(keep_per_class, int) or keep_per_class < 0:
+            raise ValueError(f'keep_per_class={keep_per_class!r} must be an integer >= 0.')
+        if store not in ('prob', 'logits'):
+            raise ValueError(f"store='{store}' must be 'prob' or 'logits'.")
+        self.keep_per_class, self.store = keep_per_class, store
+
+    def bind(self, host: HostInfo) -> None:
+        super().bind(host)
+        for head, kind in zip(self.heads, self.kinds):
+            if kind is Map:
+                raise ValueError(f'reducer.heads: {type(head).__name__} reads neighbouring tokens, of which DToP '
+                                 'removes some; take kernel_size=1 or ATMSingleHead, or the method mmtoken.DoViT.')
+
+    def bind_model(self, model: nn.Module) -> None:
+        super().bind_model(model)
+        head = getattr(model, 'decode_head', None)
+        if head is None:
+            return
+        attention = kind_of(head) is Attention
+        if any((kind is Attention) != attention for kind in self.kinds):
+            raise ValueError(f'reducer.heads: {type(self.heads[0]).__name__} does not go with decode_head '
+                             f'{type(head).__name__}: all are ATMSingleHead or none is, scores and logits do not mix.')
+        last = model.backbone.out_indices[head.in_index] if attention else self.depth - 1
+        if attention and (last != self.depth - 1 or model.with_neck):
+            raise ValueError('reducer DToP runs ATMSingleHead on the tokens of the last block: let its in_index '
+                             'point there, without a neck.')
+
+    def predict(self, state: TokenState, record: Exits, packing: Packing, m: int) -> Tensor:
+        head, kind, block = self.heads[m], self.kinds[m], self.exits[m]
+        if self.training and kind is Pointwise:
+            # on all tokens, so that batch norms see whole images and every parameter has a gradient
+            tokens = self.restored(state, record, block).flatten(0, 1)
+            logits, classes = kind.predict(head, tokens, Packing.even(record.batch, record.number, tokens.device))
+            logits = logits[record.rows]
+        else:
+            logits, classes = kind.predict(head, self.active(state, block), packing)
+        scores = kind.scores(logits, classes, packing)
+        self.write(record, logits, scores, kind)
+        if self.training:
+            record.stages.append((m, kind.output(self.full_map(state, record, record.canvas), classes)))
+        return scores
+
+    def write(self, record: Exits, logits: Tensor, scores: Tensor, kind: type) -> None:
+        """Puts what a head says of the active tokens onto the canvas: final for those that leave, else overwritten."""
+        final = scores if kind is Attention and self.store == 'prob' and not self.training else logits
+        if record.canvas is None:
+            dtype = torch.promote_types(final.dtype, torch.float32)
+            record.canvas = final.new_zeros(len(record.left), self.num_classes, dtype=dtype)
+        record.canvas = record.canvas.index_copy(0, record.rows, final.to(record.canvas.dtype))
+
+    def done(self, scores: Tensor, packing: Packing, m: int) -> Tensor:
+        confidence, label = scores.max(-1)
+        easy = confidence > self.thresholds[m]
+        groups = len(packing) * self.num_classes
+        group = torch.where(easy, packing.image * self.num_classes + label, groups)
+        return easy & ~ops.top_of_group(confidence, group, self.keep_per_class, groups)
+
+    def complete(self, state: TokenState, head: nn.Module, feats: tuple) -> Any:
+        """The head's logits for the tokens still active, the final predictions for the others.
+
+        With a head that gives a finer map than the tokens lie on, a pruned token's prediction fills its patch.
+
+        Returns:
+            Tensor: ``(B, K, H, W)`` or a multiple of it; of an ``ATMSingleHead`` in training what its loss takes.
+        """
+        record = state.aux[self]
+        if kind_of(head) is Attention and (self.training or state.packing is not None):
+            return self.complete_attention(state, record, head)
+        logits = head.forward(feats)
+        if not isinstance(logits, Tensor):
+            raise ValueError(f'reducer DToP completes one map of logits, and decode_head {type(head).__name__} gives '
+                             'something else; use mmtoken.DoViT, or another head.')
+        if state.packing is None:  # none has left
+            return logits
+        left = (record.left < len(self.exits)).to(logits.dtype)[:, None]
+        share = self.full_map(state, record, left)
+        final = self.full_map(state, record, record.canvas * left)
+        coarse = logits if logits.shape[-2:] == final.shape[-2:] else F.adaptive_avg_pool2d(logits, final.shape[-2:])
+        mixed = final + (1 - share) * coarse
+        if coarse is logits:
+            return mixed
+        share = F.interpolate(share, logits.shape[-2:], mode='nearest')
+        fine = F.interpolate(mixed, logits.shape[-2:], mode='bilinear', align_corners=head.align_corners)
+        return share * fine + (1 - share) * logits
+
+    def complete_attention(self, state: TokenState, record: Exits, head: nn.Module) -> Any:
+        """The decoder of an ``ATMSingleHead`` is the last exit: it sees the active tokens only."""
+        packing = self.active_packing(state, record)
+        logits, classes = Attention.predict(head, self.active(state, self.depth - 1), packing)
+        self.write(record, logits, Attention.scores(logits, classes, packing), Attention)
+        canvas = record.canvas
+        if self.store == 'logits' and not self.training:
+            canvas = Attention.scores(canvas, classes, Packing.even(record.batch, record.number, canvas.device))
+        maps = self.full_map(state, record, canvas)
+        return Attention.output(maps, classes) if self.training else maps

@@ -1,0 +1,219 @@
+"""Tokens that leave a backbone early, once an exit head is sure of them: what DToP and DoViT share."""
+
+from dataclasses import dataclass, field
+from typing import Any, Optional, Sequence, Union
+
+import torch
+from torch import Tensor, nn
+
+from mmtoken.core import HostInfo, Packing, Reducer, TokenState
+from mmtoken.core.schedule import check_layer
+
+from . import heads as kinds
+
+
+@dataclass
+class Exits:
+    """What happened at the exits of one forward pass.
+
+    Args:
+        batch (int): B.
+        number (int): n, patch tokens of each image at the first exit.
+        raster (tuple[int, int] | None): ``(h, w)`` of these, if they lie on one.
+        trail (list): Reductions from before the first exit.
+        rows (Tensor): Tokens still active, as indices among the ``B·n`` of the first exit, int64, in packed order.
+        left (Tensor): For each of the ``B·n`` the exit at which it left; the number of exits if it never did.
+        canvas (Tensor, optional): What is final about each token ``(B·n, K)``, fp32; valid where it has left.
+        stages (list): In training, number of each exit and what the loss of its head takes.
+    """
+
+    batch: int
+    number: int
+    raster: Optional[tuple[int, int]]
+    trail: list
+    rows: Tensor
+    left: Tensor
+    canvas: Optional[Tensor] = None
+    stages: list[tuple[int, Any]] = field(default_factory=list)
+
+
+class EarlyExit(Reducer):
+    """Base of methods with exits: decides which tokens are done, and packs those that are not.
+
+    After each block of ``exits`` an exit head predicts the tokens still active; one whose largest class probability
+    lies above the threshold may leave: the method's :meth:`predict` and :meth:`done` say what that means. A token that
+    left never comes back. Decisions are made for each image by itself, without gradient, and cost one synchronisation
+    an exit.
+
+    Args:
+        heads (dict | Sequence[dict], optional): Config of the exit heads: a decode head of mmseg or mmtoken, one for
+            all exits or a list with one for each. ``in_channels`` is set by the method. Without it, the auxiliary heads
+            of a model of type ``mmtoken.TokenEncoderDecoder`` are taken, with their weights.
+        exits (Sequence[int], optional): Blocks after which the heads look, from 0, rising; the last block is none.
+            Without it, where the ``in_index`` of the heads points; with it, only the heads of these blocks are taken.
+        threshold (float | Sequence[float]): Probability above which a token may leave, in [0, 1], for all exits or for
+            each. At 1 none leaves, and in test mode the head does not run.
+    """
+
+    dynamic = True
+    trainable = True
+    auxiliary = 'heads'
+
+    def __init__(self,
+                 heads: Union[dict, Sequence[dict], None] = None,
+                 exits: Optional[Sequence[int]] = None,
+                 threshold: Union[float, Sequence[float]] = 0.95):
+        super().__init__()
+        if isinstance(exits, int):
+            raise ValueError(f'exits={exits} must be a list of blocks, such as [{exits}].')
+        thresholds = threshold if isinstance(threshold, (list, tuple)) else [threshold]
+        if not thresholds or not all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in thresholds):
+            raise ValueError(f'threshold={threshold!r} must be a probability in [0, 1], or a list of them.')
+        if isinstance(heads, dict) and exits is None:
+            raise ValueError('exits is missing: give the blocks after which the heads look, such as exits=[5, 7].')
+        self.head_cfgs = heads
+        #: Which of the configs the heads were made of, where they were chosen by block.
+        self.sources: Optional[list[int]] = None
+        self.exits = None if exits is None else tuple(exits)
+        self.threshold = threshold
+
+    # ------------------------------------------------------------------ checks
+    def bind(self, host: HostInfo) -> None:
+        cfgs = self.head_cfgs
+        if not cfgs:
+            raise ValueError("reducer.heads is missing: give the config of a decode head, or use model.type="
+                             "'mmtoken.TokenEncoderDecoder' with auxiliary_head, which become the exit heads.")
+        if isinstance(cfgs, dict):
+            cfgs = [cfgs] * len(self.exits)
+        else:
+            self.sources = list(range(len(cfgs)))
+        if self.sources and (self.exits is None or any('in_index' in cfg for cfg in cfgs)):
+            cfgs = self.choose(cfgs, host)
+        if len(self.exits) != len(cfgs):
+            raise ValueError(f'reducer.heads has {len(cfgs)} entries for {len(self.exits)} exits; give one for each or '
+                             'one for all.')
+        if not self.exits or list(self.exits) != sorted(set(self.exits)):
+            raise ValueError(f'reducer.exits={list(self.exits)} must name at least one block, in rising order.')
+        for block in self.exits:
+            check_layer('reducer.exits', block, host.depth - 1)
+        thresholds = self.threshold if isinstance(self.threshold, (list, tuple)) else [self.threshold]
+        if len(thresholds) not in (1, len(self.exits)):
+            raise ValueError(f'reducer.threshold has {len(thresholds)} entries for {len(self.exits)} exits; give one '
+                             'for each, or one for all.')
+        self.thresholds = list(thresholds) * (len(self.exits) // len(thresholds))
+        self.heads = nn.ModuleList(kinds.build_head(cfg, host.embed_dims) for cfg in cfgs)
+        self.kinds = [kinds.kind_of(head) for head in self.heads]
+        classes = {head.out_channels for head in self.heads}
+        if len(classes) > 1:
+            raise ValueError(f'reducer.heads predict different numbers of classes: {sorted(classes)}.')
+        self.depth, self.num_classes = host.depth, classes.pop()
+
+    def choose(self, cfgs: Sequence[dict], host: HostInfo) -> list[dict]:
+        """The heads of the chosen blocks, in their order; sets ``exits``, and ``sources``, which heads these are."""
+        taps = []
+        for cfg in cfgs:
+            index = cfg.get('in_index', -1)
+            if not isinstance(index, int) or not -len(host.out_indices) <= index < len(host.out_indices):
+                raise ValueError(f'reducer.heads: in_index={index} of {cfg.get("type")} is not one of the '
+                                 f'{len(host.out_indices)} outputs of the backbone.')
+            taps.append(host.out_indices[index])
+        if self.exits is None:
+            self.exits = tuple(sorted(taps))
+        missing = [block for block in self.exits if block not in taps]
+        if missing:
+            raise ValueError(f'reducer.exits={list(self.exits)}: no head was made for block {missing[0]}; there are '
+                             f'heads for {sorted(set(taps))}.')
+        self.sources = [taps.index(block) for block in self.exits]
+        return [cfgs[source] for source in self.sources]
+
+    def bind_model(self, model: nn.Module) -> None:
+        head = getattr(model, 'decode_head', None)
+        classes = getattr(head, 'out_channels', None)
+        if classes is not None and classes != self.num_classes:
+            raise ValueError(f'reducer.heads predict {self.num_classes} classes and decode_head {classes}; give both '
+                             'the same num_classes.')
+
+    # ------------------------------------------------------------------ exits
+    def after(self, state: TokenState, i: int) -> None:
+        if i not in self.exits:
+            return
+        m = self.exits.index(i)
+        record = state.aux.get(self)
+        if record is None:
+            record = state.aux[self] = self.start(state)
+        if self.thresholds[m] == 1 and not self.training:
+            return
+        packing = self.active_packing(state, record)
+        scores = self.predict(state, record, packing, m)
+        with torch.no_grad():
+            stay = ~self.done(scores, packing, m)
+            if state.padding is not None:  # what stands for nothing has nothing to wait for
+                stay = stay & ~state.padding.flatten()
+        kept = state.select(stay if state.packing is not None else stay.unflatten(0, (record.batch, -1)), self)
+        if kept is not None:
+            record.left = record.left.index_copy(0, record.rows, torch.where(stay, len(self.exits), m))
+            record.rows = record.rows[kept]
+            self.settle(state, record)
+
+    def start(self, state: TokenState) -> Exits:
+        """The record of a pass, before its first exit."""
+        if state.packing is not None:
+            raise ValueError(f'reducer {type(self).__name__} counts on equally many tokens in each image at its first '
+                             'exit, and a method before it left unequal ones; leave one of the two out.')
+        batch, number = state.patches.shape[:2]
+        rows = torch.arange(batch * number, device=state.x.device)
+        return Exits(batch, number, state.raster, list(state.trail), rows, torch.full_like(rows, len(self.exits)))
+
+    def predict(self, state: TokenState, record: Exits, packing: Packing, m: int) -> Tensor:
+        """Runs exit head ``m``.
+
+        Args:
+            state (TokenState): After the block of the exit.
+            record (Exits): What happened before; gets what the head says, where it will be needed.
+            packing (Packing): Which of the active patch tokens are whose.
+            m (int): Number of the exit.
+
+        Returns:
+            Tensor: Class probabilities of the active patch tokens ``(Σn, K)``, at least fp32.
+        """
+        raise NotImplementedError
+
+    def done(self, scores: Tensor, packing: Packing, m: int) -> Tensor:
+        """Which of the active tokens leave now ``(Σn,)``, bool, by their ``scores`` ``(Σn, K)``."""
+        return scores.amax(-1) > self.thresholds[m]
+
+    def settle(self, state: TokenState, record: Exits) -> None:
+        """Runs after tokens have left."""
+
+    # ------------------------------------------------------------------ what the policies share
+    def active_packing(self, state: TokenState, record: Exits) -> Packing:
+        """Which of the active patch tokens are whose."""
+        if state.packing is None:
+            return Packing.even(record.batch, record.number, state.x.device)
+        return state.packing.without(state.num_prefix)
+
+    def active(self, state: TokenState, block: int) -> Tensor:
+        """Active patch tokens as they are given out after a block ``(Σn, C)``."""
+        return state.out_norm(state.patches, block).flatten(0, -2)
+
+    def restored(self, state: TokenState, record: Exits, block: int) -> Tensor:
+        """All tokens of the first exit, as given out after a block ``(B, n, C)``; those that left as they then were."""
+        return state.out_norm(state.dense(trail=state.trail[len(record.trail):]), block)
+
+    def full_map(self, state: TokenState, record: Exits, rows: Tensor) -> Tensor:
+        """Values of all tokens of the first exit ``(B·n, K)`` as a map on the full grid ``(B, K, H, W)``."""
+        full = state.dense(rows.unflatten(0, (record.batch, -1)), trail=record.trail)
+        return full.transpose(1, 2).unflatten(2, state.grid)
+
+    def losses(self, state: TokenState, targets: Optional[list] = None) -> dict[str, Tensor]:
+        """Deep supervision: the loss of each exit head, by the block that it looks after.
+
+        Args:
+            state (TokenState): After a training pass.
+            targets (list[SegDataSample]): With ``gt_sem_seg``.
+        """
+        losses = {}
+        for m, output in state.aux[self].stages:
+            for name, value in self.heads[m].loss_by_feat(output, targets).items():
+                losses[f'exit{self.exits[m]}.{name}'] = value
+        return losses

@@ -1,0 +1,127 @@
+"""mmseg's decode heads as exit heads: what they say about tokens instead of maps.
+
+An exit head is any decode head of mmseg or mmtoken, built from its usual config, so it trains with its usual losses and
+loads the weights of an auxiliary head. How it looks at tokens depends on its kind:
+
+* *pointwise*: ``FCNHead`` (a linear head with ``num_convs=0``) and ``SETRUPHead`` with 1×1 convolutions. A token's
+  prediction depends on nothing else, so the head runs on the tokens still active. ``SETRUPHead`` is read at the centre
+  of each patch: its upsampling follows its last convolution instead of standing between them, which is the same for
+  one convolution, since interpolation and a 1×1 classifier commute.
+* *attention*: ``ATMSingleHead``, whose class queries attend to the tokens still active.
+* *map*: any other head. Its convolutions read neighbours, so it needs the restored map.
+"""
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmtoken.core import Packing
+from mmtoken.models.heads import ATMDecoder, token_scores
+
+
+def build_head(cfg: dict, embed_dims: int) -> nn.Module:
+    """Builds an exit head for tokens of width ``embed_dims``.
+
+    Args:
+        cfg (dict): Config of a decode head. ``in_channels`` and ``in_index`` are set here; ``align_corners`` is False
+            unless it is given.
+
+    Raises:
+        ValueError: If the head gives no logit for each of at least two classes.
+    """
+    cfg = {'align_corners': False, **cfg, 'in_channels': embed_dims, 'in_index': 0}
+    head = MODELS.build(cfg)
+    if getattr(head, 'out_channels', 0) < 2:
+        raise ValueError(f'heads: {cfg["type"]} must give a logit for each of two or more classes; set num_classes, '
+                         'and leave out_channels out.')
+    return head
+
+
+class Pointwise:
+    """A head that sees each token by itself."""
+
+    @staticmethod
+    def predict(head: nn.Module, tokens: Tensor, packing: Packing) -> tuple[Tensor, Optional[Tensor]]:
+        """What the head says of tokens.
+
+        Args:
+            head (nn.Module): The decode head.
+            tokens (Tensor): Rows ``(Σn, C)``.
+            packing (Packing): Which rows are whose.
+
+        Returns:
+            tuple[Tensor, Tensor | None]: Logits ``(Σn, K)``, and what the head says of each image's classes.
+        """
+        x = head.norm(tokens) if hasattr(head, 'up_convs') else tokens
+        x = x.t()[None, :, :, None]  # one image of Σn × 1 pixels: convolutions and batch norms run as they are
+        if hasattr(head, 'up_convs'):
+            for conv, _ in head.up_convs:
+                x = conv(x)
+            x = head.cls_seg(x)
+        else:
+            x = head.forward((x, ))
+        return x[0, :, :, 0].t(), None
+
+    @staticmethod
+    def scores(logits: Tensor, classes: Optional[Tensor], packing: Packing) -> Tensor:
+        """Class probabilities ``(Σn, K)``, at least fp32."""
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
+
+    @staticmethod
+    def output(maps: Tensor, classes: Optional[Tensor]):
+        """What the head's ``loss_by_feat`` takes, from a map of logits ``(B, K, H, W)``."""
+        return maps
+
+
+class Attention:
+    """An Attention-to-Mask head (arXiv 2210.05844): mask logits of each token, and which classes are present."""
+
+    @staticmethod
+    def predict(head, tokens, packing):
+        if packing.is_even and len(packing):
+            logits, classes = head.decoder(tokens.unflatten(0, (len(packing), packing.longest)))
+            return logits.flatten(0, 1), classes
+        return head.decoder(tokens, packing)
+
+    @staticmethod
+    def scores(logits, classes, packing):
+        return token_scores(logits, classes, packing)
+
+    @staticmethod
+    def output(maps, classes):
+        return [(maps, classes)]
+
+
+class Map:
+    """A head that reads neighbouring tokens, and may give a finer map than they are."""
+
+    @staticmethod
+    def predict(head: nn.Module, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head says of whole images.
+
+        Args:
+            head (nn.Module): The decode head.
+            maps (Tensor): Tokens on their raster ``(B, C, h, w)``.
+
+        Returns:
+            tuple[Tensor, Tensor]: Logits ``(B, K, h', w')``, and probabilities averaged over each token
+            ``(B·h·w, K)``, at least fp32.
+        """
+        logits = head.forward((maps, ))
+        scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
+        scores = F.adaptive_avg_pool2d(scores, maps.shape[-2:])
+        return logits, scores.flatten(2).transpose(1, 2).flatten(0, 1)
+
+
+def kind_of(head: nn.Module) -> type:
+    """How a head looks at tokens: :class:`Pointwise`, :class:`Attention` or :class:`Map`."""
+    from mmseg.models.decode_heads import FCNHead, SETRUPHead
+    if isinstance(getattr(head, 'decoder', None), ATMDecoder):
+        return Attention
+    convs = [module for module in head.modules() if isinstance(module, nn.Conv2d)]
+    if type(head) in (FCNHead, SETRUPHead) and all(conv.kernel_size == (1, 1) for conv in convs):
+        return Pointwise
+    return Map

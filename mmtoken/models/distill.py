@@ -1,0 +1,77 @@
+"""Distillation of an accelerated segmentor from its dense twin (DoViT, arXiv 2308.01944)."""
+
+import os
+from typing import Callable, Optional
+
+import torch
+import torch.nn.functional as F
+from mmengine.runner import load_checkpoint
+from torch import Tensor, nn
+
+
+class Teacher:
+    """The dense model that a student learns from, beside its labels.
+
+    It is no module: its weights belong to no checkpoint of the student and to no optimiser. They are read at the first
+    training step.
+
+    Args:
+        build (Callable): Makes the dense model.
+        checkpoint (str): Its weights.
+        tau (float): Temperature of the class probabilities. Defaults to 1.
+        logit_weight (float): Weight of the divergence of each pixel's class probabilities. Defaults to 1.
+        feature_weight (float): Weight of the squared error of the last feature map. Defaults to 0.5.
+
+    Raises:
+        ValueError: If the checkpoint is not there, or a number is out of range.
+    """
+
+    def __init__(self,
+                 build: Callable[[], nn.Module],
+                 checkpoint: str,
+                 tau: float = 1.0,
+                 logit_weight: float = 1.0,
+                 feature_weight: float = 0.5):
+        if '://' not in checkpoint and not os.path.isfile(checkpoint):
+            raise ValueError(f'teacher.checkpoint={checkpoint} is not there; give the weights of the dense model.')
+        if tau <= 0 or logit_weight < 0 or feature_weight < 0:
+            raise ValueError(f'teacher: tau={tau} must be positive, and logit_weight={logit_weight} and feature_weight='
+                             f'{feature_weight} not negative.')
+        self.build, self.checkpoint = build, checkpoint
+        self.tau, self.logit_weight, self.feature_weight = tau, logit_weight, feature_weight
+        self.model: Optional[nn.Module] = None
+
+    def losses(self, images: Tensor, feats: tuple, logits: Tensor) -> dict[str, Tensor]:
+        """How far a student is from the teacher.
+
+        ``τ² · KL(softmax(t/τ) ‖ softmax(s/τ))``, mean over the pixels of the logit maps, and the mean squared error of
+        the last feature map.
+
+        Args:
+            images (Tensor): Normalised images ``(B, 3, H, W)``.
+            feats (tuple[Tensor]): The student's feature maps.
+            logits (Tensor): The student's logits ``(B, K, h, w)``.
+
+        Returns:
+            dict[str, Tensor]: ``loss_logits`` and ``loss_features``, weighted.
+        """
+        if not isinstance(logits, Tensor):
+            raise ValueError('teacher: the decode head gives no map of logits to learn from the teacher; leave it out.')
+        if self.model is None:
+            self.model = self.build()
+            load_checkpoint(self.model, self.checkpoint, map_location='cpu', strict=False)
+            self.model.to(images.device).requires_grad_(False)
+            self.model.eval()
+        with torch.no_grad():
+            goal_feats = self.model.extract_feat(images)
+            goal = self.model.decode_head.forward(goal_feats)
+        goal = F.log_softmax(goal.float() / self.tau, dim=1)
+        ours = F.log_softmax(logits.float() / self.tau, dim=1)
+        divergence = F.kl_div(ours, goal, reduction='none', log_target=True).sum(1).mean() * self.tau**2
+        error = F.mse_loss(last_map(feats).float(), last_map(goal_feats).float())
+        return dict(loss_logits=self.logit_weight * divergence, loss_features=self.feature_weight * error)
+
+
+def last_map(feats: tuple) -> Tensor:
+    """The last feature map ``(B, C, h, w)``, without the class token that may come with it."""
+    return feats[-1] if isinstance(feats[-1], Tensor) else feats[-1][0]
