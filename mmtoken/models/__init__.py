@@ -1,10 +1,11 @@
-"""What OpenMMLab needs around the hosts: segmentors that know a token state."""
+"""What OpenMMLab needs around the hosts: segmentors that know a token state, and heads that mmseg lacks."""
 
 import importlib.util
 
 __all__ = []
 
 if importlib.util.find_spec('mmseg'):
+    from .heads import ATMHead, ATMLoss, ATMSingleHead
     from .segmentors import TokenEncoderDecoder
 
-    __all__ += ['TokenEncoderDecoder']
+    __all__ += ['ATMHead', 'ATMLoss', 'ATMSingleHead', 'TokenEncoderDecoder']

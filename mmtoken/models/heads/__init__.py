@@ -1,5 +1,13 @@
 """Decode heads that mmseg lacks."""
 
+import importlib.util
+
 from .atm import ATMDecoder, token_scores
 
 __all__ = ['ATMDecoder', 'token_scores']
+
+if importlib.util.find_spec('mmseg'):
+    from .atm_head import ATMHead, ATMSingleHead
+    from .atm_loss import ATMLoss
+
+    __all__ += ['ATMHead', 'ATMLoss', 'ATMSingleHead']
