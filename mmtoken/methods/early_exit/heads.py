@@ -55,6 +55,8 @@ class Pointwise:
         Returns:
             tuple[Tensor, Tensor | None]: Logits ``(Σn, K)``, and what the head says of each image's classes.
         """
+        if not len(tokens):  # which convolutions refuse
+            return tokens.new_zeros(0, head.out_channels), None
         x = head.norm(tokens) if hasattr(head, 'up_convs') else tokens
         x = x.t()[None, :, :, None]  # one image of Σn × 1 pixels: convolutions and batch norms run as they are
         if hasattr(head, 'up_convs'):
