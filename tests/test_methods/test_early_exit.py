@@ -438,6 +438,8 @@ def test_the_threshold_falls_and_the_iteration_is_kept():
     again = model(exits('DoViT', LINEAR, threshold=(0.6, 0.4), anneal_iters=4), seed=5)
     again.load_state_dict(net.state_dict())
     assert again.backbone.reducer.iteration == 6
+    plain = model(exits('DoViT', LINEAR, threshold=(0.6, 0.4)))
+    assert not again.load_state_dict(plain.state_dict()).missing_keys
 
 
 def test_a_teacher_adds_its_losses_and_nothing_else(tmp_path):

@@ -54,6 +54,11 @@ class DoViT(EarlyExit):
         if anneal_iters is not None:
             self.register_buffer('iteration', torch.zeros((), dtype=torch.int64))
 
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs):
+        if self.anneal_iters is not None:  # weights of a model that was not annealed will do
+            state_dict.setdefault(f'{prefix}iteration', self.iteration)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def bind(self, host: HostInfo) -> None:
         super().bind(host)
         if self.aggregate is not None and not host.num_prefix:
