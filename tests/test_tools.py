@@ -216,8 +216,9 @@ del exit_head
     two_processes(street, 'dist_train.sh', method, 2, config=name)
     first = weights(street / method / 'iter_2.pth')
     assert any(name.startswith('backbone.reducer.heads.1.') for name in first)
+    logged = 'default_hooks.logger.interval=1'
     done = shell(street, sys.executable, ROOT / 'tools/train.py', name, '--work-dir', method, '--resume',
-                 '--cfg-options', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4', 'default_hooks.logger.interval=1')
+                 '--cfg-options', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4', logged)
     assert done.returncode == 0, done.stderr[-3000:]
     last = weights(street / method / 'iter_4.pth')
     if method == 'DoViT':
