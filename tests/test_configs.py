@@ -27,6 +27,10 @@ def small_model(cfg: Config):
     patch = cfg.model.backbone.get('patch_size', 14 if 'DINOv2' in cfg.model.backbone.type else 16)
     if cfg.model.backbone.type in ('mmtoken.TokenBEiT', 'mmtoken.TokenMAE'):
         cfg.model.backbone.img_size = (patch * 8, patch * 6)  # position tables have one size
+    if 'reducer' not in cfg.model.backbone and 'num_layers' in cfg.model.backbone:  # nothing names a block but taps
+        taps = cfg.model.backbone.get('out_indices', -1)
+        taps = 2 if isinstance(taps, int) else len(taps)
+        cfg.model.backbone.update(num_layers=taps, out_indices=list(range(taps)))
     cfg.model.pretrained = None
     return revert_sync_batchnorm(MODELS.build(cfg.model)), patch
 

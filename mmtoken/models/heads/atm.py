@@ -197,7 +197,7 @@ def at_least_single(x: Tensor) -> Tensor:
 
 
 def init_linear(module: nn.Module) -> None:
-    """Truncated normal weights of standard deviation 0.02 and no bias, for every linear layer."""
+    """Normal weights of standard deviation 0.02 and no bias, for every linear layer."""
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

@@ -81,7 +81,7 @@ class BaseATMHead(BaseDecodeHead):
         raise NotImplementedError
 
     def scores(self, mask_logits: Tensor, class_logits: Tensor) -> Tensor:
-        """Scores of classes in [0, 1], ``(B, K, h, w)``, from a pair that :meth:`decode` gave, at any size."""
+        """Scores of classes ``(B, K, h, w)``, not below 0, from a pair that :meth:`decode` gave, at any size."""
         raise NotImplementedError
 
     def loss(self, inputs: Sequence[Tensor], batch_data_samples: list, train_cfg: Optional[dict] = None) -> dict:
@@ -114,7 +114,8 @@ class ATMHead(BaseATMHead):
     """SegViT's cascade: the queries go from the deepest tap to the shallowest, the masks of all taps are added.
 
     ``out[c, p] = Σ_q softmax(class)[q, c] · sigmoid(Σ_taps A[q, p])``, with the mask logits A resized to the image
-    first. Each step of the cascade is supervised by the sum so far.
+    first. Queries are summed, so scores are not below 0, but may exceed 1. Each step of the cascade is supervised by
+    the sum so far.
 
     Args:
         in_channels (Sequence[int]): Width of the map of each tap.
