@@ -1,0 +1,14 @@
+# DoViT's base model: SETR-naive ViT-L with a head at each exit, Cityscapes.
+_base_ = [
+    '../_base_/models/setr-dovit_vit-l16.py',
+    'mmseg::_base_/datasets/cityscapes_768x768.py',
+    'mmseg::_base_/default_runtime.py',
+    'mmseg::_base_/schedules/schedule_80k.py',
+]
+model = dict(
+    data_preprocessor=dict(size=(768, 768)),
+    backbone=dict(img_size=(768, 768)),
+    test_cfg=dict(mode='slide', crop_size=(768, 768), stride=(512, 512)))
+optim_wrapper = dict(
+    optimizer=dict(lr=0.01, weight_decay=0.0), paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=10.0)}))
+train_dataloader = dict(batch_size=1)
