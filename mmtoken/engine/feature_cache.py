@@ -33,7 +33,7 @@ class FeatureCacheHook(Hook):
         """Puts the cache in front of the backbone.
 
         Raises:
-            ValueError: If the backbone is being trained, or its reducer is late.
+            ValueError: If the backbone is being trained, or its reducer leaves work to the model.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         backbone = model.backbone
@@ -41,9 +41,10 @@ class FeatureCacheHook(Hook):
         if trained:
             raise ValueError(f'FeatureCacheHook needs a frozen backbone, but backbone.{trained[0]} is trained; set '
                              'backbone.frozen=True or remove the hook.')
-        if getattr(getattr(backbone, 'reducer', None), 'late', False):
-            raise ValueError("FeatureCacheHook keeps maps, not how to restore them: set custom_hooks=[] with "
-                             "reducer.restore='late'.")
+        unfinished = getattr(getattr(backbone, 'reducer', None), 'completes', '')
+        if unfinished:
+            raise ValueError(f'FeatureCacheHook keeps maps, not how to complete what is made of them: set '
+                             f'custom_hooks=[] ({unfinished}).')
         settings = {k: v for k, v in runner.cfg.model.backbone.items() if k != 'init_cfg'}
         digest = hashlib.blake2b(repr([self.dtype, *sorted(settings.items())]).encode(), digest_size=8)
         for name, value in backbone.state_dict().items():

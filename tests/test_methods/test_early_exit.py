@@ -467,6 +467,27 @@ def test_a_teacher_adds_its_losses_and_nothing_else(tmp_path):
         model(exits('DoViT'), teacher=dict(checkpoint='nowhere.pth'))
 
 
+@pytest.mark.parametrize('method', ['DToP', 'DoViT'])
+def test_frozen_exit_heads_decide_as_they_did(method):
+    """They have no losses and no gradients, and batch norms do not move: the features are the picture's alone."""
+    net = model(exits(method, FCN, threshold=0.6, frozen=True), LINEAR)
+    inputs = images()
+    before, feats = copy.deepcopy(net.backbone.reducer.state_dict()), net.backbone(inputs)
+    net.train()
+    losses = net.loss(inputs, samples(inputs))
+    assert all(name.startswith('decode.') for name in losses)
+    losses['decode.loss_ce'].backward()
+    assert all(p.grad is None for p in net.backbone.reducer.parameters())
+    assert net.decode_head.conv_seg.weight.grad.abs().sum() > 0
+    assert all(torch.equal(before[k], v) for k, v in net.backbone.reducer.state_dict().items())
+    net.backbone.eval()
+    assert torch.equal(feats[0], net.backbone(inputs)[0])
+    if method == 'DToP':
+        attention = model(exits('DToP', ATM, threshold=0.3, frozen=True), ATM).train()
+        with pytest.raises(ValueError, match='train the exit heads too'):
+            attention.loss(inputs, samples(inputs))
+
+
 # ---------------------------------------------------------------------- auxiliary heads become exits
 def setr_pair(method, aux=SETR, seed=0, **kwargs):
     """A stock model with auxiliary heads on blocks 0 and 2, and an accelerated one of the same config."""

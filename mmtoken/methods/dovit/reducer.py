@@ -19,8 +19,8 @@ class DoViT(EarlyExit):
     falls from 1, at which none leaves, to its value.
 
     Args:
-        heads, exits, threshold: See :class:`mmtoken.methods.early_exit.EarlyExit`. Heads that read neighbouring tokens
-            run on the restored map.
+        heads, exits, threshold, frozen: See :class:`mmtoken.methods.early_exit.EarlyExit`. Heads that read neighbouring
+            tokens run on the restored map.
         low (float): Tokens whose largest probability lies below leave too, as hopeless. Defaults to 0: none.
         anneal_iters (int, optional): Training iterations over which the threshold falls; None starts at its value.
         aggregate (float, optional): Once more than this part of an image's tokens has left, the class token becomes the
@@ -41,8 +41,9 @@ class DoViT(EarlyExit):
                  threshold: Union[float, Sequence[float]] = 0.95,
                  low: float = 0.0,
                  anneal_iters: Optional[int] = None,
-                 aggregate: Optional[float] = None):
-        super().__init__(heads, exits, threshold)
+                 aggregate: Optional[float] = None,
+                 frozen: bool = False):
+        super().__init__(heads, exits, threshold, frozen)
         lowest = min(threshold) if isinstance(threshold, (list, tuple)) else threshold
         if not isinstance(low, (int, float)) or not 0 <= low <= lowest:
             raise ValueError(f'low={low!r} must lie between 0 and threshold={threshold}.')

@@ -22,8 +22,8 @@ class DToP(EarlyExit):
     head learns from its predictions of the active tokens together with the final ones of the others.
 
     Args:
-        heads, exits, threshold: See :class:`mmtoken.methods.early_exit.EarlyExit`. Heads must not read neighbouring
-            tokens.
+        heads, exits, threshold, frozen: See :class:`mmtoken.methods.early_exit.EarlyExit`. Heads must not read
+            neighbouring tokens.
         keep_per_class (int): k, tokens above the threshold that stay in each image, of each class. Defaults to 5.
         store (str): What is final of an Attention-to-Mask head: ``prob``, its prediction, as in the paper; or
             ``logits``, its mask logits, which the class scores of the last head then weigh, as in the released code.
@@ -44,8 +44,9 @@ class DToP(EarlyExit):
                  exits: Optional[Sequence[int]] = None,
                  threshold: Union[float, Sequence[float]] = 0.95,
                  keep_per_class: int = 5,
-                 store: str = 'prob'):
-        super().__init__(heads, exits, threshold)
+                 store: str = 'prob',
+                 frozen: bool = False):
+        super().__init__(heads, exits, threshold, frozen)
         if not isinstance(keep_per_class, int) or keep_per_class < 0:
             raise ValueError(f'keep_per_class={keep_per_class!r} must be an integer >= 0.')
         if store not in ('prob', 'logits'):
@@ -112,7 +113,7 @@ class DToP(EarlyExit):
             Tensor: ``(B, K, H, W)`` or a multiple of it; of an ``ATMSingleHead`` in training what its loss takes.
         """
         record = state.aux[self]
-        if kind_of(head) is Attention and (self.training or state.packing is not None):
+        if kind_of(head) is Attention and (head.training or state.packing is not None):
             return self.complete_attention(state, record, head)
         logits = head.forward(feats)
         if not isinstance(logits, Tensor):
@@ -133,6 +134,9 @@ class DToP(EarlyExit):
 
     def complete_attention(self, state: TokenState, record: Exits, head: nn.Module) -> Any:
         """The decoder of an ``ATMSingleHead`` is the last exit: it sees the active tokens only."""
+        if head.training and not self.training:
+            raise ValueError('reducer.frozen=True keeps what ATMSingleHead predicts as scores, and its loss wants mask '
+                             'logits; train the exit heads too.')
         packing = self.active_packing(state, record)
         logits, classes = Attention.predict(head, self.active(state, self.depth - 1), packing)
         self.write(record, logits, Attention.scores(logits, classes, packing), Attention)

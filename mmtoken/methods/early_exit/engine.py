@@ -53,6 +53,9 @@ class EarlyExit(Reducer):
             Without it, where the ``in_index`` of the heads points; with it, only the heads of these blocks are taken.
         threshold (float | Sequence[float]): Probability above which a token may leave, in [0, 1], for all exits or for
             each. At 1 none leaves, and in test mode the head does not run.
+        frozen (bool): Train none of the exit heads; they decide as the weights that were loaded do, and have no losses.
+            With a frozen backbone the features are those of the picture alone, and can be kept while a decode head is
+            trained on them. Defaults to False.
     """
 
     dynamic = True
@@ -62,7 +65,8 @@ class EarlyExit(Reducer):
     def __init__(self,
                  heads: Union[dict, Sequence[dict], None] = None,
                  exits: Optional[Sequence[int]] = None,
-                 threshold: Union[float, Sequence[float]] = 0.95):
+                 threshold: Union[float, Sequence[float]] = 0.95,
+                 frozen: bool = False):
         super().__init__()
         if isinstance(exits, int):
             raise ValueError(f'exits={exits} must be a list of blocks, such as [{exits}].')
@@ -76,6 +80,8 @@ class EarlyExit(Reducer):
         self.sources: Optional[list[int]] = None
         self.exits = None if exits is None else tuple(exits)
         self.threshold = threshold
+        self.frozen = frozen
+        self.trainable = not frozen
 
     # ------------------------------------------------------------------ checks
     def bind(self, host: HostInfo) -> None:
@@ -103,6 +109,7 @@ class EarlyExit(Reducer):
         self.thresholds = list(thresholds) * (len(self.exits) // len(thresholds))
         self.heads = nn.ModuleList(kinds.build_head(cfg, host.embed_dims) for cfg in cfgs)
         self.kinds = [kinds.kind_of(head) for head in self.heads]
+        self.heads.requires_grad_(not self.frozen)
         classes = {head.out_channels for head in self.heads}
         if len(classes) > 1:
             raise ValueError(f'reducer.heads predict different numbers of classes: {sorted(classes)}.')
@@ -132,6 +139,10 @@ class EarlyExit(Reducer):
         if classes is not None and classes != self.num_classes:
             raise ValueError(f'reducer.heads predict {self.num_classes} classes and decode_head {classes}; give both '
                              'the same num_classes.')
+
+    def train(self, mode: bool = True):
+        """Frozen exit heads stay in test mode."""
+        return super().train(mode and not self.frozen)
 
     # ------------------------------------------------------------------ exits
     def after(self, state: TokenState, i: int) -> None:
