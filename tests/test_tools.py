@@ -200,7 +200,7 @@ def test_two_processes_test_as_one_does(street, trained):
 
 @pytest.mark.parametrize('method, args', [('DToP', 'threshold=0.3'),
                                           ('DoViT', 'threshold=0.3, anneal_iters=4')])
-def test_early_exit_trains_in_two_processes_and_resumes(street, method, args):
+def test_early_exit_trains_in_two_processes_and_resumes(street, method, args, monkeypatch):
     """Every parameter takes part in every step, so the wrapper needs not look for those that do not."""
     name = f'{method.lower()}.py'
     text = (street / 'config.py').read_text()
@@ -225,6 +225,10 @@ del exit_head
         assert first['backbone.reducer.iteration'] == 2 and last['backbone.reducer.iteration'] == 4
     log = sorted((street / method).glob('*/*.log'))[-1].read_text()
     assert 'reducer.exit1.loss_ce' in log and 'mIoU: ' in log
+    monkeypatch.chdir(street)
+    monkeypatch.syspath_prepend(str(street))
+    call('test', monkeypatch, name, street / method / 'iter_4.pth', '--tta', '--work-dir', f'{method}_tta')
+    assert 'mIoU: ' in next((street / f'{method}_tta').glob('*/*.log')).read_text()
 
 
 def test_missing_config(fails):

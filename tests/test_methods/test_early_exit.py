@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
+from mmengine.runner import load_checkpoint
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -499,7 +500,7 @@ def setr_pair(method, aux=SETR, seed=0, **kwargs):
 
 
 @pytest.mark.parametrize('method', ['DToP', 'DoViT'])
-def test_exits_come_from_the_auxiliary_heads_of_a_stock_checkpoint(method):
+def test_exits_come_from_the_auxiliary_heads_of_a_stock_checkpoint(method, tmp_path):
     stock, net = setr_pair(method, threshold=0.5)
     assert net.backbone.reducer.exits == (0, 2) and not net.with_auxiliary_head
     report = net.load_state_dict(stock.state_dict())
@@ -510,6 +511,11 @@ def test_exits_come_from_the_auxiliary_heads_of_a_stock_checkpoint(method):
     again = setr_pair(method, seed=3, threshold=0.5)[1]
     again.load_state_dict(net.state_dict())
     assert torch.equal(predict(net, images()), predict(again, images()))
+    # mmengine has a loader of its own, and wrappers around the model
+    torch.save(dict(state_dict=stock.state_dict()), tmp_path / 'stock.pth')
+    wrapped = MODELS.build(dict(type='mmseg.SegTTAModel', module=setr_pair(method, seed=4, threshold=0.5)[1]))
+    load_checkpoint(wrapped, str(tmp_path / 'stock.pth'), strict=True)
+    assert torch.equal(predict(net, images()), predict(wrapped.module, images()))
 
 
 def test_an_exit_says_what_the_auxiliary_head_says():
