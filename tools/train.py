@@ -56,6 +56,7 @@ def main():
     checks.use_cpu_if_needed(cfg)
     runner = checks.build_runner(cfg)
     start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.resume else None)
+    checks.check_frozen(runner.model, start)
     if start:
         checks.check_checkpoint(runner.model, start, part='' if cfg.resume else 'backbone.')
     checks.dry_run(runner.model, cfg)

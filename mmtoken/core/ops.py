@@ -109,6 +109,22 @@ def grid_coords(raster: tuple[int, int], grid: tuple[int, int], device=None) -> 
     return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).reshape(1, -1, 2)
 
 
+def indices_of(mask: Tensor, number: int) -> Tensor:
+    """Where a mask is true, for those who know how often: ``nonzero`` without a synchronisation with the host.
+
+    Args:
+        mask (Tensor): ``(N,)``, bool.
+        number (int): How often it is true.
+
+    Returns:
+        Tensor: Rising indices ``(number,)``, int64.
+    """
+    rows = torch.arange(len(mask), device=mask.device)
+    # the others all write into one place that is cut off
+    place = (mask.cumsum(0) - 1).masked_fill(~mask, number)
+    return rows.new_empty(number + 1).scatter(0, place, rows)[:number]
+
+
 def top_of_group(score: Tensor, group: Tensor, k: int, groups: int) -> Tensor:
     """Which elements are among the k largest of their group; of equal ones the earlier.
 

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .ops import indices_of
+
 
 class Packing:
     """Images of unequal token counts, one after the other in packed rows ``(ΣL, …)``.
@@ -69,7 +71,7 @@ class Packing:
 
     def rows_from(self, first: int) -> Tensor:
         """Rows of all tokens but the ``first`` ones of each image, int64; every image must have these."""
-        return torch.nonzero_static(self.place >= first, size=self.total - first * len(self))[:, 0]
+        return indices_of(self.place >= first, self.total - first * len(self))
 
     def pad(self, x: Tensor) -> Tensor:
         """Packed ``(ΣL, …)`` → ``(B, longest, …)``, zero where there is nothing."""

@@ -1,6 +1,6 @@
 """Reducer: the one interface between a token reduction method and a host."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Callable, ClassVar, Optional, Sequence
 
 from torch import Tensor, nn
@@ -155,7 +155,7 @@ class GridReducer(Reducer):
         if state.padding is not None:
             valid = ~state.padding
             exists = ops.pool_to_grid(valid[..., None].float(), raster, grid)[..., 0] > 0
-        before = replace(state)
+        before = state.bookkeeping()
         tokens, restore, sizes = self.pool(state.patches, raster, grid, valid, exists)
         state.reduce(
             tokens,

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .ops import indices_of
 from .packing import Packing
 
 
@@ -224,7 +225,7 @@ class TokenState:
             proportional (bool): Weigh keys by ``sizes`` in attention from here on. Defaults to False.
             owner (Any): Whose reduction it is, for :meth:`restore`.
         """
-        before = replace(self)  # shares the tensors; its centres are made only if asked for
+        before = self.bookkeeping()
         self._push(restore, owner, raster, lambda: coords(before.coords), sizes, padding, None,
                    proportional)
         self.keys = None  # they were those of the tokens before
@@ -244,7 +245,7 @@ class TokenState:
             Tensor | None: Those that go on, as indices among the patch tokens of the batch ``(Σn',)``, int64; None if
             all do.
         """
-        prefix, before = self.num_prefix, replace(self)
+        prefix, before = self.num_prefix, self.bookkeeping()
         if self.packing is None:
             mask = F.pad(keep, (prefix, 0), value=True)
             packing = Packing(mask.sum(1))
@@ -254,7 +255,7 @@ class TokenState:
             packing = Packing(torch.zeros_like(old.lengths).index_add(0, old.image, mask.long()))
         if packing.total == mask.numel():
             return None
-        kept = torch.nonzero_static(keep.flatten(), size=packing.total - prefix * len(packing))[:, 0]
+        kept = indices_of(keep.flatten(), packing.total - prefix * len(packing))
 
         def pick(values: Tensor, tail: int) -> Tensor:
             """Of one value a patch token ``(B or 1, n, …)`` or ``(Σn, …)`` those that go on ``(Σn', …)``."""
@@ -262,12 +263,17 @@ class TokenState:
                 values = values.expand(len(packing), *values.shape[1:])
             return values.flatten(0, values.dim() - 1 - tail)[kept]
 
-        rows = torch.nonzero_static(mask.flatten(), size=packing.total)[:, 0]
+        rows = indices_of(mask.flatten(), packing.total)
         self._push(Scatter(self.x, mask, rows), owner, None, lambda: pick(before.coords, 1),
                    lambda: pick(before.sizes, 0), None, packing, self.proportional)
         self.keys = None
         self.x = self.x.flatten(0, -2)[rows]
         return kept
+
+    def bookkeeping(self) -> 'TokenState':
+        """A copy to make later centres and sizes from, if they are asked for. It shares the tensors, but not the trail,
+        which will hold what holds this copy: memory would wait for the garbage collector."""
+        return replace(self, trail=[], keys=None)
 
     def _push(self, restore, owner, *bookkeeping):
         self.trail.append(

@@ -14,6 +14,8 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmengine.utils import to_2tuple
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from mmtoken.core import Reducer
+
 
 class UserError(SystemExit):
     """A mistake of the user's: ends the program with one line instead of a traceback."""
@@ -68,7 +70,7 @@ def _pretrained(cfg: Any, key: str) -> Iterator[tuple]:
         for i, item in enumerate(cfg):
             yield from _pretrained(item, f'{key}[{i}]')
     elif isinstance(cfg, dict):
-        if cfg.get('type') == 'Pretrained':
+        if cfg.get('type') == 'Pretrained' or key.endswith('.teacher'):
             yield f'{key}.checkpoint', cfg.get('checkpoint')
         yield f'{key}.pretrained', cfg.get('pretrained')
         for name, part in cfg.items():
@@ -160,20 +162,40 @@ def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
     model = unwrap(model)
     if '://' not in path and not os.path.isfile(path):
         raise UserError(f'checkpoint not found: {path}')
+    random = part and not has_frozen_reducer(model)  # a reducer that is to be trained may start at random
     state = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     state = {k.removeprefix('module.'): v for k, v in state.get('state_dict', state).items()}
     try:  # loads for real, so that what upstream's modules convert while loading is no fault
-        keys = model.load_state_dict({k: v for k, v in state.items() if k.startswith(part)}, strict=False)
+        # auxiliary heads may be what exit heads are made of
+        some = {k: v for k, v in state.items() if k.startswith((part, 'auxiliary_head.'))}
+        keys = model.load_state_dict(some, strict=False)
         wrong = [f'{k} is missing' for k in keys.missing_keys
-                 if k.startswith(part) and not (part and '.reducer.' in k)]
+                 if k.startswith(part) and not (random and '.reducer.' in k)]
         wrong += [f'{k} is unknown' for k in keys.unexpected_keys
                   if k.startswith(('backbone.', 'neck.', 'decode_head.')) and '.reducer.' not in k]
     except RuntimeError as error:  # shapes, a line each after a headline
         lines = [line.strip() for line in str(error).splitlines()]
-        wrong = lines[1:] or lines
+        wrong = [line for line in lines[1:] if not (random and '.reducer.' in line)] if lines[1:] else lines
     if wrong:
         more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
         raise UserError(f'checkpoint {path} does not fit the model of this config: {"; ".join(wrong[:3])}{more}')
+
+
+def has_frozen_reducer(model: torch.nn.Module) -> bool:
+    """Whether a reducer has parameters that training leaves as they were loaded."""
+    return any(getattr(module, 'frozen', False) for module in unwrap(model).modules() if isinstance(module, Reducer))
+
+
+def check_frozen(model: torch.nn.Module, start: Optional[str]):
+    """Fail if frozen exit heads would decide at random.
+
+    Args:
+        model: The built model, possibly wrapped.
+        start: The checkpoint that training starts from, if any.
+    """
+    if start is None and has_frozen_reducer(model):
+        raise UserError('model.backbone.reducer.frozen=True keeps exit heads as they were loaded, and nothing is: set '
+                        'load_from to a checkpoint of the model that they were trained in')
 
 
 def check_amp(cfg: Config):

@@ -46,6 +46,8 @@ class FeatureCacheHook(Hook):
             raise ValueError(f'FeatureCacheHook keeps maps, not how to complete what is made of them: set '
                              f'custom_hooks=[] ({unfinished}).')
         settings = {k: v for k, v in runner.cfg.model.backbone.items() if k != 'init_cfg'}
+        # the reducer as it was built: a model may have handed it more than the backbone's config says
+        settings['reducer'] = repr(getattr(backbone, 'reducer', None))
         digest = hashlib.blake2b(repr([self.dtype, *sorted(settings.items())]).encode(), digest_size=8)
         for name, value in backbone.state_dict().items():
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())

@@ -6,8 +6,10 @@ from typing import Any, Optional, Sequence, Union
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from mmtoken.core import HostInfo, Reducer, ReducerSequence, TokenState
+from mmtoken.core import HostInfo, Packing, Reducer, ReducerSequence, TokenState
 from mmtoken.registry import REDUCERS
+
+from .drop_path import drop_images, images_of
 
 
 class Features(tuple):
@@ -64,13 +66,15 @@ class TokenHost:
 
     #: Where positions enter: ``absolute`` (in the tokens) or ``relative`` (in the attention).
     position = 'absolute'
-    #: Set by a model that lets the reducer complete what its head makes of the features.
+    #: Set by a model that lets the reducer complete what its head makes of the features, and adds its losses.
     completed = False
 
     def init_reducer(self, reducer: Union[dict, Sequence[dict], None]) -> None:
         """Builds the reducer and checks it against this backbone; to be called at the end of ``__init__``."""
         self.reducer = build_reducer(reducer)
         if self.reducer is not None:
+            if self.reducer.dynamic:
+                drop_images(self)
             if self.reducer.dynamic and self.position == 'relative':
                 raise ValueError(f'reducer {type(self.reducer).__name__} packs images of unequal token counts, which '
                                  f'the relative position bias of {type(self).__name__} cannot follow; use a static '
@@ -137,9 +141,11 @@ class TokenHost:
     def forward_tokens(self, inputs: Tensor, padding: Optional[Tensor] = None) -> tuple[list, TokenState]:
         """The loop: like :meth:`forward`, giving the outputs and the token state after the last block."""
         reducer = self.reducer
-        if reducer is not None and reducer.completes and not self.completed:
-            raise ValueError(f'reducer: {reducer.completes}; set '
-                             "model.type='mmtoken.TokenEncoderDecoder', which completes the logits.")
+        if reducer is not None and not self.completed:
+            reason = reducer.completes or 'it has losses of its own' * (reducer.trainable and self.training)
+            if reason:
+                raise ValueError(f"reducer: {reason}; set model.type='mmtoken.TokenEncoderDecoder', which completes "
+                                 'logits and adds losses.')
         if min(inputs.shape[-2:]) < self.patch_size:
             raise ValueError(f'The image is {inputs.shape[-2]}x{inputs.shape[-1]} pixels, smaller than one patch '
                              f'(patch_size={self.patch_size}); feed larger images or resize them in the pipeline.')
@@ -151,20 +157,22 @@ class TokenHost:
         for i, block in enumerate(self.blocks):
             if reducer is not None:
                 reducer.before(state, i)
-            state.x, keys = self.run(self.attend, block, state.x, state)
+            state.x, keys = self.run(self.attend, state.packing, block, state.x, state)
             if reducer is not None:
                 state.keys = keys if reducer.needs_keys else None
                 reducer.between(state, i)
             state.counts.append(state.x.shape[:-1].numel())
-            state.x = self.run(self.mlp, block, state.x)
+            state.x = self.run(self.mlp, state.packing, block, state.x)
             if reducer is not None:
                 reducer.after(state, i)
             if i in self.out_indices:
                 outs.append(self.features(state, i))
         return outs, state
 
-    def run(self, part, block: nn.Module, x: Tensor, *args):
+    def run(self, part, packing: Optional[Packing], block: nn.Module, x: Tensor, *args):
         """Runs one half of a block, with gradient checkpointing if the backbone has it switched on."""
+        if packing is not None:
+            part = images_of(packing)(part)
         if getattr(self, 'with_cp', False) and x.requires_grad:
             # The part runs again in the backward pass, when the state has long moved on, so it gets a copy.
             args = [replace(a, trail=list(a.trail), keys=None) if isinstance(a, TokenState) else a for a in args]

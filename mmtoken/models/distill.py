@@ -5,15 +5,15 @@ from typing import Callable, Optional
 
 import torch
 import torch.nn.functional as F
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 
 class Teacher:
     """The dense model that a student learns from, beside its labels.
 
-    It is no module: its weights belong to no checkpoint of the student and to no optimiser. They are read at the first
-    training step.
+    It is no module: its weights belong to no checkpoint of the student, to no optimiser and to no copy of it. They are
+    read at the first training step.
 
     Args:
         build (Callable): Makes the dense model.
@@ -23,7 +23,7 @@ class Teacher:
         feature_weight (float): Weight of the squared error of the last feature map. Defaults to 0.5.
 
     Raises:
-        ValueError: If the checkpoint is not there, or a number is out of range.
+        ValueError: If a number is out of range.
     """
 
     def __init__(self,
@@ -32,8 +32,6 @@ class Teacher:
                  tau: float = 1.0,
                  logit_weight: float = 1.0,
                  feature_weight: float = 0.5):
-        if '://' not in checkpoint and not os.path.isfile(checkpoint):
-            raise ValueError(f'teacher.checkpoint={checkpoint} is not there; give the weights of the dense model.')
         if tau <= 0 or logit_weight < 0 or feature_weight < 0:
             raise ValueError(f'teacher: tau={tau} must be positive, and logit_weight={logit_weight} and feature_weight='
                              f'{feature_weight} not negative.')
@@ -54,14 +52,14 @@ class Teacher:
 
         Returns:
             dict[str, Tensor]: ``loss_logits`` and ``loss_features``, weighted.
+
+        Raises:
+            ValueError: If there is no map of logits to learn, or the checkpoint is not there or of another model.
         """
         if not isinstance(logits, Tensor):
             raise ValueError('teacher: the decode head gives no map of logits to learn from the teacher; leave it out.')
         if self.model is None:
-            self.model = self.build()
-            load_checkpoint(self.model, self.checkpoint, map_location='cpu', strict=False)
-            self.model.to(images.device).requires_grad_(False)
-            self.model.eval()
+            self.model = self.load().to(images.device)
         with torch.no_grad():
             goal_feats = self.model.extract_feat(images)
             goal = self.model.decode_head.forward(goal_feats)
@@ -70,6 +68,22 @@ class Teacher:
         divergence = F.kl_div(ours, goal, reduction='none', log_target=True).sum(1).mean() * self.tau**2
         error = F.mse_loss(last_map(feats).float(), last_map(goal_feats).float())
         return dict(loss_logits=self.logit_weight * divergence, loss_features=self.feature_weight * error)
+
+    def load(self) -> nn.Module:
+        """The dense model with its weights, in test mode."""
+        if '://' not in self.checkpoint and not os.path.isfile(self.checkpoint):
+            raise ValueError(f'teacher.checkpoint={self.checkpoint} is not there; give the weights of the dense model.')
+        state = CheckpointLoader.load_checkpoint(self.checkpoint, map_location='cpu')
+        model = self.build()
+        missing = model.load_state_dict(state.get('state_dict', state), strict=False).missing_keys
+        if missing:
+            raise ValueError(f'teacher.checkpoint={self.checkpoint} is of another model: it lacks {missing[0]}.')
+        model.requires_grad_(False)
+        model.eval()
+        return model
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, 'model': None}
 
 
 def last_map(feats: tuple) -> Tensor:

@@ -1,5 +1,6 @@
 """mmseg's segmentors, with what a reducer needs from them and nothing else."""
 
+from functools import partial
 from typing import Any, Optional, Sequence, Union
 
 from mmengine.config import ConfigDict
@@ -46,11 +47,11 @@ class TokenSegmentorMixin:
 
     def __init__(self, backbone: dict, *args, auxiliary_head=None, teacher: Optional[dict] = None, **kwargs):
         dense = {key: value for key, value in backbone.items() if key != 'reducer'}
-        backbone, taken = hand_over(backbone, auxiliary_head)
+        backbone, taken = hand_over(backbone, None if kwargs.get('neck') else auxiliary_head)
         super().__init__(backbone, *args, auxiliary_head=None if taken else auxiliary_head, **kwargs)
         self.teacher = None
         if teacher is not None:
-            self.teacher = Teacher(lambda: type(self)(ConfigDict(dense), *args, **kwargs), **teacher)
+            self.teacher = Teacher(partial(type(self), ConfigDict(dense), *args, **kwargs), **teacher)
         #: Names of auxiliary heads in the stock model's checkpoint, and where the same parameters live here.
         self.moved: dict[str, str] = {}
         reducer = getattr(self.backbone, 'reducer', None)
@@ -86,7 +87,7 @@ class TokenSegmentorMixin:
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         feats = self.extract_feat(inputs)
-        if not self.completes(feats):
+        if not self.completes(self.decode_head, feats):
             return self.decode_head.predict(feats, batch_img_metas, self.test_cfg)
         return self.decode_head.predict_by_feat(self.head_output(self.decode_head, feats), batch_img_metas)
 
@@ -100,11 +101,11 @@ class TokenSegmentorMixin:
         losses = {}
         for name, head in heads.items():
             taught = self.teacher is not None and head is self.decode_head
-            if taught or self.completes(feats):
+            if taught or self.completes(head, feats):
                 output = self.head_output(head, feats)
-                loss = head.loss_by_feat(output, data_samples)
                 if taught:
                     losses.update(add_prefix(self.teacher.losses(inputs, feats, output), 'teacher'))
+                loss = head.loss_by_feat(output, data_samples)
             else:
                 loss = head.loss(feats, data_samples, self.train_cfg)
             losses.update(add_prefix(loss, name))
@@ -115,14 +116,17 @@ class TokenSegmentorMixin:
     def _forward(self, inputs: Tensor, data_samples=None) -> Tensor:
         return self.head_output(self.decode_head, self.extract_feat(inputs))
 
-    def completes(self, feats: tuple) -> bool:
-        """Whether the reducer completes what a head makes of these feature maps."""
-        return isinstance(feats, Features) and bool(self.backbone.reducer.completes)
+    def completes(self, head: nn.Module, feats: tuple) -> bool:
+        """Whether the reducer completes what a head makes of these feature maps: the decode head's, and those of all
+        heads if the maps lie on reduced tokens."""
+        if not isinstance(feats, Features) or not self.backbone.reducer.completes:
+            return False
+        return head is self.decode_head or self.backbone.reducer.late
 
     def head_output(self, head: nn.Module, feats: tuple) -> Any:
         """What a head's ``predict_by_feat`` and ``loss_by_feat`` take, on the full patch grid: mostly logits
         ``(B, classes, H, W)``."""
-        if self.completes(feats):
+        if self.completes(head, feats):
             return self.backbone.reducer.complete(feats.state, head, feats)
         return head.forward(feats)
 

@@ -167,3 +167,24 @@ def test_more_merges_than_valid_tokens_spare_the_valid_ones():
     pairs = list(zip(source[0].tolist(), target[0].tolist()))
     assert {a for a, _ in pairs if a < 4} == {0, 2}
     assert all((a < 4) == (b < 4) for a, b in pairs)
+
+
+# ---------------------------------------------------------------------- early exit
+@pytest.mark.parametrize('k', [0, 1, 3])
+def test_top_of_group(k):
+    score = torch.randint(5, (200, )) / 4  # many ties
+    group = torch.randint(7, (200, ))  # group 6 is none
+    expected = torch.zeros(200, dtype=torch.bool)
+    for g in range(6):
+        members = [i for i in range(200) if group[i] == g]
+        for i in sorted(members, key=lambda i: (-float(score[i]), i))[:k]:
+            expected[i] = True
+    assert torch.equal(ops.top_of_group(score, group, k, 6), expected)
+    assert ops.top_of_group(score[:0], group[:0], k, 6).shape == (0, )
+
+
+@pytest.mark.parametrize('part', [0, 0.3, 1])
+def test_indices_of(part):
+    mask = torch.rand(50) < part
+    assert torch.equal(ops.indices_of(mask, int(mask.sum())), mask.nonzero()[:, 0])
+    assert ops.indices_of(mask[:0], 0).shape == (0, )

@@ -1,6 +1,8 @@
 """DToP and DoViT against a slow reference, and around models: batches, sliding windows, training, bad arguments."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ LINEAR = dict(type='mmseg.FCNHead', num_convs=0, channels=32, concat_input=False
 FCN = dict(LINEAR, num_convs=1, kernel_size=1, channels=16, norm_cfg=dict(type='BN'))
 CONCAT = dict(FCN, concat_input=True)
 FCN3 = dict(FCN, kernel_size=3)
+GROUPED = dict(FCN, norm_cfg=dict(type='GN', num_groups=4))
 SETR = dict(type='mmseg.SETRUPHead', channels=16, num_convs=1, up_scale=2, kernel_size=1, num_classes=K,
             dropout_ratio=0, norm_cfg=dict(type='BN'))
 ATM = dict(type='mmtoken.ATMSingleHead', channels=16, num_layers=2, num_heads=2, num_classes=K)
@@ -54,8 +57,9 @@ def model(reducer, decode=LINEAR, host='TokenDINOv2', kind='TokenEncoderDecoder'
     randomize(built)
     for module in built.modules():
         module.training = False  # upstream's eval() returns None
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.GroupNorm)):
             torch.nn.init.uniform_(module.weight, 1, 2)
+        if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
     return built
 
@@ -152,7 +156,7 @@ def reference(net, image):
         for n in done:
             left[n] = m
         gone = [n for n in range(len(features)) if left[n] < len(reducer.exits)]
-        if isinstance(reducer, DoViT) and reducer.aggregate is not None and done:
+        if isinstance(reducer, DoViT) and reducer.aggregate is not None and gone:
             if len(gone) / len(features) > reducer.aggregate:
                 head_tokens = head_tokens.clone()
                 head_tokens[0] = (head_tokens[0] + features[gone].mean(0)) / 2
@@ -245,9 +249,9 @@ def test_what_is_stored_of_attention_to_mask(store):
 
 # ---------------------------------------------------------------------- exactness
 METHODS = [('DToP', LINEAR, LINEAR), ('DToP', FCN, SETR), ('DToP', LINEAR, SEGMENTER), ('DToP', ATM, ATM),
-           ('DoViT', LINEAR, SEGMENTER), ('DoViT', FCN3, SETR)]
-IDS = ['DToP-linear', 'DToP-SETR', 'DToP-Segmenter', 'DToP-ATM', 'DoViT-Segmenter', 'DoViT-SETR']
-LOW = {'DToP-ATM': 0.3, 'DoViT-SETR': 0.8}
+           ('DoViT', LINEAR, SEGMENTER), ('DoViT', GROUPED, SEGMENTER), ('DoViT', FCN3, SETR)]
+IDS = ['DToP-linear', 'DToP-SETR', 'DToP-Segmenter', 'DToP-ATM', 'DoViT-Segmenter', 'DoViT-GN', 'DoViT-SETR']
+LOW = {'DToP-ATM': 0.3, 'DoViT-SETR': 0.8, 'DoViT-GN': 0.75}
 CASES = [pytest.param(*case, LOW.get(name, 0.6), id=name) for case, name in zip(METHODS, IDS)]
 
 
@@ -266,8 +270,8 @@ def test_nothing_leaves_and_nothing_changes(method, head, decode, threshold):
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('method, head, decode, threshold', CASES)
 def test_a_batch_is_its_images(method, head, decode, threshold, size):
-    net = model(exits(method, head, threshold=threshold, keep_per_class=1) if method == 'DToP' else
-                exits(method, head, threshold=threshold), decode)
+    extra = dict(keep_per_class=1) if method == 'DToP' else dict(aggregate=0.05)
+    net = model(exits(method, head, threshold=threshold, **extra), decode)
     inputs = images(4, size)
     counts = (left_at(net, inputs) == len(EXITS)).sum(1)
     assert len(set(counts.tolist())) > 1, 'the images must differ in their token counts'
@@ -364,6 +368,59 @@ def test_exits_behind_a_coarser_grid():
     assert torch.equal(out, out[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3))
     tokens = model(pool).backbone.forward_tokens(inputs)[1]
     assert tokens.patches.shape[1] == SIDE * SIDE // 4
+
+
+def test_auxiliary_heads_that_stay_are_left_alone():
+    """Only what the decode head says is completed; heads given explicitly leave the others where they are."""
+    aux = {'in_channels': 32, 'align_corners': False, **LINEAR, 'in_index': 0}
+    net = model(exits('DToP', LINEAR, threshold=0.3), dict(LINEAR, in_index=1), auxiliary_head=aux,
+                backbone=dict(out_indices=(1, 3))).train()
+    inputs = images()
+    losses = net.loss(inputs, samples(inputs))
+    assert net.with_auxiliary_head and not net.moved
+    own = net.auxiliary_head.loss(net.extract_feat(inputs), samples(inputs), None)
+    assert torch.equal(losses['aux.loss_ce'], own['loss_ce'])
+
+
+@pytest.mark.parametrize('host', ['TokenDINOv2', 'TokenVisionTransformer'])
+def test_stochastic_depth_drops_images_not_tokens(host):
+    """Also where the batch is packed: of each image a branch is left out as a whole."""
+    net = model(exits('DoViT', LINEAR, threshold=0.5, exits=(0, )), SEGMENTER, host,
+                backbone=dict(drop_path_rate=0.9)).train()
+    seen = []
+    for block in net.backbone.blocks[1:]:
+        for module in block.modules():
+            if 'DropPath' in type(module).__name__:
+                module.register_forward_hook(lambda m, args, out: seen.append((args[0].detach(), out.detach())))
+    inputs = images(8)
+    state = net.backbone.forward_tokens(inputs)[1]
+    assert state.packing is not None and seen
+    dropped = []
+    for before, after in seen:
+        assert before.dim() == 2
+        for branch in after.split(state.packing.sizes):
+            gone = (branch == 0).all(-1)
+            assert gone.all() or not gone.any()
+            dropped.append(bool(gone.all()))
+    assert any(dropped) and not all(dropped)
+
+
+@pytest.mark.parametrize('train', [False, True])
+def test_tokens_are_given_back_when_a_pass_is_over(train):
+    """Without waiting for Python's garbage collector."""
+    net = model(exits('DToP', LINEAR, threshold=0.5, keep_per_class=0))
+    net.train(train)
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.set_grad_enabled(train):
+            state = net.backbone.forward_tokens(images())[1]
+        saved = [weakref.ref(reduction.restore.saved) for reduction in state.trail]
+        assert len(saved) == 2
+        del state
+        assert all(ref() is None for ref in saved)
+    finally:
+        gc.enable()
 
 
 # ---------------------------------------------------------------------- training
@@ -464,8 +521,15 @@ def test_a_teacher_adds_its_losses_and_nothing_else(tmp_path):
     assert torch.allclose(losses['teacher.loss_features'], 0.25 * (goal_map - own_map).square().mean(), rtol=1e-4)
     losses['teacher.loss_logits'].backward()
     assert student.decode_head.conv_seg.weight.grad.abs().sum() > 0
+    again = copy.deepcopy(student)  # as an exponential moving average does
+    assert again.teacher.model is None and student.teacher.model is not None
     with pytest.raises(ValueError, match=r'teacher\.checkpoint=nowhere\.pth is not there'):
-        model(exits('DoViT'), teacher=dict(checkpoint='nowhere.pth'))
+        model(exits('DoViT'), teacher=dict(checkpoint='nowhere.pth')).loss(inputs, targets)
+    torch.save(dict(state_dict=dict(foo=torch.zeros(1))), tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match=r'is of another model: it lacks backbone\.'):
+        model(exits('DoViT'), teacher=dict(checkpoint=str(tmp_path / 'other.pth'))).loss(inputs, targets)
+    with pytest.raises(ValueError, match='gives no map of logits'):
+        model(exits('DToP', ATM), ATM, teacher=teacher).train().loss(inputs, targets)
 
 
 @pytest.mark.parametrize('method', ['DToP', 'DoViT'])
@@ -548,6 +612,9 @@ def test_exits_choose_among_the_auxiliary_heads():
     (dict(exits=(2, 0)), r'exits=\[2, 0\].*rising'),
     (dict(exits=5), r'exits=5 must be a list'),
     (dict(exits=None), r'exits is missing'),
+    (dict(exits=None, heads=[LINEAR, LINEAR]), r'exits is missing'),
+    (dict(heads=dict(LINEAR, input_transform='multiple_select')), r'leave input_transform'),
+    (dict(heads=dict(ATM, deep_supervision=True)), r'leave input_transform and deep_supervision out'),
     (dict(heads=None), r"heads is missing.*TokenEncoderDecoder'.*auxiliary_head"),
     (dict(heads=[LINEAR]), r'heads has 1 entries for 2 exits'),
     (dict(heads=[LINEAR, dict(LINEAR, num_classes=3)]), r'different numbers of classes: \[3, 4\]'),
@@ -562,11 +629,13 @@ def test_bad_arguments_are_one_line(method, args, message):
 
 
 @pytest.mark.parametrize('args, message', [
-    (dict(head=FCN3), r'FCNHead reads neighbouring tokens.*kernel_size=1'),
-    (dict(head=SEGMENTER), r'SegmenterMaskTransformerHead reads neighbouring tokens'),
+    (dict(head=FCN3), r'FCNHead reads other tokens.*kernel_size=1'),
+    (dict(head=SEGMENTER), r'SegmenterMaskTransformerHead reads other tokens'),
     (dict(head=ATM), r'ATMSingleHead does not go with decode_head FCNHead'),
     (dict(keep_per_class=-1), r'keep_per_class=-1'),
     (dict(store='mask'), r"store='mask' must be 'prob' or 'logits'"),
+    (dict(store='logits'), r"store='logits' is about the mask logits of ATMSingleHead"),
+    (dict(head=GROUPED), r'FCNHead reads other tokens'),
 ])
 def test_bad_arguments_of_dtop(args, message):
     with pytest.raises(ValueError, match=message):
@@ -576,6 +645,7 @@ def test_bad_arguments_of_dtop(args, message):
 @pytest.mark.parametrize('args, message', [
     (dict(low=0.8), r'low=0\.8 must lie between 0 and threshold=0\.7'),
     (dict(anneal_iters=0), r'anneal_iters=0'),
+    (dict(anneal_iters=10, frozen=True), r'anneal_iters=10 anneals while exit heads are trained'),
     (dict(aggregate=1.0), r'aggregate=1\.0'),
 ])
 def test_bad_arguments_of_dovit(args, message):
@@ -586,7 +656,10 @@ def test_bad_arguments_of_dovit(args, message):
 def test_models_that_do_not_go_with_a_method():
     with pytest.raises(ValueError, match=r"DToP has final predictions.*model\.type='mmtoken\.TokenEncoderDecoder'"):
         model(exits('DToP'), kind='EncoderDecoder').extract_feat(images(1))
-    model(exits('DoViT'), kind='EncoderDecoder').extract_feat(images(1))
+    stock = model(exits('DoViT'), kind='EncoderDecoder')
+    stock.extract_feat(images(1))
+    with pytest.raises(ValueError, match=r"losses of its own; set model\.type='mmtoken\.TokenEncoderDecoder'"):
+        stock.train().loss(images(1), samples(images(1)))
     with pytest.raises(ValueError, match=r'aggregate=0\.1 needs a class token'):
         model(exits('DoViT', aggregate=0.1), host='TokenVisionTransformer', backbone=dict(with_cls_token=False))
     with pytest.raises(ValueError, match='equally many tokens in each image'):
@@ -595,6 +668,14 @@ def test_models_that_do_not_go_with_a_method():
         model([exits('DToP'), exits('DToP')])
     with pytest.raises(ValueError, match=r'in_index point there'):
         model(exits('DToP', ATM), dict(ATM, in_index=0), backbone=dict(out_indices=(1, 3)))
+    with pytest.raises(ValueError, match=r'heads is missing.*without a neck'):
+        neck = dict(type='mmseg.MultiLevelNeck', in_channels=[32, 32], out_channels=32, scales=[1, 1])
+        model(dict(type='mmtoken.DoViT'), dict(LINEAR, in_index=1), backbone=dict(out_indices=(1, 3)), neck=neck,
+              auxiliary_head={'in_channels': 32, 'align_corners': False, **LINEAR, 'in_index': 0})
+    pool = dict(type='mmtoken.AvgPool', layer=0, grid=0.5, restore_at=2)
+    for blocks in ((0, ), (0, 2)):
+        with pytest.raises(ValueError, match='another method reduces or restores tokens after the first exit'):
+            predict(model([pool, exits('DToP', exits=blocks, threshold=0.3)]), images())
     with pytest.raises(ValueError, match='reads neighbouring tokens, and a method before'):
         model([dict(type='mmtoken.ToMe', r=3, layers=[0]), exits('DoViT', FCN3)]).backbone(images())
 

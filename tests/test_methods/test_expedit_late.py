@@ -48,7 +48,7 @@ def test_restored_logits_are_weighted_sums_of_those_of_the_centres():
     weights = feats.state.dense(centres)  # (B, N, M)
     assert torch.allclose(weights.sum(-1), torch.ones(2, 60), atol=1e-5)
     expected = (reduced @ weights.transpose(1, 2)).unflatten(2, (6, 10))
-    logits = model.head_logits(model.decode_head, feats)
+    logits = model.head_output(model.decode_head, feats)
     assert torch.allclose(logits, expected, atol=1e-5)
     assert torch.allclose(model._forward(inputs), logits, atol=1e-6)
 

@@ -51,6 +51,9 @@ class DoViT(EarlyExit):
             raise ValueError(f'anneal_iters={anneal_iters!r} must be a number of iterations, or None.')
         if aggregate is not None and (not isinstance(aggregate, (int, float)) or not 0 <= aggregate < 1):
             raise ValueError(f'aggregate={aggregate!r} must be a part of the tokens in [0, 1), or None.')
+        if anneal_iters is not None and frozen:
+            raise ValueError(f'anneal_iters={anneal_iters} anneals while exit heads are trained; leave it out with '
+                             'frozen=True.')
         self.low, self.anneal_iters, self.aggregate = low, anneal_iters, aggregate
         if anneal_iters is not None:
             self.register_buffer('iteration', torch.zeros((), dtype=torch.int64))
@@ -67,6 +70,7 @@ class DoViT(EarlyExit):
                              'with_cls_token=True, or leave it out.')
 
     def before(self, state: TokenState, i: int) -> None:
+        super().before(state, i)
         if i == 0 and self.training and self.anneal_iters is not None and torch.is_grad_enabled():
             self.iteration += 1
 
@@ -104,8 +108,8 @@ class DoViT(EarlyExit):
     def settle(self, state: TokenState, record: Exits) -> None:
         if self.aggregate is None:
             return
-        gone = (record.left < len(self.exits)).to(state.x.dtype).view(record.batch, record.number, 1)
+        gone = (record.left < len(self.exits)).view(record.batch, record.number, 1).float()
         tokens = state.dense(trail=state.trail[len(record.trail):])
-        mean = (tokens * gone).sum(1) / gone.sum(1).clamp(min=1)
+        mean = (tokens.float() * gone).sum(1) / gone.sum(1).clamp(min=1)
         cls = torch.where(gone.mean(1) > self.aggregate, (state.cls + mean) / 2, state.cls)
         state.x = state.x.index_copy(0, state.packing.ends[:-1], cls.to(state.x.dtype))

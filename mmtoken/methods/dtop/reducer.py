@@ -27,7 +27,7 @@ class DToP(EarlyExit):
         keep_per_class (int): k, tokens above the threshold that stay in each image, of each class. Defaults to 5.
         store (str): What is final of an Attention-to-Mask head: ``prob``, its prediction, as in the paper; or
             ``logits``, its mask logits, which the class scores of the last head then weigh, as in the released code.
-            The same for other heads. Defaults to ``prob``.
+            Of other heads log-probabilities are, up to a constant. Defaults to ``prob``.
     """
 
     paper = 'Dynamic Token Pruning in Plain Vision Transformers for Semantic Segmentation, ICCV 2023, 2308.01045'
@@ -55,9 +55,12 @@ class DToP(EarlyExit):
 
     def bind(self, host: HostInfo) -> None:
         super().bind(host)
+        if self.store == 'logits' and Attention not in self.kinds:
+            raise ValueError("reducer.store='logits' is about the mask logits of ATMSingleHead; the exit heads are "
+                             'others, leave it out.')
         for head, kind in zip(self.heads, self.kinds):
             if kind is Map:
-                raise ValueError(f'reducer.heads: {type(head).__name__} reads neighbouring tokens, of which DToP '
+                raise ValueError(f'reducer.heads: {type(head).__name__} reads other tokens, of which DToP '
                                  'removes some; take kernel_size=1 or ATMSingleHead, or the method mmtoken.DoViT.')
 
     def bind_model(self, model: nn.Module) -> None:
@@ -69,10 +72,12 @@ class DToP(EarlyExit):
         if any((kind is Attention) != attention for kind in self.kinds):
             raise ValueError(f'reducer.heads: {type(self.heads[0]).__name__} does not go with decode_head '
                              f'{type(head).__name__}: all are ATMSingleHead or none is, scores and logits do not mix.')
-        last = model.backbone.out_indices[head.in_index] if attention else self.depth - 1
-        if attention and (last != self.depth - 1 or model.with_neck):
+        if not attention:
+            return
+        last = isinstance(head.in_index, int) and model.backbone.out_indices[head.in_index] == self.depth - 1
+        if not last or model.with_neck or head.deep_supervision:
             raise ValueError('reducer DToP runs ATMSingleHead on the tokens of the last block: let its in_index '
-                             'point there, without a neck.')
+                             'point there, without a neck and without deep_supervision.')
 
     def predict(self, state: TokenState, record: Exits, packing: Packing, m: int) -> Tensor:
         head, kind, block = self.heads[m], self.kinds[m], self.exits[m]
@@ -112,7 +117,7 @@ class DToP(EarlyExit):
         Returns:
             Tensor: ``(B, K, H, W)`` or a multiple of it; of an ``ATMSingleHead`` in training what its loss takes.
         """
-        record = state.aux[self]
+        record = self.record(state)
         if kind_of(head) is Attention and (head.training or state.packing is not None):
             return self.complete_attention(state, record, head)
         logits = head.forward(feats)

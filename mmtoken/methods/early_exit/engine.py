@@ -21,6 +21,7 @@ class Exits:
         number (int): n, patch tokens of each image at the first exit.
         raster (tuple[int, int] | None): ``(h, w)`` of these, if they lie on one.
         trail (list): Reductions from before the first exit.
+        own (int): Reductions by the exits so far.
         rows (Tensor): Tokens still active, as indices among the ``B·n`` of the first exit, int64, in packed order.
         left (Tensor): For each of the ``B·n`` the exit at which it left; the number of exits if it never did.
         canvas (Tensor, optional): What is final about each token ``(B·n, K)``, fp32; valid where it has left.
@@ -33,6 +34,7 @@ class Exits:
     trail: list
     rows: Tensor
     left: Tensor
+    own: int = 0
     canvas: Optional[Tensor] = None
     stages: list[tuple[int, Any]] = field(default_factory=list)
 
@@ -73,8 +75,6 @@ class EarlyExit(Reducer):
         thresholds = threshold if isinstance(threshold, (list, tuple)) else [threshold]
         if not thresholds or not all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in thresholds):
             raise ValueError(f'threshold={threshold!r} must be a probability in [0, 1], or a list of them.')
-        if isinstance(heads, dict) and exits is None:
-            raise ValueError('exits is missing: give the blocks after which the heads look, such as exits=[5, 7].')
         self.head_cfgs = heads
         #: Which of the configs the heads were made of, where they were chosen by block.
         self.sources: Optional[list[int]] = None
@@ -88,12 +88,15 @@ class EarlyExit(Reducer):
         cfgs = self.head_cfgs
         if not cfgs:
             raise ValueError("reducer.heads is missing: give the config of a decode head, or use model.type="
-                             "'mmtoken.TokenEncoderDecoder' with auxiliary_head, which become the exit heads.")
+                             "'mmtoken.TokenEncoderDecoder' with auxiliary_head and without a neck, which become the "
+                             'exit heads.')
+        if self.exits is None and not any('in_index' in cfg for cfg in cfgs):
+            raise ValueError('reducer.exits is missing: give the blocks after which the heads look, such as [5, 7].')
         if isinstance(cfgs, dict):
             cfgs = [cfgs] * len(self.exits)
         else:
             self.sources = list(range(len(cfgs)))
-        if self.sources and (self.exits is None or any('in_index' in cfg for cfg in cfgs)):
+        if self.sources and any('in_index' in cfg for cfg in cfgs):
             cfgs = self.choose(cfgs, host)
         if len(self.exits) != len(cfgs):
             raise ValueError(f'reducer.heads has {len(cfgs)} entries for {len(self.exits)} exits; give one for each or '
@@ -144,12 +147,18 @@ class EarlyExit(Reducer):
         """Frozen exit heads stay in test mode."""
         return super().train(mode and not self.frozen)
 
+    def extra_repr(self) -> str:
+        return f'exits={self.exits}, threshold={self.threshold}'
+
     # ------------------------------------------------------------------ exits
+    def before(self, state: TokenState, i: int) -> None:
+        self.record(state)
+
     def after(self, state: TokenState, i: int) -> None:
         if i not in self.exits:
             return
         m = self.exits.index(i)
-        record = state.aux.get(self)
+        record = self.record(state)
         if record is None:
             record = state.aux[self] = self.start(state)
         if self.thresholds[m] == 1 and not self.training:
@@ -157,14 +166,33 @@ class EarlyExit(Reducer):
         packing = self.active_packing(state, record)
         scores = self.predict(state, record, packing, m)
         with torch.no_grad():
+            padding = None if state.padding is None else state.padding.flatten()
+            if padding is not None:  # it has no say in which tokens stay as context
+                scores = scores.masked_fill(padding[:, None], 0)
             stay = ~self.done(scores, packing, m)
-            if state.padding is not None:  # what stands for nothing has nothing to wait for
-                stay = stay & ~state.padding.flatten()
+            if padding is not None and self.thresholds[m] < 1:  # what stands for nothing has nothing to wait for
+                stay = stay & ~padding
         kept = state.select(stay if state.packing is not None else stay.unflatten(0, (record.batch, -1)), self)
         if kept is not None:
+            record.own += 1
             record.left = record.left.index_copy(0, record.rows, torch.where(stay, len(self.exits), m))
             record.rows = record.rows[kept]
+        if state.packing is not None:
             self.settle(state, record)
+
+    def record(self, state: TokenState) -> Optional[Exits]:
+        """The record of a pass; None before the first exit.
+
+        Raises:
+            ValueError: If another method has changed the tokens since then.
+        """
+        record = state.aux.get(self)
+        if record is not None:
+            own = sum(reduction.owner is self for reduction in state.trail)
+            if own != record.own or len(state.trail) != len(record.trail) + own:
+                raise ValueError(f'reducer {type(self).__name__}: another method reduces or restores tokens after the '
+                                 'first exit; let it end before that, or leave one of the two out.')
+        return record
 
     def start(self, state: TokenState) -> Exits:
         """The record of a pass, before its first exit."""
@@ -194,7 +222,7 @@ class EarlyExit(Reducer):
         return scores.amax(-1) > self.thresholds[m]
 
     def settle(self, state: TokenState, record: Exits) -> None:
-        """Runs after tokens have left."""
+        """Runs after each exit by which tokens of the batch have left."""
 
     # ------------------------------------------------------------------ what the policies share
     def active_packing(self, state: TokenState, record: Exits) -> Packing:

@@ -8,7 +8,7 @@ loads the weights of an auxiliary head. How it looks at tokens depends on its ki
   of each patch: its upsampling follows its last convolution instead of standing between them, which is the same for
   one convolution, since interpolation and a 1×1 classifier commute.
 * *attention*: ``ATMSingleHead``, whose class queries attend to the tokens still active.
-* *map*: any other head. Its convolutions read neighbours, so it needs the restored map.
+* *map*: any other head. Its convolutions, or norms over an image, read other tokens, so it needs the restored map.
 """
 
 from typing import Optional
@@ -32,6 +32,9 @@ def build_head(cfg: dict, embed_dims: int) -> nn.Module:
     Raises:
         ValueError: If the head gives no logit for each of at least two classes.
     """
+    if cfg.get('input_transform') is not None or cfg.get('deep_supervision'):
+        raise ValueError(f'heads: {cfg["type"]} looks at the tokens of one block and is supervised once; leave '
+                         'input_transform and deep_supervision out.')
     cfg = {'align_corners': False, **cfg, 'in_channels': embed_dims, 'in_index': 0}
     head = MODELS.build(cfg)
     if getattr(head, 'out_channels', 0) < 2:
@@ -58,14 +61,15 @@ class Pointwise:
         if not len(tokens):  # which convolutions refuse
             return tokens.new_zeros(0, head.out_channels), None
         x = head.norm(tokens) if hasattr(head, 'up_convs') else tokens
-        x = x.t()[None, :, :, None]  # one image of Σn × 1 pixels: convolutions and batch norms run as they are
+        # Images of n × 1 pixels, or one of Σn × 1: convolutions and batch norms run as they are.
+        x = x.unflatten(0, (len(packing), -1) if packing.is_even else (1, -1)).transpose(1, 2)[..., None]
         if hasattr(head, 'up_convs'):
             for conv, _ in head.up_convs:
                 x = conv(x)
             x = head.cls_seg(x)
         else:
             x = head.forward((x, ))
-        return x[0, :, :, 0].t(), None
+        return x[..., 0].transpose(1, 2).flatten(0, 1), None
 
     @staticmethod
     def scores(logits: Tensor, classes: Optional[Tensor], packing: Packing) -> Tensor:
@@ -123,7 +127,7 @@ def kind_of(head: nn.Module) -> type:
     from mmseg.models.decode_heads import FCNHead, SETRUPHead
     if isinstance(getattr(head, 'decoder', None), ATMDecoder):
         return Attention
-    convs = [module for module in head.modules() if isinstance(module, nn.Conv2d)]
-    if type(head) in (FCNHead, SETRUPHead) and all(conv.kernel_size == (1, 1) for conv in convs):
-        return Pointwise
-    return Map
+    neighbours = any(
+        isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
+        or isinstance(module, (nn.GroupNorm, nn.InstanceNorm2d)) for module in head.modules())
+    return Pointwise if type(head) in (FCNHead, SETRUPHead) and not neighbours else Map
