@@ -138,10 +138,10 @@ def _ancestors(name: str) -> list[str]:
 
 
 @contextmanager
-def replaced(owner: Any, name: str, wrap: Callable[[Callable], Callable]) -> Iterator[None]:
-    """Puts ``wrap(f)`` in the place of the function ``f = owner.name``, and ``f`` back afterwards."""
+def replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Puts ``wrap(f)`` in the place of the function or property ``f = owner.name``, and ``f`` back afterwards."""
     own, original = vars(owner).get(name), getattr(owner, name)
-    setattr(owner, name, functools.wraps(original)(wrap(original)))
+    setattr(owner, name, wrap(original))
     try:
         yield
     finally:
@@ -153,6 +153,7 @@ def _scoped(scope: Callable[..., str], scopes: list[str]) -> Callable[[Callable]
 
     def wrap(original: Callable) -> Callable:
 
+        @functools.wraps(original)
         def call(*args, **kwargs):
             scopes.append(scope(*args))
             try:
@@ -202,10 +203,14 @@ def _attributed(model: nn.Module, counter: _Counter, tokens: list) -> Iterator[N
                     stack.enter_context(replaced(module, method, _scoped(scope_of(module), counter.scopes)))
             if hasattr(module, 'forward_tokens'):
                 stack.enter_context(replaced(module, 'forward_tokens', _noting_tokens(tokens)))
-        restore = restore_name(model)
-        if restore is not None:  # whoever asks for it
+        reducer = next((module for module in names if isinstance(module, Reducer)), None)
+        if reducer is not None:  # its work, whoever asks for it
+            restoring = _scoped(lambda *_: restore_name(model), counter.scopes)
+            making = _scoped(lambda *_: names[reducer], counter.scopes)
             for method in ('restore', 'dense'):
-                stack.enter_context(replaced(TokenState, method, _scoped(lambda *_: restore, counter.scopes)))
+                stack.enter_context(replaced(TokenState, method, restoring))
+            for lazy in ('coords', 'sizes'):
+                stack.enter_context(replaced(TokenState, lazy, lambda made: property(making(made.fget), made.fset)))
         for owner, name, kernel in compiled_operators():
             stack.enter_context(replaced(owner, name, counter.opaque(kernel)))
         yield
