@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from .counter import MacReport, count_macs, replaced, restore_name
 from .operators import CONVENTION
 
-__all__ = ['CONVENTION', 'PARTS', 'MacReport', 'count_macs', 'inference_path', 'model_parts', 'part_table',
-           'segmentor_macs', 'slides']
+__all__ = [
+    'CONVENTION', 'PARTS', 'MacReport', 'count_macs', 'crop_macs', 'inference_path', 'model_parts', 'part_table',
+    'predicts_boxes', 'segmentor_macs', 'slides'
+]
 
 #: In the order of the work; ``other`` is work of the model itself, outside of its children.
 PARTS = ('stem', 'blocks', 'reduce', 'restore', 'neck', 'heads', 'other')
@@ -22,7 +24,8 @@ def slides(model: nn.Module) -> bool:
     return (test_cfg or {}).get('mode') == 'slide'
 
 
-def _is_detector(model: nn.Module) -> bool:
+def predicts_boxes(model: nn.Module) -> bool:
+    """Whether a model is one of mmdet's, whose cost may depend on how many boxes it sees in a picture."""
     base = getattr(sys.modules.get('mmdet.models'), 'BaseDetector', None)
     return base is not None and isinstance(model, base)
 
@@ -49,7 +52,7 @@ def inference_path(model: nn.Module, whole: bool = False) -> Callable[[Tensor], 
     if hasattr(model, 'encode_decode'):
         run = model.inference if whole and slides(model) else model.encode_decode
         return lambda images: run(images, about(images))
-    if _is_detector(model):
+    if predicts_boxes(model):
         from mmdet.structures import DetDataSample
         return lambda images: model.predict(images, [DetDataSample(metainfo=meta) for meta in about(images)],
                                             rescale=False)
