@@ -1,12 +1,14 @@
 """Models and pictures for the analysis tools, from a config."""
 
 import copy
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional, Sequence, Union
+from typing import Any, Iterator, Optional, Sequence, Union
 
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
@@ -23,18 +25,54 @@ def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Confi
     cfg = load_config(str(path), options)
     if 'model' not in cfg:
         raise UserError(f'config {path} has no model; give a whole config, not one of _base_')
-    if 'pretrained' in cfg.model:
-        cfg.model.pretrained = None
+    _forget_pretrained(cfg.model)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     return cfg
 
 
-def build_model(cfg: Config, checkpoint: Optional[str] = None) -> nn.Module:
-    """Builds the model of a config in evaluation mode, with a checkpoint's weights or those of its constructor."""
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    if checkpoint:
-        check_checkpoint(model, checkpoint)
-        load_checkpoint(model, checkpoint, map_location='cpu')
+def _forget_pretrained(part: Any) -> None:
+    """Leaves every part of a model config to its other first weights."""
+    if isinstance(part, (list, tuple)):
+        for item in part:
+            _forget_pretrained(item)
+    elif isinstance(part, dict):
+        if 'pretrained' in part:
+            part['pretrained'] = None
+        init = part.get('init_cfg')
+        if isinstance(init, dict) and str(init.get('type')).startswith('Pretrained'):
+            part['init_cfg'] = None
+        for item in part.values():
+            _forget_pretrained(item)
+
+
+@contextmanager
+def quiet_log() -> Iterator[None]:
+    """Keeps mmengine from telling how each single parameter was made and will be trained."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('ERROR')
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def build_model(cfg: Config, checkpoint: Optional[str] = None, initialise: bool = True) -> nn.Module:
+    """Builds the model of a config in evaluation mode.
+
+    Args:
+        cfg (Config): Of :func:`read_config`.
+        checkpoint (str, optional): Weights; without, they are random.
+        initialise (bool): Draw random weights as training would. Without, some are what was in the memory, which is
+            enough for the meta device. Defaults to True.
+    """
+    with quiet_log():
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        if checkpoint:
+            check_checkpoint(model, checkpoint)
+            load_checkpoint(model, checkpoint, map_location='cpu')
+        elif initialise and hasattr(model, 'init_weights'):
+            model.init_weights()
     model.eval()
     return model
 

@@ -88,6 +88,11 @@ def token_line(tokens: dict) -> str:
     """Tokens by block, equal neighbours as one: ``24 x2, 6.5 (4-9) x2``."""
     cells = [f'{round(mean, 1):g}' + (f' ({low:g}-{high:g})' if low != high else '')
              for mean, low, high in zip(tokens['mean'], tokens['min'], tokens['max'])]
+    return run_lengths(cells)
+
+
+def run_lengths(cells: Sequence[str]) -> str:
+    """``['8', '8', '4']`` -> ``8 x2, 4``."""
     runs = [(cell, len(list(run))) for cell, run in itertools.groupby(cells)]
     return ', '.join(f'{cell} x{times}' if times > 1 else cell for cell, times in runs)
 
@@ -103,3 +108,19 @@ def _short(count: int) -> str:
         if count >= size:
             return f'{count / size:.3g} {unit}'
     return str(count)
+
+
+def latency_table(rows: Sequence[dict], sweep: bool = False) -> str:
+    """Rows of :meth:`~mmtoken.analysis.benchmark.Bench.measure`; with ``sweep``, their ``shape`` and ``tokens`` too."""
+    head = ['model', 'batch', 'ms/image (p5-p95)', 'images/s', 'speed-up (95 %)', 'GMACs', 'MAC speed-up',
+            'speed-up ÷ MAC speed-up', 'peak MiB']
+    lines = []
+    for row in rows:
+        ms, speedup = row['ms_per_image'], row['speedup']
+        cells = [f'{row["shape"][0]}x{row["shape"][1]}', str(row['tokens'])] if sweep else []
+        cells += [row['name'], str(row['batch']), f'{ms["median"]:.1f} ({ms["p5"]:.1f}-{ms["p95"]:.1f})',
+                  f'{row["images_per_second"]:.2f}',
+                  f'{speedup["ratio"]:.2f} ({speedup["low"]:.2f}-{speedup["high"]:.2f})', f'{row["macs"] / 1e9:.2f}',
+                  f'{1 / row["mac_ratio"]:.2f}', f'{row["efficiency"]:.2f}', f'{row["peak_memory"] / 2**20:.0f}']
+        lines.append(cells)
+    return markdown(['size', 'tokens'] * sweep + head, lines)

@@ -22,8 +22,10 @@ model = dict(
         type='SegDataPreProcessor', mean=[10, 20, 30], std=[1, 1, 1], bgr_to_rgb=True, size=(32, 48)),
     backbone=dict(type='{backbone}', img_size=(32, 48), patch_size=8, embed_dims=16, num_layers=4, num_heads=2),
     decode_head=dict(type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=3, in_index=0),
-    auxiliary_head=dict(type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=3, in_index=0),
+    auxiliary_head=dict(type='PSPHead', in_channels=16, channels=8, num_classes=3, in_index=0, pool_scales=(1, 2),
+                        norm_cfg=dict(type='BN')),
     test_cfg=dict(mode='whole'))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3))
 test_dataloader = dict(batch_size=1, num_workers=0, dataset=dict(
     type='BaseSegDataset', data_root={root!r}, data_prefix=dict(img_path='street'), img_suffix='.png',
     metainfo=dict(classes=('a', 'b', 'c')), test_mode=True, pipeline=[
@@ -153,17 +155,17 @@ def test_get_flops_slides(configs, run, source, monkeypatch):
     assert f'3 crops a picture, {model_macs(24, 6) / 1e9:.3f} GMACs a crop' in printed
 
 
-def test_get_flops_ends_with_1_if_a_product_was_missed(configs):
-    """In a process of its own, for the exit code."""
-    (configs / 'odd.py').write_text("""_base_ = ['dense.py']
+ODD_CONFIG = '''
+_base_ = ['dense.py']
 custom_imports = dict(imports=['odd_head'])
 model = dict(decode_head=dict(type='OddHead'))
-""")
-    (configs / 'odd_head.py').write_text("""import torch
+'''
+ODD_HEAD = '''
+import torch
 from mmseg.models import FCNHead
 from mmseg.registry import MODELS
 
-@torch.library.custom_op('odd::window_attention', mutates_args=())
+@torch.library.custom_op("odd::window_attention", mutates_args=())
 def window_attention(x: torch.Tensor) -> torch.Tensor:
     return x.clone()
 
@@ -171,7 +173,13 @@ def window_attention(x: torch.Tensor) -> torch.Tensor:
 class OddHead(FCNHead):
     def forward(self, inputs):
         return window_attention(super().forward(inputs))
-""")
+'''
+
+
+def test_get_flops_ends_with_1_if_a_product_was_missed(configs):
+    """In a process of its own, for the exit code."""
+    (configs / 'odd.py').write_text(ODD_CONFIG)
+    (configs / 'odd_head.py').write_text(ODD_HEAD)
     command = [sys.executable, '-W', 'ignore', TOOLS / 'get_flops.py', 'odd.py', '--shape']
     done = subprocess.run(command, cwd=configs, env=dict(os.environ, PYTHONPATH='.'), capture_output=True, text=True)
     assert done.returncode == 1 and '| total' in done.stdout
@@ -212,3 +220,122 @@ def test_get_flops_wants_pictures_for_what_depends_on_them(configs, refuses, run
 @pytest.mark.parametrize('tool', ['get_flops', 'benchmark'])
 def test_a_gpu_that_is_not_there(configs, refuses, tool):
     refuses(tool, configs / 'dense.py', '--device', 'cuda', words=['--device cuda', 'use --device cpu'])
+
+
+# ------------------------------------------------------------------------------------------------------ benchmark.py
+def test_benchmark(configs, run):
+    printed = run('benchmark', configs / 'dense.py', configs / 'pooled.py', '--stock', '--batch', 1, 2, '--images',
+                  configs / 'pictures', '--rounds', 5, '--warmup', 1, '--threads', 1, '--device', 'cpu', '--json',
+                  configs / 'out.json')
+    out = json.loads((configs / 'out.json').read_text())
+    rows = {(row['name'], row['batch']): row for row in out['rows']}
+    assert list(rows) == [(name, batch) for batch in (1, 2) for name in ('dense', 'pooled', 'stock')]
+    assert rows['dense', 1]['macs'] == rows['stock', 1]['macs'] == model_macs(24)
+    assert rows['dense', 2]['speedup']['ratio'] == rows['dense', 2]['mac_ratio'] == 1
+    pooled = rows['pooled', 2]
+    assert pooled['macs'] == model_macs(24, 6) and pooled['mac_ratio'] == pytest.approx(
+        model_macs(24, 6) / model_macs(24))
+    assert pooled['efficiency'] == pytest.approx(pooled['speedup']['ratio'] * pooled['mac_ratio'])
+    assert len(pooled['seconds']) == 5
+    ms = pooled['ms_per_image']
+    assert ms['p5'] <= ms['median'] <= ms['p95'] and ms['median'] == pytest.approx(
+        sorted(pooled['seconds'])[2] * 1000 / 2)
+    assert pooled['images_per_second'] == pytest.approx(1000 / ms['median'])
+    assert out['tokens'] == {'dense': [24] * 4, 'pooled': [24, 24, 6, 6]}
+    assert out['inputs'] == '3 pictures' and out['precision'] == 'fp32' and out['versions']['mmtoken']
+    assert 'tokens in each block, pooled: 24 x2, 6 x2' in printed and f'torch: {out["torch"]}' in printed
+    assert f'| {model_macs(24) / model_macs(24, 6):.2f} ' in printed  # MAC speed-up
+
+
+def test_benchmark_takes_the_test_set_or_says_that_it_is_noise(configs, run, refuses, monkeypatch):
+    args = ['benchmark', configs / 'dense.py', '--device', 'cpu', '--rounds', 5, '--warmup', 1]
+    assert 'inputs: 2 pictures of the test set' in run(*args)
+    (configs / 'street').rename(configs / 'gone')
+    assert 'inputs: noise' in run(*args)
+    from mmtoken.methods.avgpool import AvgPool
+    monkeypatch.setattr(AvgPool, 'dynamic', True)
+    refuses('benchmark', configs / 'pooled.py', '--device', 'cpu',
+            words=['test_dataloader.dataset.data_prefix.img_path', '--images DIR'])
+
+
+def test_benchmark_of_a_dynamic_method_counts_the_pictures_one_by_one(configs, run, monkeypatch):
+    from mmtoken.methods.avgpool import AvgPool
+    monkeypatch.setattr(AvgPool, 'dynamic', True)
+    run('benchmark', configs / 'pooled.py', '--device', 'cpu', '--rounds', 5, '--warmup', 1, '--batch', 2, '--json',
+        configs / 'out.json')
+    assert json.loads((configs / 'out.json').read_text())['rows'][0]['macs'] == model_macs(24, 6)
+
+
+def test_benchmark_in_half_precision_against_no_stock_class(configs, run, refuses):
+    config = configs / 'dino.py'
+    config.write_text("_base_ = ['dense.py']\nmodel = dict(backbone=dict(_delete_=True, type='mmtoken.TokenDINOv2', "
+                      'patch_size=8, img_size=48, arch=dict(embed_dims=16, num_layers=2, num_heads=2)))\n')
+    run('benchmark', config, config, '--rounds', 5, '--amp', 'bf16', '--device', 'cpu', '--json', configs / 'out.json')
+    out = json.loads((configs / 'out.json').read_text())
+    assert out['precision'] == 'bf16' and [row['name'] for row in out['rows']] == ['dino', "dino'"]
+    refuses('benchmark', config, '--stock', '--device', 'cpu', words=['no class behind the backbone'])
+
+
+def test_benchmark_sweeps_for_where_a_method_starts_to_win(configs, run):
+    printed = run('benchmark', configs / 'dense.py', configs / 'pooled.py', '--breakeven', 16, 32, 64, '--device',
+                  'cpu', '--rounds', 5, '--warmup', 1, '--json', configs / 'out.json')
+    out = json.loads((configs / 'out.json').read_text())
+    assert [row['tokens'] for row in out['rows'] if row['name'] == 'pooled'] == [6, 24, 96]
+    assert [row['shape'] for row in out['rows'] if row['name'] == 'dense'] == [[16, 24], [32, 48], [64, 96]]
+    assert [row['macs'] for row in out['rows'] if row['name'] == 'dense'] == [model_macs(n) for n in (6, 24, 96)]
+    (point, ) = out['break_even']
+    assert point['name'] == 'pooled' and point['text'] in printed and out['tokens']['dense'] == [24] * 4
+
+
+def test_benchmark_of_a_training_step(configs, run):
+    run('benchmark', configs / 'dense.py', configs / 'pooled.py', '--train', '--device', 'cpu', '--rounds', 5,
+        '--warmup', 1, '--json', configs / 'out.json')
+    out = json.loads((configs / 'out.json').read_text())
+    assert out['timed'] == 'training step' and out['rows'][0]['batch'] == 2
+    # the auxiliary head trains: convs of both pyramids, conv over all, classifier
+    auxiliary = (1 + 4) * 16 * 8 + 24 * ((16 + 8 + 8) * 8 * 9 + 8 * 3)
+    assert [row['macs'] for row in out['rows']] == [model_macs(24) + auxiliary, model_macs(24, 6) + auxiliary]
+
+
+@pytest.mark.parametrize('args, words', [
+    (['--cuda-graph'], ['--cuda-graph needs a GPU', '--device cpu']),
+    (['--train', '--batch', 1], ['batch normalisation of dense', '--batch 2']),
+    (['--checkpoint', 'gone.pth'], ['checkpoint not found: gone.pth']),
+    (['--images', 'nowhere'], ["--images='nowhere' holds no pictures"]),
+])
+def test_benchmark_refuses(configs, refuses, args, words):
+    refuses('benchmark', configs / 'dense.py', '--device', 'cpu', *args, words=words)
+
+
+def test_benchmark_refuses_configs(configs, refuses):
+    refuses('benchmark', configs / 'dense.py', configs / 'gone.py', words=['config file not found', 'gone.py'])
+    (configs / 'loose.py').write_text("_base_ = ['dense.py']\noptim_wrapper = None\n")
+    refuses('benchmark', configs / 'dense.py', configs / 'loose.py', '--train', '--device', 'cpu',
+            words=['--train: the config of loose has no optim_wrapper'])
+
+
+@pytest.mark.parametrize('flag, value', [('rounds', 4), ('warmup', 0), ('batch', 0), ('num', 0)])
+def test_benchmark_has_a_least_of_everything(configs, run, capsys, flag, value):
+    with pytest.raises(SystemExit) as caught:
+        run('benchmark', configs / 'dense.py', f'--{flag}', value)
+    assert caught.value.code == 2 and f'--{flag} {value}: give' in capsys.readouterr().err
+
+
+def test_pictures_are_normalised_as_the_config_says(configs):
+    from mmtoken.analysis.loading import build_model, read_config, read_images
+    model = build_model(read_config(configs / 'stock.py'))
+    cv2.imwrite(str(configs / 'pictures/0.png'), np.full((40, 60, 3), (1, 2, 3), np.uint8))
+    images = read_images(model, configs / 'pictures', (32, 48), 1)
+    assert images.shape == (1, 3, 32, 48)
+    assert images[0, :, 5, 5].tolist() == [3 - 10, 2 - 20, 1 - 30]
+
+
+def test_the_stock_model_is_upstreams_class(configs):
+    from mmseg.models import EncoderDecoder
+    from mmseg.models.backbones import VisionTransformer
+
+    from mmtoken.analysis.loading import build_model, read_config, stock_config
+    cfg = read_config(configs / 'pooled.py', {'model.type': 'mmtoken.TokenEncoderDecoder'})
+    stock = build_model(stock_config(cfg, build_model(cfg)))
+    assert type(stock) is EncoderDecoder and type(stock.backbone) is VisionTransformer
+    assert 'reducer' in cfg.model.backbone  # the config itself is untouched

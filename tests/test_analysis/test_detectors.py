@@ -7,12 +7,12 @@ import pytest
 import torch
 from mmcv.ops import DeformConv2d, ModulatedDeformConv2d
 from mmcv.ops import multi_scale_deform_attn as deformable
-from mmengine.hub import get_config
-from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.registry import DefaultScope
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmtoken.analysis import count_macs, inference_path, model_parts, segmentor_macs
+from mmtoken.analysis.loading import build_model, read_config
 
 HEIGHT, WIDTH = 64, 96
 #: Keys of the feature maps at 1/8, 1/16 and 1/32, and at 1/64.
@@ -22,15 +22,6 @@ KEYS, LAST = 8 * 12 + 4 * 6 + 2 * 3, 1 * 2
 @pytest.fixture(autouse=True)
 def _own_scope(monkeypatch):
     monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
-
-
-def build(path, **options):
-    cfg = get_config(path)
-    cfg.merge_from_dict({f'model.{key}': value for key, value in options.items()})
-    if 'pretrained' in cfg.model:
-        cfg.model.pretrained = None
-    init_default_scope(cfg.default_scope)
-    return MODELS.build(cfg.model).eval()
 
 
 @pytest.mark.parametrize('path, options, heads, deformable_samples', [
@@ -50,7 +41,7 @@ def build(path, **options):
      ['encoder', 'decoder', 'bbox_head'], 6 * (KEYS + LAST) * 4 + 6 * 50 * 4),
 ])
 def test_through_to_the_prediction(path, options, heads, deformable_samples):
-    model = build(path, **options)
+    model = build_model(read_config(path, {f'model.{key}': value for key, value in options.items()}))
     images = torch.randn(1, 3, HEIGHT, WIDTH)
     with sdpa_kernel(SDPBackend.MATH):
         report = segmentor_macs(model, images)

@@ -67,7 +67,7 @@ def count(cfg: Config, args: argparse.Namespace, images: list, model: torch.nn.M
     """:func:`costs`, of a blank image on the meta device if the model can run there."""
     if args.shape is not None and not args.images and args.device == 'cpu' and not predicts_boxes(model):
         try:
-            return costs(build_model(cfg).to('meta'), [image.to('meta') for image in images])
+            return costs(build_model(cfg, initialise=False).to('meta'), [image.to('meta') for image in images])
         except Exception:  # it reads values, or asks the device for what meta has not; what is wrong is seen below
             pass
     return costs(model.to(args.device), [image.to(args.device) for image in images])
