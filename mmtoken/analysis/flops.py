@@ -88,7 +88,7 @@ def crop_macs(model: nn.Module, images: Tensor) -> tuple[MacReport, int]:
 
         return encode_decode
 
-    if not slides(model):
+    if not slides(model) or all(side <= crop for side, crop in zip(images.shape[2:], model.test_cfg.crop_size)):
         return segmentor_macs(model, images), 1
     with replaced(model, 'encode_decode', noting):
         report = segmentor_macs(model, images, whole=True)

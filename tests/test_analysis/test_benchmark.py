@@ -11,7 +11,6 @@ from mmtoken.analysis.benchmark import Bench, _peak_on_the_cpu, break_even, brea
 from mmtoken.analysis.loading import build_model, read_config
 from mmtoken.engine.checks import UserError
 
-FEW = {'pixel_decoder.encoder.num_layers': 1, 'transformer_decoder.num_layers': 2}
 OPTIMIZER = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-5))
 
 
@@ -88,15 +87,26 @@ def test_cuda_graphs_need_a_fixed_number_of_tokens():
         Bench(dict(a=nn.Conv2d(3, 3, 1), b=model), device='cuda', cuda_graph=True)
 
 
+RESNET18 = {'backbone.depth': 18}
+
+
+def few(head):
+    """Mask2Former with less of everything."""
+    return {**RESNET18, f'{head}.in_channels': [64, 128, 256, 512], f'{head}.pixel_decoder.encoder.num_layers': 1,
+            f'{head}.transformer_decoder.num_layers': 2, f'{head}.num_queries': 20}
+
+
 @pytest.mark.parametrize('path, options', [
-    ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', {'train_cfg.rcnn.sampler.num': 16}),
+    ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+     {**RESNET18, 'neck.in_channels': [64, 128, 256, 512], 'train_cfg.rcnn.sampler.num': 16,
+      'roi_head.bbox_head.fc_out_channels': 32}),
     ('mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py',
-     {'train_cfg.num_points': 64, 'panoptic_head.num_queries': 20,
-      **{f'panoptic_head.{k}': v for k, v in FEW.items()}}),
-    ('mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', {'num_queries': 20}),
+     {**few('panoptic_head'), 'train_cfg.num_points': 64}),
+    ('mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+     {**RESNET18, 'neck.in_channels': [128, 256, 512], 'num_queries': 20, 'encoder.num_layers': 1,
+      'decoder.num_layers': 1}),
     ('mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py',
-     {'decode_head.train_cfg.num_points': 64, 'decode_head.num_queries': 20,
-      **{f'decode_head.{k}': v for k, v in FEW.items()}}),
+     {**few('decode_head'), 'decode_head.train_cfg.num_points': 64}),
 ])
 def test_a_training_step_changes_the_weights(path, options):
     cfg = read_config(path, {f'model.{key}': value for key, value in options.items()})
@@ -106,7 +116,7 @@ def test_a_training_step_changes_the_weights(path, options):
     before = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     bench.steps['a'](images)
     changed = [name for name, p in model.named_parameters() if name in before and not torch.equal(p, before[name])]
-    assert len(changed) > 0.8 * len(before)
+    assert len(changed) > 0.7 * len(before)  # all but what a residual that starts at zero hides
     report = bench.count('a', images)
     heads = [name for name in ('rpn_head', 'roi_head', 'panoptic_head', 'decode_head', 'bbox_head')
              if name in report.by_module]

@@ -24,21 +24,30 @@ def _own_scope(monkeypatch):
     monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
 
 
+SMALL = {'backbone.depth': 18, 'neck.in_channels': [64, 128, 256, 512]}
+#: Every box is kept, so that the mask head has work.
+BOXES = {**SMALL, 'test_cfg.rcnn.score_thr': -1, 'test_cfg.rpn.max_per_img': 20, 'test_cfg.rcnn.max_per_img': 5}
+
+
+def few(head):
+    """Two layers in the encoder of Mask2Former's pixel decoder, two in its transformer decoder; a shallow backbone."""
+    return {'backbone.depths': [1, 1, 1, 1], f'{head}.pixel_decoder.encoder.num_layers': 2,
+            f'{head}.transformer_decoder.num_layers': 2}
+
+
 @pytest.mark.parametrize('path, options, heads, deformable_samples', [
-    # every box is kept, so that the mask head has work
-    ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
-     {'test_cfg.rcnn.score_thr': -1, 'test_cfg.rpn.max_per_img': 20, 'test_cfg.rcnn.max_per_img': 5},
+    ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', {**BOXES, 'roi_head.bbox_head.fc_out_channels': 32},
      ['rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head'], 0),
     ('mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
-     {'test_cfg.rcnn.score_thr': -1, 'test_cfg.rpn.max_per_img': 20, 'test_cfg.rcnn.max_per_img': 5},
+     {**BOXES, **{f'roi_head.bbox_head.{i}.fc_out_channels': 32 for i in range(3)}},
      ['rpn_head', 'roi_head.bbox_head.2', 'roi_head.mask_head.2'], 0),
-    ('mmdet::mask2former/mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco-panoptic.py', {},
-     ['panoptic_head.pixel_decoder', 'panoptic_head.transformer_decoder', 'panoptic_head.cls_embed'],
-     6 * KEYS * 3),
-    ('mmseg::mask2former/mask2former_swin-t_8xb2-160k_ade20k-512x512.py', {},
-     ['decode_head.pixel_decoder', 'decode_head.transformer_decoder', 'decode_head.cls_embed'], 6 * KEYS * 3),
-    ('mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py', {'num_queries': 50},
-     ['encoder', 'decoder', 'bbox_head'], 6 * (KEYS + LAST) * 4 + 6 * 50 * 4),
+    ('mmdet::mask2former/mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco-panoptic.py', few('panoptic_head'),
+     ['panoptic_head.pixel_decoder', 'panoptic_head.transformer_decoder', 'panoptic_head.cls_embed'], 2 * KEYS * 3),
+    ('mmseg::mask2former/mask2former_swin-t_8xb2-160k_ade20k-512x512.py', few('decode_head'),
+     ['decode_head.pixel_decoder', 'decode_head.transformer_decoder', 'decode_head.cls_embed'], 2 * KEYS * 3),
+    ('mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+     {'backbone.depth': 18, 'neck.in_channels': [128, 256, 512], 'num_queries': 50, 'encoder.num_layers': 2,
+      'decoder.num_layers': 1}, ['encoder', 'decoder', 'bbox_head'], 2 * (KEYS + LAST) * 4 + 50 * 4),
 ])
 def test_through_to_the_prediction(path, options, heads, deformable_samples):
     model = build_model(read_config(path, {f'model.{key}': value for key, value in options.items()}))

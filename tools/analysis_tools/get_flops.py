@@ -44,6 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
     parser.add_argument('--json', metavar='FILE', help='write the numbers to this file too')
     args = parser.parse_args()
+    args.blank = args.shape is not None and not args.images
     if args.dataset < 1:
         parser.error(f'--dataset {args.dataset}: give a number of pictures, 1 or more')
     return args
@@ -65,11 +66,13 @@ def pictures(args: argparse.Namespace, cfg: Config, model: torch.nn.Module, shap
 
 def count(cfg: Config, args: argparse.Namespace, images: list, model: torch.nn.Module) -> dict:
     """:func:`costs`, of a blank image on the meta device if the model can run there."""
-    if args.shape is not None and not args.images and args.device == 'cpu' and not predicts_boxes(model):
-        try:
-            return costs(build_model(cfg, initialise=False).to('meta'), [image.to('meta') for image in images])
-        except Exception:  # it reads values, or asks the device for what meta has not; what is wrong is seen below
-            pass
+    if args.blank:
+        if not predicts_boxes(model):
+            try:
+                return costs(model.to('meta'), [image.to('meta') for image in images])
+            except Exception:  # it reads values, or asks the device for what meta has not; what is wrong is seen below
+                pass
+        model = build_model(cfg, args.checkpoint)
     return costs(model.to(args.device), [image.to(args.device) for image in images])
 
 
@@ -80,10 +83,10 @@ def main():
     cfg = read_config(args.config, args.cfg_options)
     twin = read_config(args.baseline) if args.baseline else None
     shape = image_shape(cfg, args.shape) if args.images or args.shape is not None else None
-    model = build_model(cfg, args.checkpoint)
+    model = build_model(cfg, args.checkpoint, initialise=not args.blank)
     images, what = pictures(args, cfg, model, shape)
     cost = count(cfg, args, images, model)
-    baseline = count(twin, args, images, build_model(twin, args.checkpoint)) if twin else None
+    baseline = count(twin, args, images, build_model(twin, args.checkpoint, not args.blank)) if twin else None
 
     sizes = sorted({f'{height}x{width}' for height, width in cost['sizes']})
     print(f'{Path(args.config).name}: {len(images)} {what}, {sizes[0]}' + f' to {sizes[-1]}' * (len(sizes) > 1))
