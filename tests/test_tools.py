@@ -379,6 +379,11 @@ def test_only_what_mmtoken_refuses_is_one_line():
     assert caught.value.code == 2
     with pytest.raises(ValueError, match='invalid literal'), one_line_errors():
         int('x')
+    from mmcv.ops import active_rotated_filter
+    ext = sys.modules['mmcv._ext']
+    if ext.__file__.endswith('_ext_standin.py'):
+        with pytest.raises(SystemExit, match='mmcv op `active_rotated_filter_forward`'), one_line_errors():
+            active_rotated_filter(torch.zeros(1, 1, 1, 3, 3), torch.zeros(1, 3, 3, 8, dtype=torch.uint8))
 
 
 def test_both_forms_of_resume(street, monkeypatch):

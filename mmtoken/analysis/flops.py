@@ -135,7 +135,7 @@ def model_parts(report: MacReport, model: nn.Module) -> dict[str, int]:
     prefix = '' if backbone is None else 'backbone.'
     macs = report.by_module
     parts = dict.fromkeys(PARTS, 0)
-    for name, child in (backbone if backbone is not None else model).named_children():
+    for name, child in (model if backbone is None else backbone).named_children():
         if name == 'reducer':
             parts['reduce'] += macs[prefix + name]
         elif isinstance(child, (nn.ModuleList, nn.Sequential)) and name != 'stem':

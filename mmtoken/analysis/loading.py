@@ -67,7 +67,8 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, initialise: bool 
             enough for the meta device. Defaults to True.
     """
     with quiet_log():
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        # a copy: some of upstream's models write into their config, which would build no second one
+        model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
         if checkpoint:
             check_checkpoint(model, checkpoint)
             load_checkpoint(model, checkpoint, map_location='cpu')
@@ -106,7 +107,7 @@ def image_shape(cfg: Config, shape: Optional[Sequence[int]] = None) -> tuple[int
         test_cfg = cfg.model.get('test_cfg') or {}
         shape = (
             test_cfg.get('crop_size') or (cfg.model.get('data_preprocessor') or {}).get('size')
-            or cfg.model.backbone.get('img_size'))
+            or (cfg.model.get('backbone') or {}).get('img_size'))
     if not shape:
         raise ValueError('The config names no image size (test_cfg.crop_size, data_preprocessor.size or '
                          'backbone.img_size); give --shape H W.')

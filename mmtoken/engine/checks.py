@@ -107,21 +107,22 @@ def check_pretrained(cfg: Config):
 def one_line_errors():
     """Inside, what mmtoken itself refuses ends the program with one line on stderr and exit code 2, argparse's own.
 
-    That is a :class:`UserError`, and a ``ValueError`` or ``TypeError`` raised in mmtoken. Any other error, of upstream
-    or of torch, keeps its traceback.
+    That is a :class:`UserError`, a ``ValueError`` or ``TypeError`` raised in mmtoken, and an operator of mmcv that it
+    has no stand-in for. Any other error, of upstream or of torch, keeps its traceback.
     """
     try:
         yield
     except UserError as error:
         _end(str(error), error)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         root: BaseException = error
         while type(root.__context__) is type(error):  # older mmengine wraps it in its own kind
             root = root.__context__
         trace = root.__traceback__
         while trace.tb_next is not None:
             trace = trace.tb_next
-        if not trace.tb_frame.f_globals['__name__'].startswith('mmtoken.'):
+        module = trace.tb_frame.f_globals
+        if not module['__name__'].startswith('mmtoken.') and module['__name__'] != 'mmcv._ext':
             raise
         _end(re.sub(r'class `\w+` in \S+: ', '', str(error)), error)
 
