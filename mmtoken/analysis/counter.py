@@ -27,7 +27,7 @@ from mmtoken.core.state import TokenState
 from .operators import FORMULAS, FREE, compiled_operators, looks_like_a_product
 
 #: Methods that do work beside ``forward``: those of a reducer, a host's that take a block, a decode head's.
-_METHODS = ('before', 'between', 'after', 'losses', 'attend', 'mlp', 'predict')
+_METHODS = ('before', 'between', 'after', 'complete', 'losses', 'attend', 'mlp', 'predict')
 
 
 class Seen(NamedTuple):
