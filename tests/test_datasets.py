@@ -72,6 +72,7 @@ def test_converter_names_what_is_wrong(segnet, tmp_path, spoil, words):
     with pytest.raises(SystemExit) as caught:
         converter.main([str(segnet), str(tmp_path / 'data')])
     message = str(caught.value)
+    assert caught.value.code == 2
     assert '\n' not in message and all(word in message for word in words), message
 
 

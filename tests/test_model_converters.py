@@ -126,6 +126,7 @@ def fails(*argv) -> str:
     with pytest.raises(SystemExit) as caught:
         converter.main([str(a) for a in argv])
     message = str(caught.value)
+    assert caught.value.code == 2
     assert '\n' not in message
     return message
 

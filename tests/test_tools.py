@@ -117,8 +117,8 @@ def call(tool: str, monkeypatch, *argv):
 
 
 @pytest.fixture
-def fails(street, monkeypatch):
-    """Expects a tool to end with one line that holds all the given words, before it writes any checkpoint."""
+def fails(street, monkeypatch, capsys):
+    """Expects a tool to end with code 2 and one line that holds all the given words, before it writes a checkpoint."""
     monkeypatch.chdir(street)
     monkeypatch.syspath_prepend(str(street))
 
@@ -127,6 +127,7 @@ def fails(street, monkeypatch):
             call(tool, monkeypatch, *argv)
         message = str(caught.value)
         assert '\n' not in message and all(word in message for word in words), message
+        assert caught.value.code == 2 and capsys.readouterr().err.splitlines()[-1] == message
         assert not list(street.glob('bad/**/*.pth'))
 
     return check
@@ -229,6 +230,21 @@ del exit_head
     monkeypatch.syspath_prepend(str(street))
     call('test', monkeypatch, name, street / method / 'iter_4.pth', '--tta', '--work-dir', f'{method}_tta')
     assert 'mIoU: ' in next((street / f'{method}_tta').glob('*/*.log')).read_text()
+
+
+def test_the_shell_sees_one_line_and_code_2(street):
+    done = shell(street, sys.executable, '-W', 'ignore', ROOT / 'tools/train.py', 'nowhere.py')
+    assert (done.returncode, done.stderr) == (2, 'config file not found: nowhere.py\n')
+
+
+def test_a_config_of_another_package():
+    from mmtoken.engine.checks import UserError, load_config
+    name = 'segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py'
+    assert load_config(f'mmseg::{name}').model.backbone.embed_dims == 192
+    with pytest.raises(UserError, match='mmseg has no such config; the nearest name there is segmenter_vit-t_mask'):
+        load_config(f'mmseg::{name}'.replace('8xb1', '9xb1'))
+    with pytest.raises(UserError, match='there is no package mmnowhere'):
+        load_config('mmnowhere::a.py')
 
 
 def test_missing_config(fails):
@@ -356,12 +372,18 @@ def test_dry_run_changes_nothing():
 
 
 def test_only_what_mmtoken_refuses_is_one_line():
-    from mmtoken.engine.checks import UserError, one_line_errors
+    from mmtoken.engine.checks import one_line_errors
     from mmtoken.hosts import build_reducer
-    with pytest.raises(UserError, match='mmtoken.Nonsense'), one_line_errors():
+    with pytest.raises(SystemExit, match='mmtoken.Nonsense') as caught, one_line_errors():
         build_reducer(dict(type='mmtoken.Nonsense'))
+    assert caught.value.code == 2
     with pytest.raises(ValueError, match='invalid literal'), one_line_errors():
         int('x')
+    from mmcv.ops import active_rotated_filter
+    ext = sys.modules['mmcv._ext']
+    if ext.__file__.endswith('_ext_standin.py'):
+        with pytest.raises(SystemExit, match='mmcv op `active_rotated_filter_forward`'), one_line_errors():
+            active_rotated_filter(torch.zeros(1, 1, 1, 3, 3), torch.zeros(1, 3, 3, 8, dtype=torch.uint8))
 
 
 def test_both_forms_of_resume(street, monkeypatch):

@@ -1,276 +1,113 @@
-"""Multiply-adds of a model, counted where they are executed.
+"""What a whole model costs at test time, in multiply-adds, and which of its parts."""
 
-Convention: **one multiply-add is one MAC**. Counted are matrix products, convolutions, both products of attention
-(``Q·Kᵀ`` and ``A·V``, whatever kernel runs them) and pairwise distances. Nothing else is: normalisation, softmax,
-activations, other element-wise work, pooling, interpolation, gather, scatter and sorting; :attr:`MacReport.uncounted`
-names what of it was seen.
-
-The counters that are in common use trace the model and know operators by name: they count fused attention as zero, they
-lose whatever does not reach the output, and they need an input on a real device. This one sees each kernel as it is
-called (``TorchDispatchMode``), so the token counts of a dynamic method are those of the picture at hand, and a model on
-the ``meta`` device is counted in no time and no memory. It counts what runs: the padding of a ragged batch, and the
-channels that carry a key bias on CUDA, are work too; a batch of one picture has no padding.
-"""
-
-import functools
-from collections import Counter
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from math import prod
-from typing import Any, Callable, Iterator, Optional, Sequence, Union
+import sys
+from typing import Any, Callable, Sequence, Union
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmtoken.core.reducer import Reducer
-from mmtoken.core.state import TokenState
+from .counter import MacReport, count_macs, replaced, restore_name
+from .operators import CONVENTION
 
-CONVENTION = ('1 multiply-add = 1 MAC. Counted: matrix products, convolutions, QK^T and AV of attention, pairwise '
-              'distances. Not counted: normalisation, softmax, activations, element-wise, pooling, interpolation, '
-              'gather, scatter, sorting.')
+__all__ = [
+    'CONVENTION', 'PARTS', 'MacReport', 'count_macs', 'crop_macs', 'inference_path', 'model_parts', 'part_table',
+    'predicts_boxes', 'segmentor_macs', 'slides'
+]
 
-#: Methods that do work beside ``forward``: those of a reducer, a host's that take a block, a decode head's.
-_METHODS = ('before', 'between', 'after', 'attend', 'mlp', 'predict')
-
-
-@dataclass
-class MacReport:
-    """What :func:`count_macs` found.
-
-    Args:
-        total (int): MACs of the whole call.
-        by_operator (dict[str, int]): MACs by kind: ``linear`` (any 2-D product), ``matmul``, ``conv``, ``attention``,
-            ``cdist``.
-        by_module (dict[str, int]): MACs by module name, each including its children; '' is the whole.
-        uncounted (dict[str, int]): Calls by operator that computes something and has no formula here.
-    """
-
-    total: int = 0
-    by_operator: dict[str, int] = field(default_factory=dict)
-    by_module: dict[str, int] = field(default_factory=dict)
-    uncounted: dict[str, int] = field(default_factory=dict)
+#: In the order of the work; ``other`` is work of the model itself, outside of its children.
+PARTS = ('stem', 'blocks', 'reduce', 'restore', 'neck', 'heads', 'other')
 
 
-def _mm(args: tuple, out: Any) -> int:
-    """``(L, K) @ (K, M)`` and the batched ``(B, L, K) @ (B, K, M)``; one dimension less for matrix times vector."""
-    return args[0].numel() * (args[1].shape[-1] if args[1].dim() > 1 else 1)
+def slides(model: nn.Module) -> bool:
+    """Whether a segmentor cuts an image into crops at test time."""
+    test_cfg = getattr(model, 'test_cfg', None) if hasattr(model, 'encode_decode') else None
+    return (test_cfg or {}).get('mode') == 'slide'
 
 
-def _add_mm(args: tuple, out: Any) -> int:
-    """The same after a first argument that is added; biases are no multiply-adds."""
-    return _mm(args[1:], out)
+def predicts_boxes(model: nn.Module) -> bool:
+    """Whether a model is one of mmdet's, whose cost may depend on how many boxes it sees in a picture."""
+    base = getattr(sys.modules.get('mmdet.models'), 'BaseDetector', None)
+    return base is not None and isinstance(model, base)
 
 
-def _convolution(args: tuple, out: Tensor) -> int:
-    """Each weight meets each output position, or each input position when transposed; groups are in the weight."""
-    positions = args[0] if args[6] else out
-    return positions.shape[0] * args[1].numel() * prod(positions.shape[2:])
-
-
-def _attention(args: tuple, out: Any) -> int:
-    """q ``(…, h, L, d)``, k ``(…, S, d)``, v ``(…, S, dv)``: ``L·S·(d + dv)`` a head; masks spare nothing."""
-    q, k, v = args[:3]
-    return prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
-
-
-def _varlen_attention(args: tuple, out: Any) -> int:
-    """Packed q ``(ΣL, h, d)`` with the images' ends ``(B + 1,)``: each image attends to itself only."""
-    q, _, v, ends_q, ends_k = args[:5]
-    pairs = int((ends_q.diff().long() * (ends_q if ends_k is None else ends_k).diff().long()).sum())
-    return pairs * q.shape[1] * (q.shape[2] + v.shape[2])
-
-
-def _cdist(args: tuple, out: Tensor) -> int:
-    """Distances between ``(…, N, C)`` and ``(…, M, C)``: one multiply-add for each pair and channel."""
-    return out.numel() * args[0].shape[-1]
-
-
-#: Kernel name (of the namespace aten unless said otherwise) -> (kind, formula).
-_FORMULAS: dict[str, tuple[str, Callable[[tuple, Any], int]]] = {
-    'mm': ('linear', _mm),
-    'mv': ('linear', _mm),
-    'dot': ('linear', _mm),
-    'vdot': ('linear', _mm),
-    'addmm': ('linear', _add_mm),
-    'addmv': ('linear', _add_mm),
-    '_addmm_activation': ('linear', _add_mm),
-    'bmm': ('matmul', _mm),
-    'baddbmm': ('matmul', _add_mm),
-    'addbmm': ('matmul', _add_mm),
-    'convolution': ('conv', _convolution),
-    '_convolution': ('conv', _convolution),
-    'convolution_overrideable': ('conv', _convolution),
-    '_scaled_dot_product_flash_attention': ('attention', _attention),
-    '_scaled_dot_product_flash_attention_for_cpu': ('attention', _attention),
-    '_scaled_dot_product_efficient_attention': ('attention', _attention),
-    '_scaled_dot_product_cudnn_attention': ('attention', _attention),
-    '_scaled_dot_product_fused_attention_overrideable': ('attention', _attention),
-    'torch_attn::_varlen_attn': ('attention', _varlen_attention),
-    '_cdist_forward': ('cdist', _cdist),
-    '_euclidean_dist': ('cdist', _cdist),
-}
-
-#: Kernels that move, make or look at data and compute nothing; views are told by their schema.
-_FREE = frozenset(
-    ('_to_copy clone copy copy_ contiguous empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like '
-     'new_zeros ones ones_like new_ones full full_like new_full fill_ zero_ arange scalar_tensor lift_fresh cat stack '
-     'lift_fresh_copy constant_pad_nd repeat _local_scalar_dense _unsafe_view _reshape_alias detach alias eye '
-     'linspace').split())
-
-
-class _Counter(TorchDispatchMode):
-    """Adds up MACs by kind and by the module that is running."""
-
-    def __init__(self):
-        super().__init__()
-        self.scopes = ['']
-        self.by_operator: Counter = Counter()
-        self.by_module: Counter = Counter()
-        self.uncounted: Counter = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = func.overloadpacket._qualified_op_name.removeprefix('aten::')
-        if name not in _FORMULAS:
-            with self:  # composite operators come whole under inference_mode; their parts are what is known
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        out = func(*args, **kwargs)
-        if name in _FORMULAS:
-            kind, formula = _FORMULAS[name]
-            macs = formula(args, out)
-            self.by_operator[kind] += macs
-            for scope in _ancestors(self.scopes[-1]):
-                self.by_module[scope] += macs
-        elif name not in _FREE and not func.is_view:
-            self.uncounted[name] += 1
-        return out
-
-
-def _ancestors(name: str) -> list[str]:
-    """``'a.b'`` -> ``['', 'a', 'a.b']``."""
-    parts = name.split('.') if name else []
-    return ['.'.join(parts[:n]) for n in range(len(parts) + 1)]
-
-
-@contextmanager
-def _patched(owner: Any, method: str, scope: Callable[..., str], scopes: list[str]) -> Iterator[None]:
-    """Makes ``scope(*args)`` the running module while ``owner.method(*args)`` runs."""
-    own, original = vars(owner).get(method), getattr(owner, method)
-
-    @functools.wraps(original)
-    def scoped(*args, **kwargs):
-        scopes.append(scope(*args))
-        try:
-            return original(*args, **kwargs)
-        finally:
-            scopes.pop()
-
-    setattr(owner, method, scoped)
-    try:
-        yield
-    finally:
-        delattr(owner, method) if own is None else setattr(owner, method, own)
-
-
-@contextmanager
-def _attributed(model: nn.Module, scopes: list[str]) -> Iterator[None]:
-    """Puts work down to modules: by their ``forward``, whoever calls it, and what reducers and hosts do beside it."""
-    names = {module: name for name, module in model.named_modules()}
-
-    def scope_of(module: nn.Module) -> Callable[..., str]:
-        # a host runs its blocks itself and names the block first
-        return lambda *args: names[args[0] if args and isinstance(args[0], nn.Module) and args[0] in names else module]
-
-    with ExitStack() as stack:
-        for module in names:
-            for method in ('forward', *_METHODS):
-                if hasattr(type(module), method):
-                    stack.enter_context(_patched(module, method, scope_of(module), scopes))
-        reducer = next((module for module in names if isinstance(module, Reducer)), None)
-        if reducer is not None:  # undoing a reduction is the reducer's work, though the host asks for it
-            for method in ('restore', 'dense'):
-                stack.enter_context(_patched(TokenState, method, scope_of(reducer), scopes))
-        yield
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, module by module: upstream's ``eval()`` may do more than that, and return None."""
-    modes = [(m, m.training) for m in model.modules()]
-    # nn.MultiheadAttention's own fast path is one opaque kernel
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    for module, _ in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, mode in modes:
-            module.training = mode
-
-
-def count_macs(model: Union[nn.Module, Callable], inputs: Any, call: Optional[Callable] = None) -> MacReport:
-    """Counts the MACs of one call, in evaluation mode and without gradients.
-
-    Args:
-        model (nn.Module | Callable): What to count. Modules get their share by name; a plain function only the total.
-        inputs (Tensor | tuple): What it is called with.
-        call (Callable, optional): Called with ``inputs`` instead of ``model``, e.g. ``model.extract_feat``; its work is
-            still put down to the modules of ``model``.
-
-    Returns:
-        MacReport: See there.
-    """
-    modules = model if isinstance(model, nn.Module) else nn.Module()
-    counter = _Counter()
-    with _evaluating(modules), _attributed(modules, counter.scopes), torch.no_grad(), counter:
-        (call or model)(*(inputs if isinstance(inputs, tuple) else (inputs, )))
-    by_module = {name: counter.by_module[name] for name, _ in modules.named_modules()}
-    by_module[''] = counter.by_module['']
-    return MacReport(counter.by_module[''], dict(counter.by_operator), by_module, dict(counter.uncounted))
-
-
-def inference_path(model: nn.Module) -> Callable[[Tensor], Any]:
+def inference_path(model: nn.Module, whole: bool = False) -> Callable[[Tensor], Any]:
     """What a model does to a batch of normalised images ``(B, 3, H, W)`` at test time.
 
     A segmentor: backbone, neck, decode head, and the resize of its class maps to the image, which has no MACs;
-    auxiliary heads do not run. A detector: its feature extractor, backbone and neck. Any other module: itself.
+    auxiliary heads do not run. A detector: everything up to its boxes and masks. Any other module: its feature
+    extractor if it has one, else itself.
+
+    Args:
+        model (nn.Module): Of mmseg, mmdet or any other kind.
+        whole (bool): Let a segmentor with ``test_cfg.mode='slide'`` cut the image into crops, as it does in a test;
+            else the network runs once, on what it is given. Defaults to False.
     """
-    if not hasattr(model, 'encode_decode'):
-        return getattr(model, 'extract_feat', model)
 
-    def segment(images: Tensor) -> Tensor:
+    def about(images: Tensor) -> list[dict]:
         size = tuple(images.shape[2:])
-        meta = dict(ori_shape=size, img_shape=size, pad_shape=size, padding_size=[0, 0, 0, 0])
-        return model.encode_decode(images, [meta] * len(images))
+        one = dict(ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size, padding_size=[0, 0, 0, 0],
+                   scale_factor=(1.0, 1.0))
+        return [dict(one) for _ in images]
 
-    return segment
+    if hasattr(model, 'encode_decode'):
+        run = model.inference if whole and slides(model) else model.encode_decode
+        return lambda images: run(images, about(images))
+    if predicts_boxes(model):
+        from mmdet.structures import DetDataSample
+        return lambda images: model.predict(images, [DetDataSample(metainfo=meta) for meta in about(images)],
+                                            rescale=False)
+    return getattr(model, 'extract_feat', model)
 
 
-def segmentor_macs(model: nn.Module, images: Union[Tensor, Sequence[int]]) -> MacReport:
-    """Counts the MACs of a segmentor on its way at test time, see :func:`inference_path` (also for other models).
+def segmentor_macs(model: nn.Module, images: Union[Tensor, Sequence[int]], whole: bool = False) -> MacReport:
+    """Counts the MACs of a model on its way at test time, see :func:`inference_path`.
 
     Args:
         model (nn.Module): On any device; on ``meta`` nothing is computed, which is enough for static token counts.
         images (Tensor | Sequence[int]): Normalised images ``(B, 3, H, W)``, or ``(H, W)`` of one blank image.
+        whole (bool): Slide over the images if the model does so in a test. Defaults to False.
     """
     if not isinstance(images, Tensor):
         images = torch.zeros(1, 3, *images, device=next(model.parameters()).device)
-    return count_macs(model, images, call=inference_path(model))
+    return count_macs(model, images, call=inference_path(model, whole))
+
+
+def crop_macs(model: nn.Module, images: Tensor) -> tuple[MacReport, int]:
+    """:func:`segmentor_macs` of whole images, and the number of crops that the model cut of each of them.
+
+    Returns:
+        tuple[MacReport, int]: The second is 1 for a model that does not slide.
+    """
+    crops = []
+
+    def noting(original: Callable) -> Callable:
+
+        def encode_decode(inputs, metas):
+            crops.append(len(inputs))
+            return original(inputs, metas)
+
+        return encode_decode
+
+    if not slides(model) or all(side <= crop for side, crop in zip(images.shape[2:], model.test_cfg.crop_size)):
+        return segmentor_macs(model, images), 1
+    with replaced(model, 'encode_decode', noting):
+        report = segmentor_macs(model, images, whole=True)
+    return report, sum(crops) // len(images)
 
 
 def part_table(report: MacReport, model: nn.Module) -> list[tuple[str, int]]:
-    """MACs by part, in the order of the model: stem, each block and reducer of the backbone, neck, decode head.
+    """MACs by module, in the order of the model: stem, each block, reducer and restore of the backbone, neck, heads.
 
     Returns:
         list[tuple[str, int]]: Names and MACs, parts without any left out; the last row, ``rest``, is work outside of
         the named parts, so that they sum up to the total.
     """
-    rows = [(name, report.by_module.get(name, 0)) for name in _part_names(model)]
+    names = _part_names(model)
+    restore = restore_name(model)
+    if restore is not None:
+        names.insert(1 + next(i for i, name in enumerate(names) if name == f'{restore[:-len("restore")]}reducer'),
+                     restore)
+    rows = [(name, report.by_module.get(name, 0)) for name in names]
     rows.append(('rest', report.total - sum(macs for _, macs in rows)))
     return [row for row in rows if row[1]]
 
@@ -285,3 +122,29 @@ def _part_names(model: nn.Module, prefix: str = '') -> list[str]:
         else:
             names.append(prefix + name)
     return names
+
+
+def model_parts(report: MacReport, model: nn.Module) -> dict[str, int]:
+    """MACs by :data:`PARTS`, all of them, which sum up to the total.
+
+    Of a backbone, lists and sequences of modules are its blocks, a sequence named ``stem`` excepted; ``reduce`` is the
+    reducer, its own heads included, ``restore`` what undoes it, and the rest is the stem. Every child of the model
+    that is neither backbone nor neck is a head. A model without a child ``backbone`` is taken for a backbone itself.
+    """
+    backbone = getattr(model, 'backbone', None)
+    prefix = '' if backbone is None else 'backbone.'
+    macs = report.by_module
+    parts = dict.fromkeys(PARTS, 0)
+    for name, child in (model if backbone is None else backbone).named_children():
+        if name == 'reducer':
+            parts['reduce'] += macs[prefix + name]
+        elif isinstance(child, (nn.ModuleList, nn.Sequential)) and name != 'stem':
+            parts['blocks'] += macs[prefix + name]
+    parts['restore'] = macs.get(restore_name(model) or f'{prefix}restore', 0)
+    parts['stem'] = macs[prefix.rstrip('.')] - parts['blocks'] - parts['reduce'] - parts['restore']
+    if backbone is not None:
+        for name, _ in model.named_children():
+            if name != 'backbone':
+                parts['neck' if name == 'neck' else 'heads'] += macs[name]
+    parts['other'] = report.total - sum(parts.values())
+    return parts

@@ -5,10 +5,16 @@ import platform
 import random
 import statistics
 import time
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence, Union
 
 import torch
+
+#: Distributions that may bring what is timed; the forks' names too.
+_PACKAGES = ('mmtoken', 'mmengine', 'mmcv', 'mmcv-lite', 'mmsegmentation', 'mmdet', 'mmpretrain', 'onedl-mmengine',
+             'onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection', 'torchvision')
 
 
 def interleave(calls: Mapping[str, Callable],
@@ -16,7 +22,8 @@ def interleave(calls: Mapping[str, Callable],
                warmup: int = 3,
                *,
                inputs: Optional[Sequence[Any]] = None,
-               device: Union[str, torch.device] = 'cpu') -> dict[str, list[float]]:
+               device: Union[str, torch.device] = 'cpu',
+               progress: Callable[[], Any] = lambda: None) -> dict[str, list[float]]:
     """Times calls in turns: in each round every call once, starting with another one each time.
 
     A clock that slows down or a neighbour that wakes up meets all of them alike, and the n-th samples of two calls are
@@ -29,6 +36,7 @@ def interleave(calls: Mapping[str, Callable],
         inputs (Sequence, optional): Argument of the calls, ``inputs[n % len(inputs)]`` in round n, the same for all;
             none by default.
         device (str | torch.device): Where the work is done. On CUDA the samples are taken by events in the stream.
+        progress (Callable): Called after each call, outside of the samples; ``(rounds + warmup) * len(calls)`` times.
 
     Returns:
         dict[str, list[float]]: ``rounds`` samples by name, in seconds.
@@ -44,6 +52,7 @@ def interleave(calls: Mapping[str, Callable],
     for name in names:
         for n in range(warmup):
             calls[name](*arguments[n % len(arguments)])
+            progress()
     seconds: dict[str, list[float]] = {name: [] for name in names}
     collecting = gc.isenabled()
     gc.disable()
@@ -55,6 +64,7 @@ def interleave(calls: Mapping[str, Callable],
             start = n % len(names)
             for name in names[start:] + names[:start]:
                 seconds[name].append(sample(calls[name], arguments[n % len(arguments)]))
+                progress()
     finally:
         gc.unfreeze()
         if collecting:
@@ -79,9 +89,9 @@ def _sample_cuda(call: Callable, args: tuple) -> float:
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median and the 10th and 90th percentile of samples, as ``median``, ``p10``, ``p90``."""
-    cuts = statistics.quantiles(seconds, n=10, method='inclusive') if len(seconds) > 1 else [seconds[0]] * 9
-    return dict(median=statistics.median(seconds), p10=cuts[0], p90=cuts[-1])
+    """Median and the 5th and 95th percentile of samples, as ``median``, ``p5``, ``p95``."""
+    cuts = statistics.quantiles(seconds, n=20, method='inclusive') if len(seconds) > 1 else [seconds[0]] * 19
+    return dict(median=statistics.median(seconds), p5=cuts[0], p95=cuts[-1])
 
 
 def paired_ratio(base: Sequence[float], other: Sequence[float], resamples: int = 1000) -> dict[str, float]:
@@ -103,13 +113,19 @@ def paired_ratio(base: Sequence[float], other: Sequence[float], resamples: int =
 
 
 def environment(device: Union[str, torch.device] = 'cpu') -> dict[str, Any]:
-    """What a latency means nothing without: the machine, torch and its threads."""
+    """What a latency means nothing without: the machine, its threads, and the version of everything that runs."""
     device = torch.device(device)
+    versions = {}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
     if device.type == 'cuda':
         name = torch.cuda.get_device_name(device)
+        versions.update(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
     else:
         cpuinfo = Path('/proc/cpuinfo')
         lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
         models = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
         name = models[0] if models else platform.processor() or platform.machine()
-    return dict(device=name, torch=torch.__version__, threads=torch.get_num_threads(), python=platform.python_version())
+    return dict(device=name, torch=torch.__version__, threads=torch.get_num_threads(), python=platform.python_version(),
+                versions=versions)

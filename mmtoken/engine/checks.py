@@ -2,7 +2,10 @@
 
 import os
 import re
+import sys
 from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any, Iterator, List, Optional
 
@@ -11,24 +14,40 @@ import torch.distributed
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
-from mmengine.utils import to_2tuple
+from mmengine.utils import get_installed_path, to_2tuple
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmtoken.core import Reducer
 
 
-class UserError(SystemExit):
-    """A mistake of the user's: ends the program with one line instead of a traceback."""
+class UserError(Exception):
+    """A mistake of the user's, in one line: what is wrong, what would be right. See :func:`one_line_errors`."""
 
 
 def load_config(path: str, options: Optional[dict] = None) -> Config:
-    """Read a config file and merge the command line's ``--cfg-options`` into it."""
-    if not Path(path).is_file():
+    """Read a config, a file or a package's ``mmseg::…``, and merge the command line's ``--cfg-options`` into it."""
+    if '::' in path:
+        path = _packaged(path)
+    elif not Path(path).is_file():
         raise UserError(f'config file not found: {path}')
     cfg = Config.fromfile(path)
     if options:
         cfg.merge_from_dict(options)
     return cfg
+
+
+def _packaged(path: str) -> str:
+    """The file behind ``package::folder/config.py``."""
+    package, name = path.split('::', 1)
+    try:
+        file = Path(get_installed_path(package)) / '.mim' / 'configs' / name
+    except PackageNotFoundError:
+        raise UserError(f'config {path}: there is no package {package}; install it, or give a file') from None
+    if not file.is_file():
+        near = get_close_matches(Path(name).name, [p.name for p in file.parent.glob('*.py')], 1)
+        hint = f'; the nearest name there is {near[0]}' if near else f', see the folders in {file.parents[1]}'
+        raise UserError(f'config {path}: {package} has no such config{hint}')
+    return str(file)
 
 
 def _datasets(cfg: Any, key: str) -> Iterator[tuple]:
@@ -88,22 +107,42 @@ def check_pretrained(cfg: Config):
 
 @contextmanager
 def one_line_errors():
-    """Inside, what mmtoken itself refuses (``ValueError``, ``TypeError``) ends the program with one line.
+    """Inside, what mmtoken itself refuses ends the program with one line on stderr and exit code 2, argparse's own.
 
-    Any other error, of upstream or of torch, keeps its traceback.
+    That is a :class:`UserError`, a ``ValueError`` or ``TypeError`` raised in mmtoken, and an operator of mmcv that it
+    has no stand-in for. Any other error, of upstream or of torch, keeps its traceback.
     """
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except UserError as error:
+        _end(str(error), error)
+    except (TypeError, ValueError, NotImplementedError) as error:
         root: BaseException = error
         while type(root.__context__) is type(error):  # older mmengine wraps it in its own kind
             root = root.__context__
         trace = root.__traceback__
         while trace.tb_next is not None:
             trace = trace.tb_next
-        if not trace.tb_frame.f_globals['__name__'].startswith('mmtoken.'):
+        module = trace.tb_frame.f_globals
+        if not module['__name__'].startswith('mmtoken.') and module['__name__'] != 'mmcv._ext':
             raise
-        raise UserError(re.sub(r'class `\w+` in \S+: ', '', str(error))) from error
+        _end(re.sub(r'class `\w+` in \S+: ', '', str(error)), error)
+
+
+def _end(line: str, error: Exception):
+    print(line, file=sys.stderr)
+    end = SystemExit(line)  # which holds the line, though the interpreter only looks at the code
+    end.code = 2
+    raise end from error
+
+
+def check_device(device: str):
+    """Fail if torch cannot work on a device, such as a GPU that is not there."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f'--device {device}: torch {torch.__version__} cannot use it here '
+                        f'({str(error).splitlines()[0]}); use --device cpu, or a torch built for it') from error
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,11 +22,17 @@ model = dict(
         type='SegDataPreProcessor', mean=[10, 20, 30], std=[1, 1, 1], bgr_to_rgb=True, size=(32, 48)),
     backbone=dict(type='{backbone}', img_size=(32, 48), patch_size=8, embed_dims=16, num_layers=4, num_heads=2),
     decode_head=dict(type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=3, in_index=0),
-    auxiliary_head=dict(type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=3, in_index=0),
+    auxiliary_head=dict(type='PSPHead', in_channels=16, channels=8, num_classes=3, in_index=0, pool_scales=(1, 2),
+                        norm_cfg=dict(type='BN')),
     test_cfg=dict(mode='whole'))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3))
+test_dataloader = dict(batch_size=1, num_workers=0, dataset=dict(
+    type='BaseSegDataset', data_root={root!r}, data_prefix=dict(img_path='street'), img_suffix='.png',
+    metainfo=dict(classes=('a', 'b', 'c')), test_mode=True, pipeline=[
+        dict(type='LoadImageFromFile'), dict(type='Resize', scale_factor=0.8), dict(type='PackSegInputs')]))
 '''
-BLOCK = 12 * 25 * 16**2 + 2 * 25**2 * 16  # 24 patches and a class token
-HEAD = 24 * (16 * 8 * 9 + (16 + 8) * 8 * 9 + 8 * 3)  # conv, conv over its input and output, classifier
+#: Patches of the two pictures of the test set as its pipeline makes them, 32x48 and 48x64 pixels.
+STREET = (24, 48)
 
 
 @pytest.fixture(autouse=True)
@@ -37,94 +45,287 @@ def _one_thread():
 
 @pytest.fixture
 def configs(tmp_path):
-    (tmp_path / 'stock.py').write_text(CONFIG.format(backbone='VisionTransformer'))
-    (tmp_path / 'dense.py').write_text(CONFIG.format(backbone='mmtoken.TokenVisionTransformer'))
+    """A folder with three configs, three pictures, and two pictures of other sizes in ``street``."""
+    for name, backbone in (('stock', 'VisionTransformer'), ('dense', 'mmtoken.TokenVisionTransformer')):
+        (tmp_path / f'{name}.py').write_text(CONFIG.format(backbone=backbone, root=str(tmp_path)))
     (tmp_path / 'pooled.py').write_text("_base_ = ['dense.py']\n"
                                         "model = dict(backbone=dict(reducer=dict(type='mmtoken.AvgPool', layer=2)))\n")
+    rng = np.random.default_rng(0)
+    (tmp_path / 'pictures').mkdir()
+    (tmp_path / 'street').mkdir()
     for i in range(3):
-        picture = np.random.default_rng(i).integers(0, 255, (40, 60, 3), np.uint8)
-        cv2.imwrite(str(tmp_path / f'{i}.png'), picture)
+        cv2.imwrite(str(tmp_path / f'pictures/{i}.png'), rng.integers(0, 255, (40, 60, 3), np.uint8))
+    for i, size in enumerate([(40, 60), (60, 80)]):
+        cv2.imwrite(str(tmp_path / f'street/{i}.png'), rng.integers(0, 255, (*size, 3), np.uint8))
     return tmp_path
 
 
-def run(monkeypatch, tool, *args):
-    spec = importlib.util.spec_from_file_location(tool, TOOLS / f'{tool}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
-    module.main()
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs an analysis tool in this process and gives what it printed."""
+
+    def call(tool, *args):
+        spec = importlib.util.spec_from_file_location(tool, TOOLS / f'{tool}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+        capsys.readouterr()
+        module.main()
+        return capsys.readouterr().out
+
+    return call
 
 
-def test_get_flops_by_part(configs, monkeypatch, capsys):
-    run(monkeypatch, 'get_flops', configs / 'stock.py', '--json', configs / 'out.json')
+@pytest.fixture
+def refuses(run, capsys):
+    """Expects a tool to end with exit code 2 and one line on stderr that holds all the words."""
+
+    def check(tool, *args, words):
+        with pytest.raises(SystemExit) as caught:
+            run(tool, *args)
+        line = capsys.readouterr().err.strip()
+        assert caught.value.code == 2 and '\n' not in line and all(word in line for word in words), line
+
+    return check
+
+
+# ------------------------------------------------------------------------------------------------------ get_flops.py
+BLOCK = 12 * 25 * 16**2 + 2 * 25**2 * 16  # 24 patches and a class token
+HEAD = 16 * 8 * 9 + (16 + 8) * 8 * 9 + 8 * 3  # for each patch: conv, conv over its input and output, classifier
+
+
+def model_macs(patches, after=None):
+    """Whole model; blocks 2 and 3 on ``after`` tokens."""
+    blocks = [12 * (n + 1) * 16**2 + 2 * (n + 1)**2 * 16 for n in (patches, after or patches)]
+    return patches * 3 * 64 * 16 + 2 * sum(blocks) + patches * HEAD
+
+
+def test_get_flops_by_part(configs, run):
+    printed = run('get_flops', configs / 'stock.py', '--shape', '--modules', '--json', configs / 'out.json')
     out = json.loads((configs / 'out.json').read_text())
-    assert out['parts']['backbone.layers.0'] == [BLOCK] and out['parts']['decode_head'] == [HEAD]
-    assert out['macs'] == [24 * 3 * 64 * 16 + 4 * BLOCK + HEAD]  # no auxiliary head
-    printed = capsys.readouterr().out
-    assert '1 multiply-add = 1 MAC' in printed and 'backbone.layers.3' in printed and 'gelu' in printed
+    assert out['parts']['backbone.layers.0'] == [BLOCK] and out['parts']['decode_head'] == [24 * HEAD]
+    assert out['macs'] == [model_macs(24)]  # no auxiliary head
+    assert out['split'] == dict(stem=[24 * 3 * 64 * 16], blocks=[4 * BLOCK], reduce=[0], restore=[0], neck=[0],
+                                heads=[24 * HEAD], other=[0])
+    assert out['uncounted']['gelu'] == [4, 4 * 25 * 64] and out['missed'] == []
+    assert '1 multiply-add = 1 MAC' in printed and 'backbone.layers.3' in printed
+    assert 'gelu (4 calls, 6.4 k elements)' in printed
 
 
-def test_get_flops_over_pictures(configs, monkeypatch, capsys):
-    run(monkeypatch, 'get_flops', configs / 'pooled.py', '--images', configs, '--num', 2, '--shape', 64, '--json',
+def test_get_flops_takes_the_test_set_through_its_pipeline(configs, run):
+    printed = run('get_flops', configs / 'pooled.py', '--json', configs / 'out.json')
+    out = json.loads((configs / 'out.json').read_text())
+    assert out['sizes'] == [[32, 48], [48, 64]]
+    assert out['macs'] == [model_macs(24, 6), model_macs(48, 12)]
+    assert out['tokens'] == dict(mean=[36, 36, 9, 9], min=[24, 24, 6, 6], max=[48, 48, 12, 12])
+    low, high = (macs / 1e9 for macs in out['macs'])
+    assert f'total  | {(low + high) / 2:.3f} ± {abs(high - low) / 2**0.5:.3f} ({low:.3f}-{high:.3f})' in printed
+    assert '2 pictures of the test set, 32x48 to 48x64' in printed
+    assert 'Tokens in each block: 36 (24-48) x2, 9 (6-12) x2' in printed
+    run('get_flops', configs / 'pooled.py', '--dataset', 1, '--json', configs / 'out.json')
+    assert json.loads((configs / 'out.json').read_text())['macs'] == [model_macs(24, 6)]
+
+
+def test_get_flops_over_a_folder(configs, run):
+    run('get_flops', configs / 'pooled.py', '--images', configs / 'pictures', '--dataset', 2, '--shape', 64, '--json',
         configs / 'out.json')
     out = json.loads((configs / 'out.json').read_text())
-    assert out['shape'] == [64, 64] and len(out['macs']) == 2 and out['macs'][0] == out['macs'][1]
-    assert '± 0.000' in capsys.readouterr().out
+    assert out['sizes'] == [[64, 64]] * 2 and out['macs'] == [model_macs(64, 16)] * 2
 
 
-@pytest.mark.parametrize('args, message', [
-    (['--images', 'nowhere'], "--images='nowhere' holds no pictures"),
-    (['--cfg-options', 'model.data_preprocessor.size=None', 'model.backbone.img_size=None'], '--shape H W'),
+def test_get_flops_beside_the_dense_twin(configs, run):
+    printed = run('get_flops', configs / 'pooled.py', '--shape', '--baseline', configs / 'stock.py', '--json',
+                  configs / 'out.json')
+    out = json.loads((configs / 'out.json').read_text())
+    assert out['macs'] == [model_macs(24, 6)] and out['baseline']['macs'] == [model_macs(24)]
+    row = next(line for line in printed.splitlines() if line.startswith('| blocks')).split('|')
+    small = 12 * 7 * 16**2 + 2 * 7**2 * 16
+    assert row[5].strip() == f'{(2 * BLOCK + 2 * small) / (4 * BLOCK):.3f}'
+
+
+@pytest.mark.parametrize('source', [['--shape', 32, 80], ['--images', 'pictures', '--shape', 32, 80]])
+def test_get_flops_slides(configs, run, source, monkeypatch):
+    monkeypatch.chdir(configs)
+    printed = run('get_flops', 'pooled.py', *source, '--json', 'out.json', '--cfg-options', 'model.test_cfg.mode=slide',
+                  'model.test_cfg.crop_size=(32,48)', 'model.test_cfg.stride=(16,16)')
+    out = json.loads((configs / 'out.json').read_text())
+    count = len(out['macs'])
+    assert out['crops'] == [3] * count and out['macs'] == [3 * model_macs(24, 6)] * count
+    assert out['tokens']['mean'] == [24, 24, 6, 6]  # of a crop
+    assert f'3 crops a picture, {model_macs(24, 6) / 1e9:.3f} GMACs a crop' in printed
+
+
+ODD_CONFIG = '''
+_base_ = ['dense.py']
+custom_imports = dict(imports=['odd_head'])
+model = dict(decode_head=dict(type='OddHead'))
+'''
+ODD_HEAD = '''
+import torch
+from mmseg.models import FCNHead
+from mmseg.registry import MODELS
+
+@torch.library.custom_op("odd::window_attention", mutates_args=())
+def window_attention(x: torch.Tensor) -> torch.Tensor:
+    return x.clone()
+
+@MODELS.register_module()
+class OddHead(FCNHead):
+    def forward(self, inputs):
+        return window_attention(super().forward(inputs))
+'''
+
+
+def test_get_flops_ends_with_1_if_a_product_was_missed(configs):
+    """In a process of its own, for the exit code."""
+    (configs / 'odd.py').write_text(ODD_CONFIG)
+    (configs / 'odd_head.py').write_text(ODD_HEAD)
+    command = [sys.executable, '-W', 'ignore', TOOLS / 'get_flops.py', 'odd.py', '--shape']
+    done = subprocess.run(command, cwd=configs, env=dict(os.environ, PYTHONPATH='.'), capture_output=True, text=True)
+    assert done.returncode == 1 and '| total' in done.stdout
+    assert 'The total is too low' in done.stderr and 'odd::window_attention (1 calls, 72 elements)' in done.stderr
+
+
+@pytest.mark.parametrize('args, words', [
+    (['nowhere.py'], ['config file not found: nowhere.py']),
+    (['stock.py', '--images', 'nowhere'], ["--images='nowhere' holds no pictures"]),
+    (['stock.py', '--images', 'broken'], ['broken/a.png is no picture']),
+    (['stock.py', '--shape', 1, 2, 3], ['--shape 1 2 3 is no image size']),
+    (['stock.py', '--shape', '--cfg-options', 'model.data_preprocessor.size=None', 'model.backbone.img_size=None'],
+     ['--shape H W']),
+    (['stock.py', '--cfg-options', 'test_dataloader.dataset.data_root=/no/street'],
+     ['test_dataloader.dataset.data_root', '/no/street', '--images DIR', '--shape H W']),
+    (['stock.py', '--cfg-options', 'test_dataloader=None'], ['no test_dataloader', '--shape H W']),
+    (['stock.py', 'gone.pth'], ['checkpoint not found: gone.pth']),
+    (['stock.py', '--baseline', 'gone.py'], ['config file not found: gone.py']),
+    (['pooled.py', '--shape', '--cfg-options', 'model.backbone.reducer.grid=(9,9)'],
+     ["larger than the image's 4x6 tokens"]),
+    (['stock.py', '--device', 'xpu'], ['--device xpu', '--device cpu']),
 ])
-def test_get_flops_refuses_in_one_line(configs, monkeypatch, args, message):
-    with pytest.raises(SystemExit, match=message) as caught:
-        run(monkeypatch, 'get_flops', configs / 'stock.py', *args)
-    assert '\n' not in str(caught.value)
+def test_get_flops_refuses(configs, refuses, monkeypatch, args, words):
+    monkeypatch.chdir(configs)
+    (configs / 'broken').mkdir()
+    (configs / 'broken/a.png').write_text('no picture')
+    refuses('get_flops', *args, words=words)
 
 
+def test_get_flops_wants_pictures_for_what_depends_on_them(configs, refuses, run, monkeypatch):
+    from mmtoken.methods.avgpool import AvgPool
+    monkeypatch.setattr(AvgPool, 'dynamic', True)
+    refuses('get_flops', configs / 'pooled.py', '--shape', words=['--shape', 'depends on the picture', '--images DIR'])
+    assert 'Weights are random' in run('get_flops', configs / 'pooled.py')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without a GPU')
 @pytest.mark.parametrize('tool', ['get_flops', 'benchmark'])
-def test_what_the_first_image_shows_is_one_line(configs, monkeypatch, tool):
-    config = configs / 'large.py'
-    config.write_text("_base_ = ['pooled.py']\nmodel = dict(backbone=dict(reducer=dict(grid=(9, 9))))\n")
-    with pytest.raises(SystemExit, match="larger than the image's 4x6 tokens") as caught:
-        run(monkeypatch, tool, config)
-    assert '\n' not in str(caught.value)
+def test_a_gpu_that_is_not_there(configs, refuses, tool):
+    refuses(tool, configs / 'dense.py', '--device', 'cuda', words=['--device cuda', 'use --device cpu'])
 
 
-def test_benchmark(configs, monkeypatch, capsys):
-    run(monkeypatch, 'benchmark', configs / 'dense.py', configs / 'pooled.py', '--stock', '--batch', 1, 2, '--images',
-        configs, '--rounds', 3, '--warmup', 1, '--threads', 1, '--device', 'cpu', '--json', configs / 'out.json')
+# ------------------------------------------------------------------------------------------------------ benchmark.py
+def test_benchmark(configs, run):
+    printed = run('benchmark', configs / 'dense.py', configs / 'pooled.py', '--stock', '--batch', 1, 2, '--images',
+                  configs / 'pictures', '--rounds', 5, '--warmup', 1, '--threads', 1, '--device', 'cpu', '--json',
+                  configs / 'out.json')
     out = json.loads((configs / 'out.json').read_text())
     rows = {(row['name'], row['batch']): row for row in out['rows']}
     assert list(rows) == [(name, batch) for batch in (1, 2) for name in ('dense', 'pooled', 'stock')]
-    assert rows['dense', 1]['macs'] == rows['stock', 1]['macs'] == 24 * 3 * 64 * 16 + 4 * BLOCK + HEAD
+    assert rows['dense', 1]['macs'] == rows['stock', 1]['macs'] == model_macs(24)
     assert rows['dense', 2]['speedup']['ratio'] == rows['dense', 2]['mac_ratio'] == 1
     pooled = rows['pooled', 2]
-    assert pooled['mac_ratio'] == pytest.approx(pooled['macs'] / rows['dense', 2]['macs']) and pooled['mac_ratio'] < 1
+    assert pooled['macs'] == model_macs(24, 6) and pooled['mac_ratio'] == pytest.approx(
+        model_macs(24, 6) / model_macs(24))
     assert pooled['efficiency'] == pytest.approx(pooled['speedup']['ratio'] * pooled['mac_ratio'])
-    assert len(pooled['seconds']) == 3
-    assert out['tokens'] == {'dense': [24] * 4, 'pooled': [24, 24, 6, 6]} and out['inputs'] == '3 pictures'
-    printed = capsys.readouterr().out
+    assert len(pooled['seconds']) == 5
+    ms = pooled['ms_per_image']
+    assert ms['p5'] <= ms['median'] <= ms['p95'] and ms['median'] == pytest.approx(
+        sorted(pooled['seconds'])[2] * 1000 / 2)
+    assert pooled['images_per_second'] == pytest.approx(1000 / ms['median'])
+    assert out['tokens'] == {'dense': [24] * 4, 'pooled': [24, 24, 6, 6]}
+    assert out['inputs'] == '3 pictures' and out['precision'] == 'fp32' and out['versions']['mmtoken']
     assert 'tokens in each block, pooled: 24 x2, 6 x2' in printed and f'torch: {out["torch"]}' in printed
+    assert f'| {model_macs(24) / model_macs(24, 6):.2f} ' in printed  # MAC speed-up
 
 
-def test_benchmark_in_half_precision_against_no_stock_class(configs, monkeypatch):
+def test_benchmark_takes_the_test_set_or_says_that_it_is_noise(configs, run, refuses, monkeypatch):
+    args = ['benchmark', configs / 'dense.py', '--device', 'cpu', '--rounds', 5, '--warmup', 1]
+    assert 'inputs: 2 pictures of the test set' in run(*args)
+    (configs / 'street').rename(configs / 'gone')
+    assert 'inputs: noise' in run(*args)
+    from mmtoken.methods.avgpool import AvgPool
+    monkeypatch.setattr(AvgPool, 'dynamic', True)
+    refuses('benchmark', configs / 'pooled.py', '--device', 'cpu',
+            words=['test_dataloader.dataset.data_prefix.img_path', '--images DIR'])
+
+
+def test_benchmark_of_a_dynamic_method_counts_the_pictures_one_by_one(configs, run, monkeypatch):
+    from mmtoken.methods.avgpool import AvgPool
+    monkeypatch.setattr(AvgPool, 'dynamic', True)
+    run('benchmark', configs / 'pooled.py', '--device', 'cpu', '--rounds', 5, '--warmup', 1, '--batch', 2, '--json',
+        configs / 'out.json')
+    assert json.loads((configs / 'out.json').read_text())['rows'][0]['macs'] == model_macs(24, 6)
+
+
+def test_benchmark_in_half_precision_against_no_stock_class(configs, run, refuses):
     config = configs / 'dino.py'
     config.write_text("_base_ = ['dense.py']\nmodel = dict(backbone=dict(_delete_=True, type='mmtoken.TokenDINOv2', "
                       'patch_size=8, img_size=48, arch=dict(embed_dims=16, num_layers=2, num_heads=2)))\n')
-    run(monkeypatch, 'benchmark', config, config, '--rounds', 1, '--amp', 'bf16', '--device', 'cpu', '--json',
-        configs / 'out.json')
+    run('benchmark', config, config, '--rounds', 5, '--amp', 'bf16', '--device', 'cpu', '--json', configs / 'out.json')
     out = json.loads((configs / 'out.json').read_text())
     assert out['precision'] == 'bf16' and [row['name'] for row in out['rows']] == ['dino', "dino'"]
-    with pytest.raises(SystemExit, match='no class behind the backbone'):
-        run(monkeypatch, 'benchmark', config, '--stock')
+    refuses('benchmark', config, '--stock', '--device', 'cpu', words=['no class behind the backbone'])
+
+
+def test_benchmark_sweeps_for_where_a_method_starts_to_win(configs, run):
+    printed = run('benchmark', configs / 'dense.py', configs / 'pooled.py', '--breakeven', 16, 32, 64, '--device',
+                  'cpu', '--rounds', 5, '--warmup', 1, '--json', configs / 'out.json')
+    out = json.loads((configs / 'out.json').read_text())
+    assert [row['tokens'] for row in out['rows'] if row['name'] == 'pooled'] == [6, 24, 96]
+    assert [row['shape'] for row in out['rows'] if row['name'] == 'dense'] == [[16, 24], [32, 48], [64, 96]]
+    assert [row['macs'] for row in out['rows'] if row['name'] == 'dense'] == [model_macs(n) for n in (6, 24, 96)]
+    (point, ) = out['break_even']
+    assert point['name'] == 'pooled' and point['text'] in printed and out['tokens']['dense'] == [24] * 4
+
+
+def test_benchmark_of_a_training_step(configs, run):
+    run('benchmark', configs / 'dense.py', configs / 'pooled.py', '--train', '--device', 'cpu', '--rounds', 5,
+        '--warmup', 1, '--json', configs / 'out.json')
+    out = json.loads((configs / 'out.json').read_text())
+    assert out['timed'] == 'training step' and out['rows'][0]['batch'] == 2
+    # the auxiliary head trains: convs of both pyramids, conv over all, classifier
+    auxiliary = (1 + 4) * 16 * 8 + 24 * ((16 + 8 + 8) * 8 * 9 + 8 * 3)
+    assert [row['macs'] for row in out['rows']] == [model_macs(24) + auxiliary, model_macs(24, 6) + auxiliary]
+
+
+@pytest.mark.parametrize('args, words', [
+    (['--cuda-graph'], ['--cuda-graph needs a GPU', '--device cpu']),
+    (['--train', '--batch', 1], ['batch normalisation of dense', '--batch 2']),
+    (['--checkpoint', 'gone.pth'], ['checkpoint not found: gone.pth']),
+    (['--images', 'nowhere'], ["--images='nowhere' holds no pictures"]),
+])
+def test_benchmark_refuses(configs, refuses, args, words):
+    refuses('benchmark', configs / 'dense.py', '--device', 'cpu', *args, words=words)
+
+
+def test_benchmark_refuses_configs(configs, refuses):
+    refuses('benchmark', configs / 'dense.py', configs / 'gone.py', words=['config file not found', 'gone.py'])
+    (configs / 'loose.py').write_text("_base_ = ['dense.py']\noptim_wrapper = None\n")
+    refuses('benchmark', configs / 'dense.py', configs / 'loose.py', '--train', '--device', 'cpu',
+            words=['--train: the config of loose has no optim_wrapper'])
+
+
+@pytest.mark.parametrize('flag, value', [('rounds', 4), ('warmup', 0), ('batch', 0), ('num', 0)])
+def test_benchmark_has_a_least_of_everything(configs, run, capsys, flag, value):
+    with pytest.raises(SystemExit) as caught:
+        run('benchmark', configs / 'dense.py', f'--{flag}', value)
+    assert caught.value.code == 2 and f'--{flag} {value}: give' in capsys.readouterr().err
 
 
 def test_pictures_are_normalised_as_the_config_says(configs):
     from mmtoken.analysis.loading import build_model, read_config, read_images
     model = build_model(read_config(configs / 'stock.py'))
-    cv2.imwrite(str(configs / '0.png'), np.full((40, 60, 3), (1, 2, 3), np.uint8))
-    images = read_images(model, configs, (32, 48), 1)
+    cv2.imwrite(str(configs / 'pictures/0.png'), np.full((40, 60, 3), (1, 2, 3), np.uint8))
+    images = read_images(model, configs / 'pictures', (32, 48), 1)
     assert images.shape == (1, 3, 32, 48)
     assert images[0, :, 5, 5].tolist() == [3 - 10, 2 - 20, 1 - 30]
 

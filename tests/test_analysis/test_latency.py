@@ -6,13 +6,16 @@ import time
 import pytest
 import torch
 
+import mmtoken
 from mmtoken.analysis import environment, interleave, paired_ratio, spread
 
 
 def test_turns_rotate_and_all_get_the_same_input():
     seen = []
     calls = {name: lambda x, name=name: seen.append((name, x)) for name in 'abc'}
-    seconds = interleave(calls, rounds=4, warmup=1, inputs=[10, 20])
+    ticks = []
+    seconds = interleave(calls, rounds=4, warmup=1, inputs=[10, 20], progress=lambda: ticks.append(len(seen)))
+    assert ticks == list(range(1, 16))  # after each call
     assert [name for name, _ in seen] == list('abc' + 'abc' + 'bca' + 'cab' + 'abc')
     assert [x for _, x in seen[3:]] == [10] * 3 + [20] * 3 + [10] * 3 + [20] * 3
     assert list(seconds) == list('abc') and all(len(samples) == 4 for samples in seconds.values())
@@ -45,8 +48,8 @@ def test_pairs_cancel_a_machine_that_drifts():
 
 
 def test_spread():
-    assert spread(range(11)) == dict(median=5, p10=1, p90=9)
-    assert spread([3.0]) == dict(median=3, p10=3, p90=3)
+    assert spread(range(21)) == dict(median=10, p5=1, p95=19)
+    assert spread([3.0]) == dict(median=3, p5=3, p95=3)
 
 
 def test_nothing_to_time():
@@ -57,6 +60,7 @@ def test_nothing_to_time():
 def test_environment_names_the_machine():
     about = environment('cpu')
     assert about['device'] and about['torch'] == torch.__version__ and about['threads'] == torch.get_num_threads()
+    assert about['versions']['mmtoken'] == mmtoken.__version__ and len(about['versions']) > 3
 
 
 @pytest.mark.gpu

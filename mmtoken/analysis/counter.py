@@ -1,0 +1,262 @@
+"""Multiply-adds of a model, counted where they are executed.
+
+Convention: **one multiply-add is one MAC**; :data:`~mmtoken.analysis.operators.CONVENTION` says what counts.
+:attr:`MacReport.uncounted` names what was seen and does not, and :attr:`MacReport.missed` what of it ought to.
+
+The counters that are in common use trace the model and know operators by name: they count fused attention as zero, they
+lose whatever does not reach the output, and they need an input on a real device. This one sees each kernel as it is
+called (``TorchDispatchMode``), so the token counts of a dynamic method are those of the picture at hand, and a model on
+the ``meta`` device is counted in no time and no memory. It counts what runs: the padding of a ragged batch, and the
+channels that carry a key bias on CUDA, are work too; a batch of one picture has no padding.
+"""
+
+import functools
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Union
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mmtoken.core.reducer import Reducer
+from mmtoken.core.state import TokenState
+
+from .operators import FORMULAS, FREE, compiled_operators, looks_like_a_product
+
+#: Methods that do work beside ``forward``: those of a reducer, a host's that take a block, a decode head's.
+_METHODS = ('before', 'between', 'after', 'complete', 'losses', 'attend', 'mlp', 'predict')
+
+
+class Seen(NamedTuple):
+    """How often an operator ran, and how many elements its results had in all."""
+
+    calls: int
+    elements: int
+
+
+@dataclass
+class MacReport:
+    """What :func:`count_macs` found.
+
+    Args:
+        total (int): MACs of the whole call.
+        by_operator (dict[str, int]): MACs by kind: ``linear`` (any 2-D product), ``matmul``, ``conv``, ``attention``,
+            ``cdist``.
+        by_module (dict[str, int]): MACs by module name, each including its children; '' is the whole. Undoing
+            reductions has a name of its own beside the reducer's, ``restore`` for ``reducer``.
+        uncounted (dict[str, Seen]): Operators that compute something and have no formula.
+        tokens (list[float]): Patch tokens that entered the MLP of each block, mean over the images (or crops); empty
+            if the backbone is no host of mmtoken.
+    """
+
+    total: int = 0
+    by_operator: dict[str, int] = field(default_factory=dict)
+    by_module: dict[str, int] = field(default_factory=dict)
+    uncounted: dict[str, Seen] = field(default_factory=dict)
+    tokens: list[float] = field(default_factory=list)
+
+    @property
+    def missed(self) -> dict[str, Seen]:
+        """Those of ``uncounted`` that multiply matrices or attend, by their names: the total is too low by them."""
+        return {name: seen for name, seen in self.uncounted.items() if looks_like_a_product(name)}
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up MACs by kind and by the module that is running."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self):
+        super().__init__()
+        self.scopes = ['']
+        self.by_operator: Counter = Counter()
+        self.by_module: Counter = Counter()
+        self.uncounted: dict[str, Seen] = {}
+        self.paused = False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
+        if not isinstance(func, torch._ops.OpOverload):
+            out = func(*args, **kwargs)
+            self.record(f'higher_order::{func.name()}', args, out)
+            return out
+        name = func.overloadpacket._qualified_op_name.removeprefix('aten::')
+        if name not in FORMULAS:
+            with self:  # composite operators come whole under inference_mode; their parts are what is known
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        if name not in FREE and not func.is_view:
+            self.record(name, args, out)
+        return out
+
+    def record(self, name: str, args: tuple, out: Any) -> None:
+        """Books one call of a kernel; what writes into its arguments may give no ``out``."""
+        kind, formula = FORMULAS.get(name) or FORMULAS.get(name.removesuffix('_')) or (None, None)
+        if formula:
+            macs = formula(args, out)
+            self.by_operator[kind] += macs
+            for scope in _ancestors(self.scopes[-1]):
+                self.by_module[scope] += macs
+            return
+        sizes = [x.numel() for x in tree_leaves(out) if isinstance(x, Tensor)]
+        written = sum(sizes) or max((x.numel() for x in args if isinstance(x, Tensor)), default=0)
+        calls, elements = self.uncounted.get(name, (0, 0))
+        self.uncounted[name] = Seen(calls + 1, elements + written)
+
+    def opaque(self, name: str) -> Callable[[Callable], Callable]:
+        """Wraps a function that is one kernel, whatever it is made of on this machine."""
+
+        def wrap(original: Callable) -> Callable:
+
+            def kernel(*args, **kwargs):
+                if self.paused:
+                    return original(*args, **kwargs)
+                self.paused = True
+                try:
+                    out = original(*args, **kwargs)
+                finally:
+                    self.paused = False
+                self.record(name, args, out)
+                return out
+
+            return kernel
+
+        return wrap
+
+
+def _ancestors(name: str) -> list[str]:
+    """``'a.b'`` -> ``['', 'a', 'a.b']``."""
+    parts = name.split('.') if name else []
+    return ['.'.join(parts[:n]) for n in range(len(parts) + 1)]
+
+
+@contextmanager
+def replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+    """Puts ``wrap(f)`` in the place of the function or property ``f = owner.name``, and ``f`` back afterwards."""
+    own, original = vars(owner).get(name), getattr(owner, name)
+    setattr(owner, name, wrap(original))
+    try:
+        yield
+    finally:
+        delattr(owner, name) if own is None else setattr(owner, name, own)
+
+
+def _scoped(scope: Callable[..., str], scopes: list[str]) -> Callable[[Callable], Callable]:
+    """Makes ``scope(*args)`` the running module while a function runs."""
+
+    def wrap(original: Callable) -> Callable:
+
+        @functools.wraps(original)
+        def call(*args, **kwargs):
+            scopes.append(scope(*args))
+            try:
+                return original(*args, **kwargs)
+            finally:
+                scopes.pop()
+
+        return call
+
+    return wrap
+
+
+def _noting_tokens(tokens: list[list[float]]) -> Callable[[Callable], Callable]:
+    """Keeps the patch tokens by block of each run of a host."""
+
+    def wrap(original: Callable) -> Callable:
+
+        def forward_tokens(inputs, *args, **kwargs):
+            outs, state = original(inputs, *args, **kwargs)
+            tokens.append([count / inputs.shape[0] - state.num_prefix for count in state.counts])
+            return outs, state
+
+        return forward_tokens
+
+    return wrap
+
+
+def restore_name(model: nn.Module) -> Optional[str]:
+    """Name that undoing reductions goes by in a report: ``backbone.restore``; None if the model has no reducer."""
+    name = next((name for name, module in model.named_modules() if isinstance(module, Reducer)), None)
+    return None if name is None else '.'.join([*name.split('.')[:-1], 'restore'])
+
+
+@contextmanager
+def _attributed(model: nn.Module, counter: _Counter, tokens: list) -> Iterator[None]:
+    """Puts work down to modules: by their ``forward``, whoever calls it, and what reducers and hosts do beside it."""
+    names = {module: name for name, module in model.named_modules()}
+
+    def scope_of(module: nn.Module) -> Callable[..., str]:
+        # a host runs its blocks itself and names the block first
+        return lambda *args: names[args[0] if args and isinstance(args[0], nn.Module) and args[0] in names else module]
+
+    with ExitStack() as stack:
+        for module in names:
+            for method in ('forward', *_METHODS):
+                if hasattr(type(module), method):
+                    stack.enter_context(replaced(module, method, _scoped(scope_of(module), counter.scopes)))
+            if hasattr(module, 'forward_tokens'):
+                stack.enter_context(replaced(module, 'forward_tokens', _noting_tokens(tokens)))
+        reducer = next((module for module in names if isinstance(module, Reducer)), None)
+        if reducer is not None:  # its work, whoever asks for it
+            restoring = _scoped(lambda *_: restore_name(model), counter.scopes)
+            making = _scoped(lambda *_: names[reducer], counter.scopes)
+            for method in ('restore', 'dense'):
+                stack.enter_context(replaced(TokenState, method, restoring))
+            for lazy in ('coords', 'sizes'):
+                stack.enter_context(replaced(TokenState, lazy, lambda made: property(making(made.fget), made.fset)))
+        for owner, name, kernel in compiled_operators():
+            stack.enter_context(replaced(owner, name, counter.opaque(kernel)))
+        yield
+
+
+@contextmanager
+def _evaluating(model: nn.Module, training: bool) -> Iterator[None]:
+    """Evaluation mode, module by module: upstream's ``eval()`` may do more than that, and return None."""
+    modes = [(m, m.training) for m in model.modules()]
+    # nn.MultiheadAttention's own fast path is one opaque kernel
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    for module, mode in modes:
+        module.training = mode and training
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for module, mode in modes:
+            module.training = mode
+
+
+def count_macs(model: Union[nn.Module, Callable],
+               inputs: Any,
+               call: Optional[Callable] = None,
+               training: bool = False) -> MacReport:
+    """Counts the MACs of one call, without gradients.
+
+    Args:
+        model (nn.Module | Callable): What to count. Modules get their share by name; a plain function only the total.
+        inputs (Tensor | tuple): What it is called with.
+        call (Callable, optional): Called with ``inputs`` instead of ``model``, e.g. ``model.extract_feat``; its work is
+            still put down to the modules of ``model``.
+        training (bool): Leave modules that train in that mode; by default all are evaluated. Defaults to False.
+
+    Returns:
+        MacReport: See there.
+    """
+    modules = model if isinstance(model, nn.Module) else nn.Module()
+    counter, tokens = _Counter(), []
+    with _evaluating(modules, training), _attributed(modules, counter, tokens), torch.no_grad(), counter:
+        (call or model)(*(inputs if isinstance(inputs, tuple) else (inputs, )))
+    names = [name for name, _ in modules.named_modules()] + [restore_name(modules) or '', '']
+    return MacReport(
+        total=counter.by_module[''],
+        by_operator=dict(counter.by_operator),
+        by_module={name: counter.by_module[name] for name in names},
+        uncounted=counter.uncounted,
+        tokens=[sum(block) / len(tokens) for block in zip(*tokens)])
