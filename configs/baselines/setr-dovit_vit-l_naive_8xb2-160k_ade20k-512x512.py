@@ -9,7 +9,7 @@ model = dict(
     data_preprocessor=dict(size=(512, 512)),
     backbone=dict(img_size=(512, 512)),
     decode_head=dict(num_classes=150),
-    auxiliary_head=[{**head, 'num_classes': 150} for head in _base_.model.auxiliary_head],
+    auxiliary_head=[{**head, 'num_classes': 150, 'num_convs': 2} for head in _base_.model.auxiliary_head],
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
 optim_wrapper = dict(
     optimizer=dict(lr=0.01, weight_decay=0.0), paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=10.0)}))
