@@ -57,6 +57,18 @@ def quiet_log() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def one_for_each(flag: str, given: Optional[Sequence[str]], configs: Sequence) -> list[Optional[str]]:
+    """What a flag gives each of several configs: its one value, or one of as many values as there are configs.
+
+    Raises:
+        UserError: For another number of values.
+    """
+    given = given or [None]
+    if len(given) not in (1, len(configs)):
+        raise UserError(f'{flag}: {len(given)} files for {len(configs)} configs; give one for all, or one for each')
+    return list(given) * (len(configs) // len(given))
+
+
 def build_model(cfg: Config, checkpoint: Optional[str] = None, initialise: bool = True) -> nn.Module:
     """Builds the model of a config in evaluation mode.
 

@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--stock', action='store_true', help='add the upstream class of the baseline, as a reference')
     parser.add_argument('--shape', type=int, nargs='+', help="image size H W (the baseline config's)")
     parser.add_argument('--batch', type=int, nargs='+', help='batch sizes (1; 2 with --train)')
-    parser.add_argument('--checkpoint', help='weights for all of them; without, they are random')
+    parser.add_argument('--checkpoint', nargs='+', help='weights, one file for all or one for each; without, random')
     parser.add_argument('--images', metavar='DIR', help='time on the pictures of this folder')
     parser.add_argument('--num', type=int, default=8, help='at most so many pictures (8)')
     parser.add_argument('--train', action='store_true', help='time a training step: forward, backward, optimizer')
@@ -59,18 +59,19 @@ def parse_args() -> argparse.Namespace:
 def build(args: argparse.Namespace) -> tuple[dict, dict]:
     """Configs and models by name, the baseline first."""
     configs, models = {}, {}
-    for path in args.configs:
+    for path, weights in zip(args.configs, loading.one_for_each('--checkpoint', args.checkpoint, args.configs)):
         name = Path(path).stem
         while name in configs:
             name += "'"
         configs[name] = loading.read_config(path)
-        models[name] = loading.build_model(configs[name], args.checkpoint)
+        models[name] = loading.build_model(configs[name], weights)
     if args.stock:
         base = next(iter(configs))
         stock = loading.stock_config(configs[base], models[base])
         if stock is None:
             raise UserError('--stock: upstream has no class behind the backbone of the first config.')
-        configs['stock'], models['stock'] = stock, loading.build_model(stock, args.checkpoint)
+        configs['stock'], models['stock'] = stock, loading.build_model(
+            stock, args.checkpoint and args.checkpoint[0])
     return configs, {name: model.to(args.device) for name, model in models.items()}
 
 
@@ -106,7 +107,7 @@ def main():
 
     about = dict(environment(args.device), precision=args.amp or 'fp32', compile=args.compile,
                  cuda_graph=args.cuda_graph, timed='training step' if args.train else 'prediction', shape=list(shape),
-                 inputs=what, weights=args.checkpoint or 'random', rounds=args.rounds)
+                 inputs=what, weights=' '.join(args.checkpoint or ['random']), rounds=args.rounds)
     print(', '.join(f'{key}: {value}' for key, value in about.items() if key != 'versions'))
     bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                    console=Console(stderr=True), transient=True, auto_refresh=False)  # no thread beside the samples

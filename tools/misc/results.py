@@ -1,6 +1,6 @@
-"""Accuracy and cost of several configs with one checkpoint, as JSON and as the table of a README.
+"""Accuracy and cost of several configs, as JSON and as the table of a README.
 
-    python tools/misc/results.py CONFIG [CONFIG ...] --checkpoint CKPT --out FILE.json [--benchmark BENCH.json]
+    python tools/misc/results.py CONFIG [CONFIG ...] --checkpoint CKPT [...] --out FILE.json [--benchmark BENCH.json]
 
 The first config is the dense baseline. Each is scored by ``tools/test.py``; what is already in ``--out`` for the same
 checkpoint and the same config text is not run again, so an interrupted run goes on and a table is free. MACs and
@@ -17,6 +17,8 @@ from pathlib import Path
 from mmengine.config import Config
 
 import mmtoken  # noqa: F401  before any config is read
+from mmtoken.analysis.loading import one_for_each
+from mmtoken.engine.checks import one_line_errors
 
 TEST = Path(__file__).resolve().parents[1] / 'test.py'
 HEAD = ('config', 'mIoU', 'Δ', 'GMACs', 'MACs ×', 'ms, batch {0}', 'speed-up, batch {0}', 'speed-up ÷ MAC speed-up')
@@ -25,7 +27,7 @@ HEAD = ('config', 'mIoU', 'Δ', 'GMACs', 'MACs ×', 'ms, batch {0}', 'speed-up, 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='+', type=Path, help='config files, the dense baseline first')
-    parser.add_argument('--checkpoint', required=True, help='trained by the baseline')
+    parser.add_argument('--checkpoint', required=True, nargs='+', help='one file for all, or one for each config')
     parser.add_argument('--out', required=True, type=Path, help='JSON file to write or to go on with')
     parser.add_argument('--benchmark', type=Path, nargs='*', default=[], help='JSON files of benchmark.py')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/results'), help='logs of the tests')
@@ -61,18 +63,22 @@ def table(rows: list, latencies: dict) -> str:
     return '\n'.join(lines)
 
 
+@one_line_errors()
 def main():
     args = parse_args()
-    weights = hashlib.sha256(Path(args.checkpoint).read_bytes()).hexdigest()[:12]
     old = json.loads(args.out.read_text()) if args.out.exists() else {}
-    known = {row['config']: row for row in old.get('rows', []) if old.get('weights') == weights}
-    for config in args.configs:
+    # older files name one checkpoint for all of their rows
+    shared = {key: old.get(key) for key in ('checkpoint', 'weights')}
+    known = {row['config']: shared | row for row in old.get('rows', [])}
+    for config, checkpoint in zip(args.configs, one_for_each('--checkpoint', args.checkpoint, args.configs)):
+        weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12]
         digest = hashlib.sha256(Config.fromfile(str(config)).pretty_text.encode()).hexdigest()[:12]
-        if known.get(config.stem, {}).get('digest') != digest:
-            metrics = score(config, args.checkpoint, args.work_dir / config.stem)
-            known[config.stem] = dict(config=config.stem, digest=digest, metrics=metrics)
-            result = dict(command=' '.join(sys.argv), checkpoint=Path(args.checkpoint).name, weights=weights,
-                          rows=list(known.values()))
+        row = known.get(config.stem, {})
+        if (row.get('digest'), row.get('weights')) != (digest, weights):
+            metrics = score(config, checkpoint, args.work_dir / config.stem)
+            known[config.stem] = dict(config=config.stem, digest=digest, checkpoint=Path(checkpoint).name,
+                                      weights=weights, metrics=metrics)
+            result = dict(command=' '.join(sys.argv), rows=list(known.values()))
             args.out.write_text(json.dumps(result, indent=1) + '\n')
         print(config.stem, known[config.stem]['metrics'], flush=True)
     latencies = {(row['name'], row['batch']): row for path in args.benchmark
