@@ -1,0 +1,170 @@
+"""The figures in the README tables are those of the JSON files that the pages name.
+
+A table whose header starts with ``config`` is held against the files linked in the last paragraph before it that links
+any. Its rows name configs: in full, or without the end of the name, or ``dense`` for the first of a file.
+"""
+
+import functools
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('configs/*/README.md'))]
+FIGURE = re.compile(r'[+-]?\d+(\.\d+)?')
+LINK = re.compile(r'\[(?P<text>[^]]*)\]\((?P<target>[^)\s]+)\)')
+
+pytestmark = pytest.mark.skipif(not PAGES[0].exists(), reason='needs a checkout')
+
+
+def tables(text):
+    """Yields, for each table, the number of its first line, its lines, and the paths of the JSON files it is from."""
+    lines, start, files = text.splitlines(), None, []
+    for number, line in enumerate([*lines, '']):
+        if line.startswith('|'):
+            start = number if start is None else start
+        elif start is not None:
+            yield start, lines[start:number], files
+            start = None
+        elif named := [m['target'] for m in LINK.finditer(line) if m['target'].endswith('.json')]:
+            follows = number > 0 and any(file in lines[number - 1] for file in files)  # the same paragraph goes on
+            files = files + named if follows else named
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip().strip('|').split('|')]
+
+
+@functools.lru_cache(None)
+def read(path):
+    return json.loads(path.read_text())
+
+
+def rows_of(path, name):
+    """Rows of a file that are about the config of that name, which may lack its end; rows of one config only."""
+    rows = read(path)['rows']
+    label = [row.get('config') or row['name'] for row in rows]
+    if name == 'dense':
+        name = label[0]
+    known = {full for full in label if full == name} or {full for full in label if full.startswith(f'{name}_')}
+    assert len(known) < 2, f'{name}: {path.name} has {sorted(known)}; name in the table, or before it, which one'
+    return [row for row, full in zip(rows, label) if full in known]
+
+
+def values(column, batch, name, paths):
+    """What the files say about a cell, usually one number; several if several files hold it."""
+    found, base = [], {path: read(path)['rows'][0] for path in paths}
+    for path in paths:
+        for row in rows_of(path, name):
+            metric = column.removeprefix('Δ ')
+            if metric in row.get('metrics', {}):
+                found.append(row['metrics'][metric] - (base[path]['metrics'][metric] if metric != column else 0))
+            elif column in COST and 'macs' in row and batch in (None, row['batch']):
+                found.append(COST[column](row))
+    return found
+
+
+COST = {
+    'GMACs': lambda row: row['macs'] / 1e9,
+    'MACs ×': lambda row: row['mac_ratio'],
+    'ms': lambda row: row['ms_per_image']['median'],
+    'speed-up': lambda row: row['speedup']['ratio'],
+    '÷': lambda row: row['efficiency'],
+}
+
+
+def columns(header):
+    """``(column, batch size or None)`` of each cell; ``Δ`` and ``÷`` belong to what stands before them."""
+    out, batch = [], None
+    for cell in header:
+        column, _, number = (f'Δ {out[-1][0]}' if cell == 'Δ' else cell).partition(', ')
+        if number:
+            batch = int(number.removeprefix('batch '))
+        out.append((column, batch if number or column == '÷' else None))
+    return out
+
+
+def check(page, text):
+    """Compares every figure of a page's tables; returns how many there are."""
+    count = 0
+    for start, lines, files in tables(text):
+        header, figures = cells(lines[0]), columns(cells(lines[0]))
+        for number, line in enumerate(lines[2:], start + 3):
+            row, where = cells(line), f'{page.parent.name}/{page.name}:{number}'
+            assert len(row) == len(header), f'{where}: {len(row)} cells under {len(header)} headers'
+            link = LINK.fullmatch(row[0])
+            name = Path(link['target']).stem if link else row[0]
+            for cell, (column, batch), head in zip(row[1:], figures[1:], header[1:]):
+                if not FIGURE.fullmatch(cell):
+                    known = column in COST or column.startswith(('mIoU', 'Δ'))
+                    assert not (known and cell), f'{where}: {head} is {cell!r}, no figure'
+                    continue
+                assert header[0] == 'config' and files, f'{where}: {cell} stands in a table that no JSON is named for'
+                sign, digits = '+' if head == 'Δ' else '', len(cell.partition('.')[2])
+                found = {format(value, f'{sign}.{digits}f')
+                         for value in values(column, batch, name, [page.parent / file for file in files])}
+                assert found == {cell}, f'{where}: {name}, {head} is {cell}, and {sorted(found) or "nothing"} in JSON'
+                count += 1
+    return count
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_figures_are_those_of_the_json(page):
+    count = check(page, page.read_text(encoding='utf-8'))
+    assert count or not list(page.parent.glob('results/*.json')), 'files with results, and no table'
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_any_altered_digit_is_seen(page):
+    text = page.read_text(encoding='utf-8')
+    altered = 0
+    for _, rows, files in tables(text):
+        if not files or cells(rows[0])[0] != 'config':
+            continue
+        context = [f'[]({file})' for file in files] + rows[:2]
+        for row in rows[2:]:
+            skip = [m.span() for m in re.finditer(r'\(\S+\)|\d+ \w[^|]*', row)]  # links by their text, and words
+            for place in [m.start() for m in re.finditer(r'\d', row)]:
+                if any(low <= place < high for low, high in skip):
+                    continue
+                other = f'{row[:place]}{(int(row[place]) + 1) % 10}{row[place + 1:]}'
+                with pytest.raises(AssertionError):
+                    check(page, '\n'.join([*context, other]))
+                altered += 1
+    assert altered > 100 or page.parent != ROOT
+
+
+@pytest.mark.parametrize('change, message', [
+    (('| 57.22 |', '| 57.21 |'), r"README.md:\d+: .*, mIoU is 57.21, and \['57.22'\] in JSON"),
+    (('| tome-r80 |', '| tome-r81 |'), 'tome-r81, mIoU is 57.25, and nothing in JSON'),
+    (('| mIoU |', '| mAP |'), 'mAP is 57.22, and nothing in JSON'),
+    (('| config |', '| setting |'), 'no JSON is named for'),
+    (('| 57.22 |', '| 57.22 | 1 |'), '12 cells under 11 headers'),
+    (('| 57.22 |', '| 57,22 |'), "mIoU is '57,22', no figure"),
+    (('_linear_camvid.json)', '_segmenter_camvid.json)'), r"57.22, and \['55.41'\]"),
+])
+def test_what_is_wrong_is_named(change, message):
+    text = PAGES[0].read_text(encoding='utf-8')
+    assert change[0] in text
+    with pytest.raises(AssertionError, match=message):
+        check(PAGES[0], text.replace(*change, 1))
+
+
+def test_model_index_has_the_same_figures():
+    known = {row['config']: row['metrics'] for path in ROOT.glob('configs/*/results/*.json')
+             for row in read(path)['rows'] if 'config' in row}
+    for path in ROOT.glob('configs/*/metafile.yml'):
+        for model in yaml.safe_load(path.read_text())['Models']:
+            for result in model.get('Results', []):
+                for metric, value in result['Metrics'].items():
+                    assert value == pytest.approx(known[model['Name']][metric], abs=0.005), model['Name']
+
+
+def test_links_to_json_lead_somewhere():
+    for page in PAGES:
+        for link in LINK.finditer(page.read_text(encoding='utf-8')):
+            if link['target'].endswith('.json'):
+                assert (page.parent / link['target']).is_file(), f'{page}: {link["target"]}'
