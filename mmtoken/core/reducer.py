@@ -1,7 +1,7 @@
 """Reducer: the one interface between a token reduction method and a host."""
 
 from dataclasses import dataclass
-from typing import Any, Callable, ClassVar, Optional, Sequence
+from typing import Any, Callable, ClassVar, Optional, Sequence, Union
 
 from torch import Tensor, nn
 
@@ -58,6 +58,17 @@ class Reducer(nn.Module):
     late: bool = False
     #: Why the model has to let the method complete what its head makes of the features; empty if it need not.
     completes: str = ''
+
+    @classmethod
+    def search_space(cls, host: HostInfo) -> dict[str, Union[tuple, list]]:
+        """Arguments that trade accuracy for speed on a host, and their values; none by default.
+
+        Returns:
+            dict: By argument: ``(low, high)``, two ints or two floats, is a range that holds both ends; a list is a
+            choice of values, ``[None]`` one that clears an argument which excludes another; a tuple of these is an
+            argument that is itself a list, item by item. Any combination must pass the constructor and :meth:`bind`.
+        """
+        return {}
 
     def bind(self, host: HostInfo) -> None:
         """Checks the arguments against the host, before any work starts.
@@ -131,6 +142,10 @@ class GridReducer(Reducer):
         super().__init__()
         self.layer, self.grid, self.restore_at = layer, check_grid('grid', grid), restore_at
         self.proportional = proportional
+
+    @classmethod
+    def search_space(cls, host: HostInfo) -> dict[str, Union[tuple, list]]:
+        return dict(layer=(min(1, host.depth - 1), host.depth - 1), grid=(0.3, 1.0))
 
     def bind(self, host: HostInfo) -> None:
         check_layer('reducer.layer', self.layer, host.depth)

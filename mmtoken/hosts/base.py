@@ -79,14 +79,17 @@ class TokenHost:
                 raise ValueError(f'reducer {type(self.reducer).__name__} packs images of unequal token counts, which '
                                  f'the relative position bias of {type(self).__name__} cannot follow; use a static '
                                  'method such as mmtoken.Expedit, or a host with absolute positions.')
-            self.reducer.bind(
-                HostInfo(
-                    depth=len(self.blocks),
-                    embed_dims=self.embed_dims,
-                    num_heads=self.num_heads,
-                    out_indices=tuple(self.out_indices),
-                    num_prefix=self.num_prefix,
-                    position=self.position))
+            self.reducer.bind(self.info())
+
+    def info(self) -> HostInfo:
+        """What a reducer may know of this backbone."""
+        return HostInfo(
+            depth=len(self.blocks),
+            embed_dims=self.embed_dims,
+            num_heads=self.num_heads,
+            out_indices=tuple(self.out_indices),
+            num_prefix=self.num_prefix,
+            position=self.position)
 
     # ------------------------------------------------------------------ what a host gives
     blocks: nn.ModuleList

@@ -38,6 +38,10 @@ class AvgPool(GridReducer):
             raise ValueError(f"mode='{mode}' must be 'bilinear' or 'nearest'.")
         self.mode = mode
 
+    @classmethod
+    def search_space(cls, host):
+        return dict(super().search_space(host), proportional=[False, True])
+
     def pool(self, x, raster, grid, valid, exists):
         tokens = ops.pool_to_grid(x, raster, grid, valid)
 

@@ -149,6 +149,10 @@ class Expedit(GridReducer):
         self.late = restore == 'late'
         self.completes = "restore='late' leaves the maps on reduced tokens" if self.late else ''
 
+    @classmethod
+    def search_space(cls, host):
+        return dict(super().search_space(host), proportional=[False, True])
+
     def bind(self, host: HostInfo) -> None:
         super().bind(host)
         if self.late and (self.restore_at is not None or min(host.out_indices) < self.layer):
