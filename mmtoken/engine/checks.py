@@ -1,5 +1,6 @@
 """Checks that the tools make before any work starts; a failure is one line: what is wrong, what would be right."""
 
+import importlib.util
 import os
 import re
 import sys
@@ -48,6 +49,14 @@ def _packaged(path: str) -> str:
         hint = f'; the nearest name there is {near[0]}' if near else f', see the folders in {file.parents[1]}'
         raise UserError(f'config {path}: {package} has no such config{hint}')
     return str(file)
+
+
+def check_installed(*packages: str):
+    """Fail if a package that only the analysis tools need is not there."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"{' and '.join(missing)} not installed: pip install 'mmtoken[analysis]', or pip install "
+                        f'{" ".join(missing)}')
 
 
 def _datasets(cfg: Any, key: str) -> Iterator[tuple]:

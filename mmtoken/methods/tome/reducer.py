@@ -81,11 +81,13 @@ class ToMe(Reducer):
         self.steps = dict(zip(layers, merges_per_block(self.r, self.keep, len(layers))))
 
     def between(self, state: TokenState, i: int) -> None:
+        step = self.steps.get(i, 0)
+        if step == 0:
+            return
         if state.lengths is not None:
             raise ValueError('reducer ToMe merges the same number of tokens in each image, and a method before it left '
                              'unequal ones; put ToMe first.')
         n = state.x.shape[1] - state.num_prefix
-        step = self.steps.get(i, 0)
         r = min(step if isinstance(step, int) else round(n * step), n // 2)
         if r == 0:
             return

@@ -1,0 +1,123 @@
+"""Other settings of a config: of its reducer's arguments, without a reducer, on smaller pictures."""
+
+import ast
+import copy
+import inspect
+from typing import Any, Optional
+
+from mmengine.config import Config
+
+from mmtoken.core import Reducer
+from mmtoken.engine.checks import UserError
+from mmtoken.registry import REDUCERS
+
+
+def check_reducer(cfg: Config, path: str) -> None:
+    """Fail if the model of a config has no reducer."""
+    if not (cfg.model.get('backbone') or {}).get('reducer'):
+        raise UserError(f"{path}: model.backbone.reducer is missing, so there is nothing to look at; add reducer=dict("
+                        "type='mmtoken.ToMe', …) or name a config of an accelerated model")
+
+
+def dense_config(cfg: Config) -> Config:
+    """The same model with all of its tokens."""
+    dense = copy.deepcopy(cfg)
+    dense.model.backbone.pop('reducer', None)
+    return dense
+
+
+def with_settings(cfg: Config, settings: dict[str, Any]) -> Config:
+    """A copy with other values under ``model.backbone``.
+
+    Args:
+        cfg (Config): Left as it is.
+        settings (dict[str, Any]): Values by key, such as ``reducer.grid``; numbers in a key are places in a list.
+    """
+    cfg = copy.deepcopy(cfg)
+    for key, value in settings.items():
+        node, *path = cfg.model.backbone, *key.split('.')
+        for step in path[:-1]:
+            node = node[int(step) if isinstance(node, list) else step]
+        node[int(path[-1]) if isinstance(node, list) else path[-1]] = value
+    return cfg
+
+
+def method_of(reducer: Any) -> Optional[type[Reducer]]:
+    """The class of one reducer's config; None if there is none of that name."""
+    name = reducer.get('type')
+    REDUCERS.import_from_location()
+    return name if isinstance(name, type) else REDUCERS.module_dict.get(str(name).removeprefix('mmtoken.'))
+
+
+def reducers_of(cfg: Config) -> dict[str, dict]:
+    """The configs of the reducers by key: ``reducer``, or ``reducer.0``, ``reducer.1`` … of several."""
+    reducer = cfg.model.backbone.reducer
+    return {'reducer': reducer} if isinstance(reducer, dict) else {f'reducer.{i}': r for i, r in enumerate(reducer)}
+
+
+def check_key(cfg: Config, flag: str, key: str) -> None:
+    """Fail if a setting's key is no argument of the config's reducer; the line names those that there are."""
+    reducers = reducers_of(cfg)
+    name, _, argument = key.rpartition('.')
+    if name not in reducers:
+        raise UserError(f'{flag} {key}: settings of this config start with ' + ' or '.join(f'{r}.' for r in reducers))
+    method = method_of(reducers[name])
+    known = [] if method is None else list(inspect.signature(method).parameters)
+    if method is not None and argument not in known:
+        raise UserError(f'{flag} {key}: {method.__name__} has no argument {argument}, but {", ".join(known)}')
+
+
+def parse_values(flag: str, text: str) -> tuple[str, list]:
+    """``reducer.grid=0.5,(24, 32)`` as the key and its values, in Python's notation; what is none is text.
+
+    Raises:
+        UserError: If there is no ``=`` or no value.
+    """
+    key, equals, values = text.partition('=')
+    if not key or not equals or not values.strip(', '):
+        raise UserError(f'{flag} {text}: write it as KEY=VALUE,VALUE, such as reducer.grid=0.5,0.7')
+    try:
+        return key, list(ast.literal_eval(f'[{values}]'))
+    except (SyntaxError, ValueError):
+        return key, [value.strip() for value in values.split(',') if value.strip()]
+
+
+def parse_space(flag: str, text: str) -> tuple[str, Any]:
+    """``KEY=LOW:HIGH`` or ``KEY=a,b,c`` as the key and its values, see :meth:`Reducer.search_space`."""
+    low, colon, high = text.partition('=')[2].partition(':')
+    if not colon:
+        return parse_values(flag, text)
+    try:
+        ends = ast.literal_eval(low), ast.literal_eval(high)
+        if any(type(end) not in (int, float) for end in ends) or not ends[0] < ends[1]:
+            raise ValueError
+    except (SyntaxError, ValueError):
+        raise UserError(f'{flag} {text}: a range is LOW:HIGH, two numbers, the smaller one first') from None
+    whole = all(type(end) is int for end in ends)
+    return text.partition('=')[0], ends if whole else tuple(map(float, ends))
+
+
+def smaller_input(cfg: Config, factor: float, patch: int) -> Config:
+    """The config with validation pictures of ``factor`` times the size, in whole patches.
+
+    Raises:
+        UserError: If the validation pipeline does not resize.
+    """
+    cfg = copy.deepcopy(cfg)
+
+    def scaled(sides) -> tuple[int, ...]:
+        return tuple(max(1, round(side * factor / patch)) * patch for side in sides)
+
+    dataset = cfg.val_dataloader.dataset
+    while 'pipeline' not in dataset and 'dataset' in dataset:
+        dataset = dataset.dataset
+    steps = [step for step in dataset.get('pipeline', []) if step.type == 'Resize' and step.get('scale')]
+    if not steps:
+        raise UserError('--smaller-input: val_dataloader.dataset.pipeline has no Resize with a scale to make smaller')
+    for step in steps:
+        step.scale = scaled(step.scale if isinstance(step.scale, (list, tuple)) else (step.scale, step.scale))
+    test_cfg = cfg.model.get('test_cfg') or {}
+    for key in ('crop_size', 'stride'):
+        if key in test_cfg:
+            test_cfg[key] = scaled(test_cfg[key])
+    return cfg

@@ -1,0 +1,96 @@
+"""A small town for the analysis tools: pictures with labels, configs of a tiny model and its checkpoint."""
+
+import importlib.util
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+
+ROOT = Path(__file__).parents[2]
+
+DENSE = '''
+_base_ = [{base!r} + name for name in ('datasets/camvid.py', 'default_runtime.py')]
+data_root = {data!r}
+pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(112, 84), keep_ratio=False),
+            dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', mean=[128.0] * 3, std=[64.0] * 3, bgr_to_rgb=True, pad_val=0,
+                           seg_pad_val=255, size=(84, 112)),
+    backbone=dict(type='mmtoken.TokenDINOv2', arch=dict(embed_dims=16, num_layers=4, num_heads=2), img_size=112),
+    decode_head=dict(type='FCNHead', in_channels=16, in_index=0, channels=16, num_convs=0, concat_input=False,
+                     num_classes=11, dropout_ratio=0.0, norm_cfg=None, loss_decode=dict(type='CrossEntropyLoss')),
+    train_cfg=dict(), test_cfg=dict(mode='whole'))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root, pipeline=pipeline))
+test_dataloader = val_dataloader
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False,
+                        dataset=dict(data_root=data_root, pipeline=pipeline))
+'''
+REDUCED = "_base_ = ['dense.py']\nmodel = dict(backbone=dict(reducer={}))\n"
+SETTINGS = dict(
+    pooled="dict(type='mmtoken.AvgPool', layer=1, grid=0.5)",
+    tome="dict(type='mmtoken.ToMe', r=8)",
+    loud="dict(type='mmtoken.Loud', part=1.0, layer=2)",
+    stacked="[dict(type='mmtoken.AvgPool', layer=1, grid=0.5), dict(type='mmtoken.ToMe', r=4, layers=[2, 3])]")
+
+
+@pytest.fixture(scope='session')
+def town(tmp_path_factory) -> Path:
+    """Four pictures of 8×6 patches; ``dense.py`` and others; ``weights.pth``."""
+    from mmtoken.analysis.loading import build_model, read_config
+    from mmtoken.testing import randomize
+    folder, rng = tmp_path_factory.mktemp('town'), np.random.default_rng(0)
+    for split in ('train', 'val'):
+        for kind in ('images', 'labels'):
+            (folder / 'data' / kind / split).mkdir(parents=True)
+        for i in range(4):
+            label = cv2.resize(rng.integers(0, 11, (3, 4), dtype=np.uint8), (112, 84), interpolation=cv2.INTER_NEAREST)
+            image = np.repeat(label[..., None] * 20, 3, axis=2) + rng.integers(0, 20, (84, 112, 3), dtype=np.uint8)
+            cv2.imwrite(str(folder / 'data' / 'images' / split / f'{i}.jpg'), image)
+            cv2.imwrite(str(folder / 'data' / 'labels' / split / f'{i}.png'), label)
+    (folder / 'dense.py').write_text(DENSE.format(base=f'{ROOT}/configs/_base_/', data=str(folder / 'data')))
+    for name, reducer in SETTINGS.items():
+        (folder / f'{name}.py').write_text(REDUCED.format(reducer))
+    torch.manual_seed(0)
+    model = build_model(read_config(folder / 'dense.py'))
+    randomize(model.backbone)
+    torch.save(dict(state_dict=model.state_dict()), folder / 'weights.pth')
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch):
+    """Runs a tool of ``tools/analysis_tools`` in this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(tool, *argv):
+        spec = importlib.util.spec_from_file_location(tool, ROOT / 'tools' / 'analysis_tools' / f'{tool}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *map(str, argv)])
+        monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())  # a runner's scope ends with the tool
+        module.main()
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def refuses(call):
+    """Expects a tool to end with one line that holds all the given words."""
+
+    def check(tool, *argv, words):
+        with pytest.raises(SystemExit) as caught:
+            call(tool, *argv)
+        message = str(caught.value)
+        assert '\n' not in message and all(word in message for word in words), message
+
+    return check

@@ -1,0 +1,98 @@
+"""Draw what happens to each token of a picture, block by block, and what that does to the prediction.
+
+    python tools/analysis_tools/vis_tokens.py CONFIG CHECKPOINT IMAGE [--layers 3 6 9] [--out FILE.png]
+
+Patches that share a token have their mean colour within a border; patches whose token left early are shaded by the
+block that it left at. The dense model is the same checkpoint without the reducer. The picture is resized to the size
+that the config tests with (--shape for another one).
+"""
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import DictAction
+from mmengine.registry import DATASETS
+
+import mmtoken  # noqa: F401  before any config is read
+from mmtoken.analysis import inference_path, trace_tokens
+from mmtoken.analysis.loading import build_model, image_shape, read_config
+from mmtoken.analysis.settings import check_reducer, dense_config
+from mmtoken.engine.checks import UserError, check_installed, one_line_errors
+
+PANELS = 8
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file with a reducer')
+    parser.add_argument('checkpoint', help='checkpoint file; that of the dense model serves')
+    parser.add_argument('image', help='picture')
+    parser.add_argument('--layers', type=int, nargs='+', metavar='I',
+                        help=f'blocks to show, from 0 (those where something changes, at most {PANELS})')
+    parser.add_argument('--shape', type=int, nargs='+', help='size H W that the picture is resized to')
+    parser.add_argument('--out', type=Path, help='PNG to write (outputs/<config>_<image>.png)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    return parser.parse_args()
+
+
+def class_colors(cfg, number: int) -> tuple[list, list]:
+    """Names and RGB colours of the classes, from the dataset of the config where it tells."""
+    dataset = (cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}).get('dataset') or {}
+    kind = DATASETS.get(dataset.type) if 'type' in dataset else None
+    meta = {**(getattr(kind, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
+    palette = meta.get('palette') or np.random.default_rng(0).integers(40, 256, (number, 3)).tolist()
+    return list(meta.get('classes') or map(str, range(number))), palette
+
+
+def spread(layers: list, number: int) -> list:
+    """At most so many of a list, evenly, the first and the last among them."""
+    return [layers[i] for i in np.linspace(0, len(layers) - 1, min(number, len(layers))).round().astype(int)]
+
+
+@one_line_errors()
+def main():
+    args = parse_args()
+    check_installed('matplotlib')
+    from mmtoken.analysis.figures import tokens_figure
+    cfg = read_config(args.config, args.cfg_options)
+    check_reducer(cfg, args.config)
+    pixels = cv2.imread(args.image)
+    if pixels is None:
+        raise UserError(f'image: cannot read {args.image}; give a JPEG or PNG file')
+    model = build_model(cfg, args.checkpoint).to(args.device)
+    depth = len(model.backbone.blocks)
+    unknown = [i for i in args.layers or [] if i not in range(depth)]
+    if unknown:
+        raise UserError(f'--layers {unknown[0]}: this model has the blocks 0 to {depth - 1}')
+
+    pixels = cv2.resize(pixels, image_shape(cfg, args.shape)[::-1], interpolation=cv2.INTER_AREA)
+    data = dict(inputs=[torch.from_numpy(pixels).permute(2, 0, 1)], data_samples=None)
+    image = model.data_preprocessor(data, False)['inputs'].to(args.device)
+    with torch.no_grad(), trace_tokens(model.backbone) as trace:
+        logits = inference_path(model)(image)
+    labels, classes, palette = None, [], []
+    if hasattr(model, 'encode_decode'):
+        dense = build_model(dense_config(cfg), args.checkpoint).to(args.device)
+        with torch.no_grad():
+            both = {'prediction': logits, 'prediction of the dense model': inference_path(dense)(image)}
+        labels = {name: value.argmax(1)[0].cpu().numpy() for name, value in both.items()}
+        classes, palette = class_colors(cfg, logits.shape[1])
+
+    layers = args.layers or spread(trace.changes() or [0, depth - 1], PANELS)
+    name = Path(args.config).stem
+    out = args.out or Path('outputs') / f'{name}_{Path(args.image).stem}.png'
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture = np.ascontiguousarray(pixels[..., ::-1])
+    tokens_figure(picture, trace, layers, name, labels, classes, palette).savefig(out, dpi=150)
+    print('tokens in each block: ' + ', '.join(str(count[0]) for count in trace.counts))
+    if labels:
+        print('label differs from dense: {:.1%} of the pixels'.format(np.not_equal(*labels.values()).mean()))
+    print(out)
+
+
+if __name__ == '__main__':
+    main()
