@@ -2,5 +2,6 @@
 
 from .feature_cache import FeatureCacheHook
 from .hooks import IterSeedHook
+from .token_stats import TokenStatsHook
 
-__all__ = ['FeatureCacheHook', 'IterSeedHook']
+__all__ = ['FeatureCacheHook', 'IterSeedHook', 'TokenStatsHook']

@@ -274,6 +274,26 @@ def test_export(static):
         assert close(run(exported, images(seed=seed)), run(host, images(seed=seed)))
 
 
+def test_every_setting_worth_a_search_builds_and_runs(case):
+    import optuna
+
+    from mmtoken.analysis.search import draw
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space = case.type.search_space(case.dense().info())
+    if not space:
+        pytest.skip('this method leaves the search space to the user')
+    inputs, seen = images(2, (24, 40)), set()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(4):
+        trial = study.ask()
+        args = {key: draw(trial, key, values) for key, values in space.items()}
+        host = case.build(args, size=(24, 40))
+        assert all(out.isfinite().all() for out in run(host, inputs))
+        seen.add(sum(host.token_counts(inputs)))
+        study.tell(trial, 0.0)
+    assert len(seen) > 1, 'it must trade something'
+
+
 def test_token_counts_never_grow_and_fall_from_example_to_example(case):
     inputs = images(2, (24, 40))
     everything, totals = 6 * 10, []

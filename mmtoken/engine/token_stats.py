@@ -1,0 +1,108 @@
+"""Logs how many tokens are kept, layer by layer."""
+
+from typing import Optional
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.runner import BaseLoop
+from torch import nn
+
+from mmtoken.registry import HOOKS
+
+from .checks import unwrap
+
+
+@HOOKS.register_module()
+class TokenStatsHook(Hook):
+    """Logs the patch tokens that enter the MLP of each block, as scalars of the visualizer.
+
+    ``train/tokens/00`` is their count in block 0, mean over the images since the last time and over all processes, and
+    ``train/tokens_part/00`` that count over the patches of the images; likewise ``val/`` and ``test/``. The numbers
+    come from the shapes of tensors, so nothing waits for the device. With ``mmtoken.FeatureCacheHook`` only pictures
+    that the backbone really sees are counted.
+
+    Args:
+        interval (int): Training iterations between two logs. Validation and testing log once, at their end. Defaults
+            to 50.
+    """
+
+    priority = 'VERY_LOW'  # after hooks that copy the model, whose copies must not be counted
+
+    def __init__(self, interval: int = 50):
+        if interval < 1:
+            raise ValueError(f'TokenStatsHook.interval={interval} must be at least 1.')
+        self.interval = interval
+        self.mode, self.depth = 'train', 0
+        self.host: Optional[nn.Module] = None
+        #: By mode: tokens of each block, then patches and images, summed up since the last log.
+        self.sums: dict[str, list[int]] = {}
+
+    def before_run(self, runner) -> None:
+        """Looks for the backbone and starts to listen.
+
+        Raises:
+            ValueError: If the model has no backbone of mmtoken's.
+        """
+        from mmtoken.hosts import TokenHost
+        self.host = next((m for m in unwrap(runner.model).modules() if isinstance(m, TokenHost)), None)
+        if self.host is None:
+            raise ValueError("TokenStatsHook finds no backbone of mmtoken's in the model; set model.backbone.type="
+                             "'mmtoken.TokenVisionTransformer' or the like, or remove the hook.")
+        self.depth = len(self.host.blocks)
+        forward_tokens = self.host.forward_tokens
+
+        def counted(inputs, *args, **kwargs):
+            outs, state = forward_tokens(inputs, *args, **kwargs)
+            self.count(state.counts, len(inputs), state.num_prefix, state.grid)
+            return outs, state
+
+        self.host.forward_tokens = counted
+
+    def after_run(self, runner) -> None:
+        """Leaves the backbone as it was."""
+        del self.host.forward_tokens
+        self.host = None
+
+    @torch.compiler.disable
+    def count(self, counts: list[int], images: int, num_prefix: int, grid: tuple[int, int]) -> None:
+        """Adds the counts of one batch, prefix tokens included in them."""
+        sums = self.sums.setdefault(self.mode, [0] * (self.depth + 2))
+        for i, count in enumerate(counts):
+            sums[i] += count - images * num_prefix
+        sums[-2] += images * grid[0] * grid[1]
+        sums[-1] += images
+
+    def log(self, runner, step: int) -> None:
+        """Writes the means of the running mode and starts anew."""
+        sums = torch.tensor(self.sums.pop(self.mode, [0] * (self.depth + 2)), dtype=torch.float64)
+        all_reduce(sums)
+        *tokens, patches, images = sums.tolist()
+        if images:
+            means = {f'{self.mode}/tokens/{i:02}': count / images for i, count in enumerate(tokens)}
+            parts = {f'{self.mode}/tokens_part/{i:02}': count / patches for i, count in enumerate(tokens)}
+            runner.visualizer.add_scalars({**means, **parts}, step=step)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if self.every_n_train_iters(runner, self.interval):
+            self.log(runner, runner.iter + 1)
+
+    def before_val(self, runner) -> None:
+        self.mode = 'val'
+
+    def after_val(self, runner) -> None:
+        self.log(runner, iterations(runner))
+        self.mode = 'train'
+
+    def before_test(self, runner) -> None:
+        self.mode = 'test'
+
+    def after_test(self, runner) -> None:
+        self.log(runner, iterations(runner))
+        self.mode = 'train'
+
+
+def iterations(runner) -> int:
+    """Iterations trained so far; ``runner.iter`` would build the training loop, and with it the training data."""
+    loop = runner._train_loop
+    return loop.iter if isinstance(loop, BaseLoop) else 0
