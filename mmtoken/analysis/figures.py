@@ -1,6 +1,6 @@
 """Figures of the analysis tools."""
 
-from typing import Any, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import matplotlib
 import numpy as np
@@ -122,3 +122,86 @@ def chart(axes: Any, trace: TokenTrace, layers: Sequence[int], blocks: np.ndarra
     axes.tick_params(labelsize=9)
     for i in layers:
         axes.get_xticklabels()[i].set_fontweight('bold')
+
+
+#: Marker and colour of the points that a trade-off is compared with.
+RIVALS = {
+    'dense': ('*', INK),
+    'smaller input': ('s', '#d08a2e'),
+    'smaller backbone': ('^', '#7a5aa8'),
+}
+SERIES = ['#2f6db3', '#c2403a', '#3a9a5f', '#1f9aa8', '#a8477f', '#6b6b2a']
+
+
+def series_of(rows: Sequence[dict]) -> dict[str, list[dict]]:
+    """The rows of sweeps by line: all settings but the last are those of the line, and give its name."""
+    lines: dict[str, list[dict]] = {}
+    for row in rows:
+        if row['kind'] == 'reduced':
+            *fixed, last = row['values']
+            short = [f'{key.removeprefix("reducer.")}={row["values"][key]}' for key in fixed]
+            lines.setdefault(', '.join([*short, last.removeprefix('reducer.')]), []).append(row)
+    return lines
+
+
+def tradeoff_figure(rows: Sequence[dict], metric: str, title: str, best: Optional[str] = None) -> Figure:
+    """Accuracy against measured speed-up, and against MACs.
+
+    Args:
+        rows (Sequence[dict]): See :meth:`mmtoken.analysis.tradeoff.Tradeoff.row`.
+        metric (str): What to plot.
+        title (str): Of the whole.
+        best (str, optional): Name of the row to circle.
+    """
+    figure = Figure(figsize=(13, 5.6), layout='constrained')
+    figure.suptitle(title, fontsize=12, color=INK)
+    left, right = figure.subplots(1, 2, sharey=True)
+    points(left, rows, metric, lambda row: row['speedup']['ratio'], best, spread=True)
+    points(right, rows, metric, lambda row: row['macs'] / 1e9, best)
+    left.set_xlabel('measured speed-up over the dense model (median, 95 % interval)', color=INK)
+    right.set_xlabel('GMACs', color=INK)
+    left.set_ylabel(metric, color=INK)
+    left.legend(fontsize=9, frameon=False)
+    return figure
+
+
+def points(axes: Any, rows: Sequence[dict], metric: str, cost: Callable[[dict], float], best: Optional[str],
+           spread: bool = False) -> None:
+    """Draws a metric against a cost: lines for sweeps, marks for the rest; ``spread`` adds that of the speed-up."""
+
+    def value(row: dict) -> float:
+        return row['metrics'][metric]
+
+    def plot(group: list[dict], label: str, **style) -> None:
+        group = sorted(group, key=cost)
+        error = None
+        if spread:
+            error = [[abs(row['speedup'][end] - cost(row)) for row in group] for end in ('low', 'high')]
+        axes.errorbar([cost(row) for row in group], [value(row) for row in group], xerr=error, label=label,
+                      elinewidth=1, capsize=2, **style)
+
+    def name(row: dict, text: str, color: str, offset: tuple[int, int]) -> None:
+        axes.annotate(text, (cost(row), value(row)), offset, textcoords='offset points', fontsize=8, color=color)
+
+    for number, (label, group) in enumerate(series_of(rows).items()):
+        plot(group, label, marker='o', markersize=5, linewidth=1.5, color=SERIES[number % len(SERIES)])
+        for row in group:
+            name(row, str(list(row['values'].values())[-1]), QUIET, (4, 5))
+    trials = [row for row in rows if row['kind'] == 'searched']
+    if trials:
+        plot(trials, 'trials of the search', marker='o', markersize=4, linewidth=0, color=SERIES[0], alpha=0.6)
+    for kind, (marker, color) in RIVALS.items():
+        group = [row for row in rows if row['kind'] == kind]
+        if group:
+            plot(group, kind, marker=marker, markersize=13 if kind == 'dense' else 7, color=color,
+                 linewidth=1 if kind == 'smaller input' else 0, linestyle='--')
+        for row in group if kind != 'dense' else ():
+            name(row, row['name'], color, (5, -11))
+    for row in rows:
+        if row['name'] == best:
+            axes.plot(cost(row), value(row), 'o', markersize=15, markerfacecolor='none', markeredgecolor=INK,
+                      label='found')
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(color='#eeeeee')
+    axes.set_axisbelow(True)
+    axes.margins(x=0.1)

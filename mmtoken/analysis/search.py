@@ -1,6 +1,25 @@
-"""Search of a method's own arguments for a target."""
+"""Search of a method's own arguments for a target: the least loss at a speed, or the most speed at a loss."""
 
-from typing import Any
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import optuna
+from mmengine.config import Config
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from mmtoken.core import HostInfo
+from mmtoken.engine.checks import UserError, one_line_errors
+
+from .tradeoff import Setting, Tradeoff
+from .variants import method_of, reducers_of, with_settings
+
+#: Trials whose MACs promise less than this part of the speed that is needed are not even timed.
+HOPELESS = 0.8
+#: Added to the value of trials that miss the target, so that any that meets it is better.
+PENALTY = 1e6
 
 
 def draw(trial: Any, key: str, values: Any) -> Any:
@@ -18,3 +37,133 @@ def draw(trial: Any, key: str, values: Any) -> Any:
         return [draw(trial, f'{key}.{i}', value) for i, value in enumerate(values)]
     low, high = values
     return trial.suggest_int(key, low, high) if isinstance(low, int) else trial.suggest_float(key, low, high)
+
+
+def declared_space(cfg: Config, host: HostInfo) -> dict[str, Any]:
+    """What the methods of a config declare, by key under ``model.backbone``."""
+    return {f'{name}.{argument}': values for name, reducer in reducers_of(cfg).items()
+            for argument, values in method_of(reducer).search_space(host).items()}
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Either of the two.
+
+    Args:
+        speedup (float, optional): Least loss among settings that are at least so many times faster.
+        drop (float, optional): Fastest among settings that lose at most so much of the metric and are faster than the
+            dense model.
+        metric (str): Which one, higher is better. Defaults to ``mIoU``.
+    """
+
+    speedup: Optional[float] = None
+    drop: Optional[float] = None
+    metric: str = 'mIoU'
+
+    def __str__(self) -> str:
+        return (f'speed-up of at least {self.speedup:g}' if self.drop is None else
+                f'loss of at most {self.drop:g} {self.metric}')
+
+
+def judge(tradeoff: Tradeoff, setting: Setting, goal: Goal, best: float) -> tuple[float, bool, str]:
+    """Measures as much of a setting as it takes to rank it.
+
+    Args:
+        tradeoff (Tradeoff): That measures.
+        setting (Setting): Which.
+        goal (Goal): What it is to reach.
+        best (float): With ``goal.drop``: the speed-up of the best one so far that reaches it, or 1.
+
+    Returns:
+        tuple[float, bool, str]: Rank, lower is better; whether it reaches the goal; what was found, in words.
+    """
+    needed = goal.speedup or best
+    promised = tradeoff.mac_speedup(setting)
+    if promised < HOPELESS * needed:
+        rank = PENALTY + needed - promised if goal.speedup else -promised
+        return rank, False, f'dropped, MACs promise {promised:.2f}, far below {needed:.2f}: not timed, not scored'
+    faster = tradeoff.speedup(setting)
+    if faster < needed:
+        rank = PENALTY + needed - faster if goal.speedup else -faster
+        return rank, False, f'speed-up {faster:.2f}, below {needed:.2f}: not scored'
+    drop = tradeoff.score(tradeoff.dense, goal.metric) - tradeoff.score(setting, goal.metric)
+    found = f'speed-up {faster:.2f}, {goal.metric} {-drop:+.2f}'
+    if goal.speedup:
+        return drop, True, found
+    return (PENALTY + drop, False, f'{found}, loses too much') if drop > goal.drop else (-faster, True, found)
+
+
+def search(tradeoff: Tradeoff, cfg: Config, checkpoint: str, space: dict[str, Any], goal: Goal, trials: int,
+           report: Callable[[str], None]) -> tuple[Optional[Setting], list[Setting]]:
+    """Looks for the best setting.
+
+    The state lies in the work dir: the same search goes on where it stopped, and since every proposal is seeded by the
+    number of finished trials, it proposes what an unbroken one would have.
+
+    Args:
+        tradeoff (Tradeoff): That measures.
+        cfg (Config): Of the accelerated model.
+        checkpoint (str): Its weights.
+        space (dict[str, Any]): Descriptions by key, see :func:`draw`.
+        goal (Goal): What to reach.
+        trials (int): How many settings to try, those of earlier runs included.
+        report (Callable): Gets a line about each trial.
+
+    Returns:
+        tuple[Setting | None, list[Setting]]: The best, None if none reaches the goal; and all that were scored.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    base = Setting('config', 'searched', cfg, checkpoint)
+    name = repr([str(goal), sorted(space.items()), tradeoff.key(base, 'seconds')])
+    tradeoff.work_dir.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(tradeoff.work_dir / 'search.journal')))
+    kept = optuna.create_study(study_name=hashlib.sha256(name.encode()).hexdigest()[:16], storage=storage,
+                               load_if_exists=True)
+    while (number := len(done := kept.trials)) < trials:
+        # Asked in memory and kept when finished: a trial that was killed half-way would change later proposals.
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=number))
+        study.add_trials(done)
+        trial = study.ask()
+        values = {key: draw(trial, key, described) for key, described in space.items()}
+        setting = searched(cfg, checkpoint, values)
+        best = max((-t.value for t in done if t.user_attrs['reached']), default=1.0)
+        try:
+            with one_line_errors():
+                rank, reached, found = judge(tradeoff, setting, goal, best)
+        except UserError as error:  # arguments that do not go together
+            if tradeoff.has(setting, 'macs'):
+                raise
+            rank, reached, found = 2 * PENALTY, False, f'refused: {error}'
+        for key, value in dict(values=values, reached=reached).items():
+            trial.set_user_attr(key, value)
+        study.tell(trial, rank)
+        kept.add_trial(study.trials[-1])
+        report(f'trial {number + 1} of {trials}: {setting.name}: {found}')
+
+    settings = [searched(cfg, checkpoint, t.user_attrs['values']) for t in done]
+    scored = [s for s in settings if tradeoff.has(s, 'macs', 'seconds', 'metrics')]
+    reached = [(t.value, s) for t, s in zip(done, settings) if t.user_attrs['reached']]
+    return min(reached, key=lambda pair: pair[0])[1] if reached else None, scored
+
+
+def searched(cfg: Config, checkpoint: str, values: dict[str, Any]) -> Setting:
+    """The setting of a trial."""
+    short = {key.removeprefix('reducer.'): value for key, value in values.items() if value is not None}
+    name = ', '.join(f'{key}={value:.3g}' if isinstance(value, float) else f'{key}={value}'
+                     for key, value in short.items())
+    return Setting(name, 'searched', with_settings(cfg, values), checkpoint, values)
+
+
+def write_config(path: Path, base: Path, reducer: Any, lines: list[str]) -> None:
+    """Writes a config that is ``base`` with that reducer, under comment lines."""
+
+    def text(one: dict, first: str = '') -> str:
+        return f'dict({first}{", ".join(f"{key}={value!r}" for key, value in one.items())})'
+
+    if isinstance(reducer, dict):
+        value = text(reducer, '_delete_=True, ')
+    else:
+        value = f'[{", ".join(text(one) for one in reducer)}]'
+    comments = ''.join(f'# {line}\n' for line in lines)
+    path.write_text(f'{comments}_base_ = {base.resolve().as_posix()!r}\n'
+                    f'model = dict(\n    backbone=dict(\n        reducer={value}))\n', encoding='utf-8')

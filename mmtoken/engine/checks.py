@@ -59,16 +59,16 @@ def check_installed(*packages: str):
                         f'{" ".join(missing)}')
 
 
-def _datasets(cfg: Any, key: str) -> Iterator[tuple]:
+def datasets_of(cfg: Any, key: str) -> Iterator[tuple]:
     """Every (config key, dataset config) that holds data, inside RepeatDataset, ConcatDataset and so on too."""
     if isinstance(cfg, (list, tuple)):
         for i, item in enumerate(cfg):
-            yield from _datasets(item, f'{key}[{i}]')
+            yield from datasets_of(item, f'{key}[{i}]')
     elif isinstance(cfg, dict):
         if 'data_root' in cfg or 'data_prefix' in cfg:
             yield key, cfg
         for inner in ('dataset', 'datasets'):
-            yield from _datasets(cfg.get(inner), f'{key}.{inner}')
+            yield from datasets_of(cfg.get(inner), f'{key}.{inner}')
 
 
 def check_datasets(cfg: Config, splits: List[str]):
@@ -79,7 +79,7 @@ def check_datasets(cfg: Config, splits: List[str]):
         splits: The loaders to look at, of ``train``, ``val`` and ``test``.
     """
     for loader in [f'{split}_dataloader' for split in splits]:
-        for key, dataset in _datasets(cfg.get(loader) or {}, loader):
+        for key, dataset in datasets_of(cfg.get(loader) or {}, loader):
             root = dataset.get('data_root') or ''
             wanted = {'data_root': root, 'ann_file': dataset.get('ann_file')}
             wanted.update({f'data_prefix.{k}': v for k, v in (dataset.get('data_prefix') or {}).items()})

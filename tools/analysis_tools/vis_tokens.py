@@ -19,7 +19,7 @@ from mmengine.registry import DATASETS
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import inference_path, trace_tokens
 from mmtoken.analysis.loading import build_model, image_shape, read_config
-from mmtoken.analysis.settings import check_reducer, dense_config
+from mmtoken.analysis.variants import check_reducer, dense_config
 from mmtoken.engine.checks import UserError, check_installed, one_line_errors
 
 PANELS = 8

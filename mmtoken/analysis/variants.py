@@ -7,8 +7,9 @@ from typing import Any, Optional
 
 from mmengine.config import Config
 
-from mmtoken.core import Reducer
+from mmtoken.core import HostInfo, Reducer
 from mmtoken.engine.checks import UserError
+from mmtoken.hosts import build_reducer
 from mmtoken.registry import REDUCERS
 
 
@@ -65,6 +66,13 @@ def check_key(cfg: Config, flag: str, key: str) -> None:
     known = [] if method is None else list(inspect.signature(method).parameters)
     if method is not None and argument not in known:
         raise UserError(f'{flag} {key}: {method.__name__} has no argument {argument}, but {", ".join(known)}')
+
+
+def check_settings(cfg: Config, host: HostInfo) -> None:
+    """Raises what the method says to its arguments on a host; nothing for a model without a reducer of ours."""
+    reducer = build_reducer(cfg.model.backbone.get('reducer'))
+    if reducer is not None:
+        reducer.bind(host)
 
 
 def parse_values(flag: str, text: str) -> tuple[str, list]:

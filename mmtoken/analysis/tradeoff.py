@@ -1,0 +1,268 @@
+"""Accuracy, multiply-adds and speed of settings of one model, kept point by point."""
+
+import copy
+import csv
+import hashlib
+import json
+import statistics
+from dataclasses import dataclass, field
+from functools import cached_property
+from numbers import Real
+from pathlib import Path
+from typing import Any, Optional, Sequence
+
+import torch
+from mmengine.config import Config
+from mmengine.runner.amp import autocast
+from torch import Tensor, nn
+
+from mmtoken.engine.checks import UserError, build_runner, check_checkpoint, check_datasets, datasets_of, unwrap
+
+from .flops import count_macs, inference_path
+from .latency import environment, interleave, paired_ratio, spread
+
+#: What decides the numbers of a config.
+_SECTIONS = ('model', 'val_dataloader', 'val_evaluator', 'val_cfg')
+#: What validation does without.
+_UNUSED = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'test_dataloader',
+           'test_cfg', 'test_evaluator')
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One point to measure.
+
+    Args:
+        name (str): As tables and plots show it.
+        kind (str): ``dense``, ``reduced``, ``searched``, ``smaller input`` or ``smaller backbone``.
+        cfg (Config): Its whole config.
+        checkpoint (str): File of its weights.
+        values (dict[str, Any]): The arguments that make it, by key.
+    """
+
+    name: str
+    kind: str
+    cfg: Config
+    checkpoint: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class Contender:
+    """A model on the validation set of its config, ready to be scored, counted and timed.
+
+    Args:
+        setting (Setting): Which.
+        work_dir (Path): Folder of mmengine's logs.
+        num (int, optional): Only the first so many images.
+        pictures (int): Images to count and time on, spread over the set.
+    """
+
+    def __init__(self, setting: Setting, work_dir: Path, num: Optional[int], pictures: int):
+        cfg = copy.deepcopy(setting.cfg)
+        for key in _UNUSED:
+            cfg[key] = None
+        cfg.default_hooks = {**(cfg.get('default_hooks') or {}), 'checkpoint': None}  # it would save the best
+        cfg.work_dir, cfg.launcher, cfg.log_level = str(work_dir), 'none', 'ERROR'
+        cfg.load_from, cfg.resume = setting.checkpoint, False
+        cfg.experiment_name = f'{work_dir.name}_{id(self)}'
+        if num:
+            sets = [dataset for _, dataset in datasets_of(cfg.val_dataloader, 'val_dataloader')]
+            if len(sets) != 1:
+                raise UserError(f'--num: val_dataloader holds {len(sets)} datasets; it can cut a single one only')
+            sets[0].indices = num
+        self.runner = build_runner(cfg)
+        check_checkpoint(self.runner.model, setting.checkpoint)
+        self.runner.load_or_resume()
+        self.model: nn.Module = unwrap(self.runner.model)
+        self.model.eval()
+        self.pictures = pictures
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @cached_property
+    def inputs(self) -> list[tuple[Tensor, list[dict]]]:
+        """Images ``(1, 3, H, W)`` as the model gets them from its own pipeline, with what mmseg knows of each."""
+        dataset = self.runner.val_dataloader.dataset
+        places = torch.linspace(0, len(dataset) - 1, min(self.pictures, len(dataset))).long().tolist()
+        inputs = []
+        for place in places:
+            data = dataset[place]
+            data = {key: [value] for key, value in data.items()}
+            data = self.model.data_preprocessor(data, False)
+            inputs.append((data['inputs'], [sample.metainfo for sample in data['data_samples']]))
+        return inputs
+
+    @torch.no_grad()
+    def run(self, n: int) -> Any:
+        """Sends picture n through the model as validation does: precision, sliding window and all."""
+        images, metas = self.inputs[n]
+        with autocast(enabled=self.runner.val_loop.fp16):
+            if hasattr(self.model, 'inference'):  # writes into the metas
+                return self.model.inference(images, copy.deepcopy(metas))
+            return inference_path(self.model)(images)
+
+    def macs(self) -> float:
+        """Mean over the pictures; of those alike in shape one will do if the method does not look at them."""
+        dynamic = any(getattr(module, 'dynamic', False) for module in self.model.modules())
+        known: dict[Any, int] = {}
+        totals = []
+        for n, (images, _) in enumerate(self.inputs):
+            key = n if dynamic else tuple(images.shape)
+            if key not in known:
+                known[key] = count_macs(self.model, n, call=self.run).total
+            totals.append(known[key])
+        return statistics.mean(totals)
+
+    def score(self) -> dict[str, float]:
+        """Metrics on the validation set."""
+        metrics = self.runner.val()
+        return {key: float(value) for key, value in metrics.items() if isinstance(value, Real)}
+
+
+class Tradeoff:
+    """Measures settings against the dense model and writes each number down as soon as it is there.
+
+    A number is known by all that decides it: config, weights and images, of times the machine and the rounds too. What
+    ``points.json`` in the work dir holds already is not measured again.
+
+    Args:
+        work_dir (Path): Folder of the points and the logs.
+        dense (Setting): What the others are compared with.
+        num (int, optional): Only the first so many validation images.
+        pictures (int): Images to count and time on. Defaults to 8.
+        rounds (int): Timed runs of each model. Defaults to 10.
+    """
+
+    def __init__(self, work_dir: Path, dense: Setting, num: Optional[int] = None, pictures: int = 8, rounds: int = 10):
+        self.work_dir, self.dense, self.num, self.pictures, self.rounds = work_dir, dense, num, pictures, rounds
+        self.path = work_dir / 'points.json'
+        self.points: dict[str, dict] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        about = environment('cuda' if torch.cuda.is_available() else 'cpu')
+        self.machine = {key: about.get(key) for key in ('device', 'torch', 'threads')}
+        self._weights: dict[str, str] = {}
+        self._contenders: dict[str, Contender] = {}
+        for section in _SECTIONS:
+            if dense.cfg.get(section) is None:
+                raise UserError(f'the config has no {section}, which scoring needs')
+        check_datasets(dense.cfg, ['val'])
+
+    def key(self, setting: Setting, stage: str) -> str:
+        """Digest of all that decides the numbers of a stage, see :meth:`measure`."""
+        if setting.checkpoint not in self._weights:
+            if not Path(setting.checkpoint).is_file():
+                raise UserError(f'checkpoint not found: {setting.checkpoint}')
+            digest = hashlib.sha256(Path(setting.checkpoint).read_bytes()).hexdigest()
+            self._weights[setting.checkpoint] = digest[:12]
+        config = setting.cfg.to_dict()
+        parts = [stage, {name: config.get(name) for name in _SECTIONS}, self._weights[setting.checkpoint], self.num]
+        if stage != 'metrics':
+            parts.append(self.pictures)
+        if stage == 'seconds':
+            parts += [self.rounds, self.machine, None if setting is self.dense else self.key(self.dense, stage)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def contender(self, setting: Setting) -> Contender:
+        """The model of a setting; beside the dense one only the last is kept."""
+        key, dense = self.key(setting, 'metrics'), self.key(self.dense, 'metrics')
+        if key not in self._contenders:
+            self._contenders = {k: c for k, c in self._contenders.items() if k == dense}
+            self._contenders[key] = Contender(setting, self.work_dir / 'logs', self.num, self.pictures)
+        return self._contenders[key]
+
+    def has(self, setting: Setting, *stages: str) -> bool:
+        """Whether these numbers are there already."""
+        return all(self.key(setting, stage) in self.points for stage in stages)
+
+    def measure(self, setting: Setting, *stages: str) -> dict:
+        """Numbers of a setting: ``macs``; ``seconds``, with ``dense_seconds``; ``metrics``, with ``images``."""
+        found = {}
+        for stage in stages:
+            key = self.key(setting, stage)
+            if key not in self.points:
+                if stage == 'macs':
+                    numbers = dict(macs=self.contender(setting).macs())
+                elif stage == 'metrics':
+                    ours = self.contender(setting)
+                    numbers = dict(metrics=ours.score(), images=len(ours.runner.val_dataloader.dataset))
+                else:
+                    numbers = self.time(setting)
+                self.points[key] = dict(name=setting.name, **numbers)
+                self.save()
+            found.update(self.points[key])
+        return found
+
+    def time(self, setting: Setting) -> dict[str, list[float]]:
+        """Seconds of a model and, in the same rounds, of the dense one."""
+        models = dict(seconds=self.contender(setting), dense_seconds=self.contender(self.dense))
+        if models['seconds'] is models['dense_seconds']:
+            del models['dense_seconds']
+        inputs = range(min(len(model.inputs) for model in models.values()))
+        calls = {name: model.run for name, model in models.items()}
+        seconds = interleave(calls, self.rounds, warmup=2, inputs=inputs, device=models['seconds'].device)
+        return {'dense_seconds': seconds['seconds'], **seconds}
+
+    def save(self) -> None:
+        """Writes all points, whole or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix('.part')
+        part.write_text(json.dumps(self.points, indent=1) + '\n')
+        part.replace(self.path)
+
+    def speedup(self, setting: Setting) -> float:
+        """How many times faster than the dense model."""
+        point = self.measure(setting, 'seconds')
+        return paired_ratio(point['dense_seconds'], point['seconds'])['ratio']
+
+    def mac_speedup(self, setting: Setting) -> float:
+        """How many times fewer MACs than the dense model."""
+        return self.measure(self.dense, 'macs')['macs'] / self.measure(setting, 'macs')['macs']
+
+    def score(self, setting: Setting, metric: str) -> float:
+        """A metric of a setting.
+
+        Raises:
+            UserError: If the evaluator of the config has no such metric.
+        """
+        metrics = self.measure(setting, 'metrics')['metrics']
+        if metric not in metrics:
+            raise UserError(f'--metric {metric}: val_evaluator gives {", ".join(metrics)}')
+        return metrics[metric]
+
+    def row(self, setting: Setting) -> dict:
+        """Everything about a setting, in the terms of ``tools/analysis_tools/benchmark.py``."""
+        point = self.measure(setting, 'macs', 'seconds', 'metrics')
+        speedup = paired_ratio(point['dense_seconds'], point['seconds'])
+        saved = self.mac_speedup(setting)
+        return dict(
+            name=setting.name, kind=setting.kind, values=setting.values, images=point['images'],
+            first_only=bool(self.num), metrics=point['metrics'], batch=1, macs=point['macs'], mac_ratio=1 / saved,
+            ms_per_image={key: value * 1000 for key, value in spread(point['seconds']).items()}, speedup=speedup,
+            efficiency=speedup['ratio'] / saved, seconds=point['seconds'], dense_seconds=point['dense_seconds'])
+
+
+def describe(row: dict, dense: dict, metric: str) -> str:
+    """One line about a row."""
+    value, speedup = row['metrics'][metric], row['speedup']
+    return (f'{metric} {value:.2f} ({value - dense["metrics"][metric]:+.2f}) on {images_of(row)}, '
+            f'{row["macs"] / 1e9:.3g} GMACs (×{row["mac_ratio"]:.2f}), {row["ms_per_image"]["median"]:.3g} ms, '
+            f'speed-up {speedup["ratio"]:.2f} ({speedup["low"]:.2f}-{speedup["high"]:.2f})')
+
+
+def images_of(row: dict) -> str:
+    """Which images a row was scored on."""
+    return f'the first {row["images"]} images only' if row['first_only'] else f'{row["images"]} images'
+
+
+def write_csv(path: Path, rows: Sequence[dict], metric: str) -> None:
+    """Writes rows, the dense one first, as a table."""
+    base = rows[0]['metrics'][metric]
+    with path.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file)
+        writer.writerow(['name', 'kind', 'images', metric, 'delta', 'GMACs', 'MACs ratio', 'ms', 'speed-up',
+                         'speed-up low', 'speed-up high', 'speed-up / MAC speed-up'])
+        for row in rows:
+            numbers = [row['metrics'][metric], row['metrics'][metric] - base, row['macs'] / 1e9, row['mac_ratio'],
+                       row['ms_per_image']['median'], *row['speedup'].values(), row['efficiency']]
+            writer.writerow([row['name'], row['kind'], images_of(row), *(f'{number:.4f}' for number in numbers)])

@@ -1,0 +1,334 @@
+"""tradeoff.py: sweeps, competitors, going on after a stop, and the search for a target."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from mmtoken.analysis import segmentor_macs, tradeoff
+from mmtoken.analysis.loading import build_model, read_config
+from mmtoken.analysis.tradeoff import Contender, Setting, Tradeoff
+from mmtoken.analysis.variants import check_key, parse_space, parse_values, smaller_input, with_settings
+from mmtoken.engine.checks import UserError
+
+SIZE = (84, 112)
+
+
+def images(town):
+    """The validation pictures as the configs prepare them, one by one, and their labels."""
+    for path in sorted((town / 'data/images/val').glob('*.jpg')):
+        pixels = torch.from_numpy(cv2.imread(str(path))[..., ::-1].copy()).permute(2, 0, 1).float()
+        yield (pixels[None] - 128) / 64, cv2.imread(str(town / 'data/labels/val' / f'{path.stem}.png'), 0)
+
+
+def reference(town, config, **options):
+    """mIoU, in percent, and MACs of each picture, without mmengine's loop."""
+    model = build_model(read_config(town / config, options), str(town / 'weights.pth'))
+    shared, union, macs = np.zeros(11), np.zeros(11), []
+    for image, label in images(town):
+        with torch.no_grad():
+            meta = dict(ori_shape=SIZE, img_shape=SIZE, pad_shape=SIZE, padding_size=[0] * 4)
+            predicted = model.encode_decode(image, [meta]).argmax(1)[0].numpy()
+        for c in range(11):
+            shared[c] += ((predicted == c) & (label == c)).sum()
+            union[c] += ((predicted == c) | (label == c)).sum()
+        macs.append(segmentor_macs(model, image).total)
+    return 100 * np.mean(shared[union > 0] / union[union > 0]), macs
+
+
+def rows(folder, file='tradeoff.json'):
+    return {row['name']: row for row in json.loads((folder / file).read_text())['rows']}
+
+
+def test_a_sweep_with_competitors(town, call, tmp_path, capsys):
+    call('tradeoff', town / 'pooled.py', town / 'weights.pth', '--sweep', 'reducer.layer=1,2', '--sweep',
+         'reducer.grid=0.5,0.8', '--smaller-input', 0.5, '--competitor', f'{town}/tome.py:{town}/weights.pth:other',
+         '--rounds', 3, '--work-dir', tmp_path)
+    got = rows(tmp_path)
+    assert list(got) == ['dense', 'input ×0.5', 'other'] + [f'layer={i}, grid={g}' for i in (1, 2) for g in (0.5, 0.8)]
+    changed = {'model.backbone.reducer.layer': 2, 'model.backbone.reducer.grid': 0.8}
+    for name, config, options in [('dense', 'dense.py', {}), ('other', 'tome.py', {}),
+                                  ('layer=2, grid=0.8', 'pooled.py', changed)]:
+        score, macs = reference(town, config, **options)
+        assert got[name]['metrics']['mIoU'] == pytest.approx(score, abs=0.006), name  # mmseg rounds to two digits
+        assert got[name]['macs'] == np.mean(macs) and got[name]['images'] == 4
+    dense = got['dense']
+    assert dense['speedup'] == dict(ratio=1, low=1, high=1)
+    for row in got.values():
+        assert row['mac_ratio'] == pytest.approx(row['macs'] / dense['macs']) and len(row['seconds']) == 3
+        ratios = np.array(row['dense_seconds']) / np.array(row['seconds'])
+        assert row['speedup']['ratio'] == pytest.approx(np.median(ratios))
+        assert row['efficiency'] == pytest.approx(row['speedup']['ratio'] * row['mac_ratio'])
+        assert row['ms_per_image']['median'] == pytest.approx(1000 * np.median(row['seconds']))
+    with (tmp_path / 'tradeoff.csv').open() as file:
+        table = list(csv.DictReader(file))
+    assert [line['name'] for line in table] == list(got) and {line['images'] for line in table} == {'4 images'}
+    for line in table:
+        assert float(line['delta']) == pytest.approx(
+            got[line['name']]['metrics']['mIoU'] - dense['metrics']['mIoU'], abs=1e-3)
+    assert cv2.imread(str(tmp_path / 'tradeoff.png')).shape == (840, 1950, 3)
+    assert '4 of 6, layer=1, grid=0.8: mIoU' in capsys.readouterr().out
+
+
+def test_smaller_input_is_whole_patches_and_scored_at_the_size_of_the_labels(town, tmp_path):
+    cfg = smaller_input(read_config(town / 'dense.py'), 0.6, 14)
+    contender = Contender(Setting('small', 'smaller input', cfg, str(town / 'weights.pth')), tmp_path, None, 2)
+    assert [image.shape[2:] for image, _ in contender.inputs] == [(56, 70)] * 2  # of 84×112
+    assert contender.score()['mIoU'] > 0
+    slide = with_settings(cfg, {})
+    slide.model.test_cfg = dict(mode='slide', crop_size=(84, 84), stride=(56, 56))
+    assert smaller_input(slide, 0.5, 14).model.test_cfg == dict(mode='slide', crop_size=(42, 42), stride=(28, 28))
+    assert slide.model.test_cfg.crop_size == (84, 84)
+
+
+def test_sliding_windows_are_counted_and_timed_whole(town, tmp_path):
+    cfg = read_config(town / 'pooled.py', {'model.test_cfg': dict(mode='slide', crop_size=(84, 84), stride=(28, 28))})
+    contender = Contender(Setting('slide', 'reduced', cfg, str(town / 'weights.pth')), tmp_path, None, 1)
+    crop = segmentor_macs(contender.model, (84, 84)).total
+    assert contender.macs() == 2 * crop
+    assert contender.run(0).shape == (1, 11, 84, 112)
+
+
+def test_methods_that_look_at_the_picture_are_counted_on_several(town, tmp_path, loud):
+    _, macs = reference(town, 'loud.py')
+    assert len(set(macs)) > 1
+    setting = Setting('loud', 'reduced', read_config(town / 'loud.py'), str(town / 'weights.pth'))
+    assert Contender(setting, tmp_path, None, 4).macs() == np.mean(macs)
+
+
+def test_a_quick_look_says_so_everywhere(town, call, tmp_path, capsys):
+    call('tradeoff', town / 'pooled.py', town / 'weights.pth', '--sweep', 'reducer.grid=0.5', '--num', 2, '--rounds', 1,
+         '--work-dir', tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.count('on the first 2 images only') == 2
+    assert all(row['first_only'] and row['images'] == 2 for row in rows(tmp_path).values())
+    assert (tmp_path / 'tradeoff.csv').read_text().count('the first 2 images only') == 2
+
+
+# ---------------------------------------------------------------------- going on
+class Killed(BaseException):
+    """As a signal would be: nothing catches it."""
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Names of the reducers that were scored, in order; raises at a number put into ``scored.kill``."""
+    real, seen = Contender.score, []
+
+    class Seen(list):
+        kill = None
+
+    seen = Seen()
+
+    def score(self):
+        if len(seen) == seen.kill:
+            raise Killed
+        reducer = self.model.backbone.reducer
+        seen.append(reducer and reducer.grid)
+        return real(self)
+
+    monkeypatch.setattr(Contender, 'score', score)
+    return seen
+
+
+def test_a_killed_run_goes_on(town, call, tmp_path, scored):
+    flags = [town / 'pooled.py', town / 'weights.pth', '--rounds', 1, '--num', 1, '--work-dir', tmp_path, '--sweep']
+    scored.kill = 2
+    with pytest.raises(Killed):
+        call('tradeoff', *flags, 'reducer.grid=0.4,0.5,0.6')
+    assert scored == [None, 0.4] and not (tmp_path / 'tradeoff.json').exists()
+    kept = json.loads((tmp_path / 'points.json').read_text())
+    scored.kill = None
+    call('tradeoff', *flags, 'reducer.grid=0.4,0.5,0.6')
+    assert scored == [None, 0.4, 0.5, 0.6]
+    now = json.loads((tmp_path / 'points.json').read_text())
+    assert all(now[key] == point for key, point in kept.items()) and len(now) > len(kept)
+    call('tradeoff', *flags, 'reducer.grid=0.6,0.7')
+    assert scored[4:] == [0.7] and list(rows(tmp_path)) == ['dense', 'grid=0.6', 'grid=0.7']
+
+
+def test_a_point_is_known_by_all_that_decides_it(town, tmp_path):
+    weights, other = town / 'weights.pth', tmp_path / 'other.pth'
+    state = torch.load(weights, weights_only=True)
+    state['state_dict']['decode_head.conv_seg.bias'] += 1
+    torch.save(state, other)
+    dense = Setting('dense', 'dense', read_config(town / 'dense.py'), str(weights))
+    cfg = read_config(town / 'pooled.py')
+
+    def keys(cfg=cfg, weights=weights, dense=dense, **kwargs):
+        setting = Setting('a', 'reduced', cfg, str(weights))
+        return [Tradeoff(tmp_path, dense, **kwargs).key(setting, stage) for stage in ('metrics', 'macs', 'seconds')]
+
+    same = keys()
+    assert keys() == same and len(set(same)) == 3
+    elsewhere = with_settings(cfg, {})
+    elsewhere.work_dir, elsewhere.optim_wrapper = 'other', dict(type='OptimWrapper')
+    assert keys(elsewhere) == same
+    moved = [
+        keys(with_settings(cfg, {'reducer.grid': 0.6})), keys(smaller_input(cfg, 0.5, 14)), keys(weights=other),
+        keys(num=3)]
+    assert all(a != b for other in moved for a, b in zip(other, same))
+    assert [a == b for a, b in zip(keys(rounds=4), same)] == [True, True, False]
+    assert [a == b for a, b in zip(keys(pictures=4), same)] == [True, False, False]
+    assert [a == b for a, b in zip(keys(dense=Setting('d', 'dense', cfg, str(weights))), same)] == [True, True, False]
+
+
+# ---------------------------------------------------------------------- the search
+@pytest.fixture
+def steady(monkeypatch):
+    """A machine whose speed is its MACs."""
+
+    def interleave(calls, rounds, warmup, *, inputs, device):
+        return {name: [call.__self__.macs() / 1e9] * rounds for name, call in calls.items()}
+
+    monkeypatch.setattr(tradeoff, 'interleave', interleave)
+
+
+GRIDS = '0.35,0.5,0.65,0.85,1.0'
+
+
+@pytest.mark.parametrize('goal, met, better', [
+    (['--target-speedup', 1.25], lambda row, loss: row['speedup']['ratio'] >= 1.25, lambda row, loss: -loss),
+    (['--max-drop', 0.2], lambda row, loss: loss <= 0.2 and row['speedup']['ratio'] > 1,
+     lambda row, loss: row['speedup']['ratio']),
+])
+def test_the_search_finds_what_trying_everything_finds(town, call, tmp_path, capsys, steady, goal, met, better):
+    flags = [town / 'pooled.py', town / 'weights.pth', '--rounds', 2, '--work-dir', tmp_path]
+    call('tradeoff', *flags, '--sweep', 'reducer.layer=1,2', '--sweep', f'reducer.grid={GRIDS}')
+    everything = rows(tmp_path)
+    base = everything['dense']['metrics']['mIoU']
+    loss = {name: base - row['metrics']['mIoU'] for name, row in everything.items()}
+    reaching = [name for name, row in everything.items() if row['kind'] == 'reduced' and met(row, loss[name])]
+    assert 0 < len(reaching) < len(everything) - 1
+    best = everything[max(reaching, key=lambda name: better(everything[name], loss[name]))]
+    capsys.readouterr()
+    call('tradeoff', *flags, *goal, '--trials', 40, '--search', 'reducer.layer=1,2', '--search',
+         f'reducer.grid={GRIDS}', '--search', 'reducer.proportional=False')
+    dense, found = json.loads((tmp_path / 'found.json').read_text())['rows']
+    assert better(found, base - found['metrics']['mIoU']) == pytest.approx(better(best, loss[best['name']]))
+    assert met(found, base - found['metrics']['mIoU'])
+    # the config that was written is the one that was measured, and runs
+    cfg = read_config(tmp_path / 'found.py')
+    assert cfg.model.backbone.reducer == dict(
+        type='mmtoken.AvgPool', **{k.removeprefix('reducer.'): v for k, v in found['values'].items()})
+    contender = Contender(Setting('again', 'searched', cfg, str(town / 'weights.pth')), tmp_path / 'again', None, 1)
+    assert contender.score() == found['metrics'] and contender.macs() == found['macs']
+    printed, comment = capsys.readouterr().out, (tmp_path / 'found.py').read_text()
+    line = f'mIoU {found["metrics"]["mIoU"]:.2f} ({found["metrics"]["mIoU"] - base:+.2f}) on 4 images'
+    assert line in printed and line in comment and 'found.py' in printed and 'misses' not in printed
+    assert printed.count('trial ') >= 40 and 'not scored' in printed
+
+
+def test_a_search_that_was_stopped_proposes_what_an_unbroken_one_does(town, tmp_path, monkeypatch):
+    search = pytest.importorskip('mmtoken.analysis.search')
+    monkeypatch.setattr(Tradeoff, 'has', lambda *args: False)
+    dense = Setting('dense', 'dense', read_config(town / 'dense.py'), str(town / 'weights.pth'))
+    cfg = read_config(town / 'tome.py')
+    space = {'reducer.keep': (0.1, 1.0), 'reducer.r': [None], 'reducer.layers': [[0, 1], [2, 3]]}
+    seen = []
+
+    def judge(tradeoff, setting, goal, best):
+        if len(seen) == stop:
+            raise Killed
+        seen.append(setting.name)
+        return abs(setting.values['reducer.keep'] - 0.4), True, 'fine'
+
+    def run(folder, trials):
+        best, _ = search.search(Tradeoff(folder, dense), cfg, str(town / 'weights.pth'), space, search.Goal(1.5),
+                                trials, lambda line: None)
+        return best
+
+    monkeypatch.setattr(search, 'judge', judge)
+    stop = None
+    best = run(tmp_path / 'a', 25)
+    unbroken = list(seen)
+    assert len(set(unbroken)) == 25 and best.values['reducer.keep'] == pytest.approx(0.4, abs=0.05)
+    assert all(name.startswith('keep=') and 'layers=[' in name for name in unbroken)
+    for stop in (4, 13):
+        seen.clear()
+        with pytest.raises(Killed):
+            run(tmp_path / f'b{stop}', 25)
+        stop = None
+        assert run(tmp_path / f'b{len(seen)}', 25).values == best.values
+        assert seen == unbroken
+
+
+def test_what_is_hopeless_is_not_timed_and_what_is_refused_does_not_stop_the_search(town, call, tmp_path, capsys,
+                                                                                    monkeypatch):
+    monkeypatch.setattr(Contender, 'score', lambda self: dict(mIoU=1.0))
+    timed = []
+    real = Tradeoff.time
+    monkeypatch.setattr(Tradeoff, 'time', lambda self, setting: timed.append(setting.name) or real(self, setting))
+    flags = [town / 'tome.py', town / 'weights.pth', '--rounds', 1, '--num', 1, '--work-dir', tmp_path]
+    with pytest.raises(SystemExit, match='None of 6 trials reaches a speed-up of at least 50; widen') as caught:
+        call('tradeoff', *flags, '--target-speedup', 50, '--trials', 6, '--search', 'reducer.keep=0.1:0.9', '--search',
+             'reducer.r=None,3', '--search', 'reducer.layers=None')
+    assert '\n' not in str(caught.value) and timed == ['dense']
+    printed = capsys.readouterr().out
+    assert printed.count('far below 50.00: not timed, not scored') + printed.count('refused: ') == 6
+    assert 'Give either r or keep' in printed and 'far below' in printed
+
+
+# ---------------------------------------------------------------------- what is typed
+@pytest.mark.parametrize('text, expected', [
+    ('reducer.grid=0.3,0.5', ('reducer.grid', [0.3, 0.5])),
+    ('reducer.grid=(24, 18),0.5', ('reducer.grid', [(24, 18), 0.5])),
+    ('reducer.layers=[0,1],[2]', ('reducer.layers', [[0, 1], [2]])),
+    ('reducer.mode=nearest, bilinear', ('reducer.mode', ['nearest', 'bilinear'])),
+    ('reducer.proportional=True', ('reducer.proportional', [True])),
+    ('reducer.r=None,8', ('reducer.r', [None, 8])),
+])
+def test_values(text, expected):
+    assert parse_values('--sweep', text) == expected == parse_space('--search', text)
+
+
+def test_ranges_and_places():
+    assert parse_space('--search', 'reducer.r=10:80') == ('reducer.r', (10, 80))
+    key, (low, high) = parse_space('--search', 'reducer.grid=0.3:1')
+    assert (low, high) == (0.3, 1.0) and type(high) is float
+
+
+def test_settings_reach_every_reducer(town):
+    cfg = read_config(town / 'stacked.py')
+    changed = with_settings(cfg, {'reducer.0.grid': 0.8, 'reducer.1.layers.0': 1})
+    assert [r.get('grid') for r in changed.model.backbone.reducer] == [0.8, None]
+    assert changed.model.backbone.reducer[1].layers == [1, 3] and cfg.model.backbone.reducer[0].grid == 0.5
+    check_key(cfg, '--sweep', 'reducer.0.grid')
+    for key, message in [('reducer.grid', r'start with reducer.0. or reducer.1.$'),
+                         ('reducer.1.grid', 'ToMe has no argument grid, but r, keep, layers, proportional$')]:
+        with pytest.raises(UserError, match=message):
+            check_key(cfg, '--sweep', key)
+
+
+@pytest.mark.parametrize('change, words', [
+    (['--sweep', 'reducer.keep_ratio=1'], ['--sweep reducer.keep_ratio', 'no argument keep_ratio', 'layer, grid, mode']),
+    (['--sweep', 'out_indices=1'], ['--sweep out_indices', 'start with reducer.']),
+    (['--sweep', 'reducer.grid'], ['--sweep reducer.grid', 'KEY=VALUE']),
+    (['--sweep', 'reducer.grid=1.5'], ['grid=1.5 is outside (0, 1]']),
+    (['--sweep', 'reducer.layer=1,7'], ['reducer.layer=7 is not a block', '0 to 3']),
+    (['--search', 'reducer.grid=0.9:0.3', '--max-drop', '1'], ['--search reducer.grid=0.9:0.3', 'LOW:HIGH']),
+    ([], ['--sweep', '--target-speedup']),
+    (['--sweep', 'reducer.grid=0.5', '--num', '0'], ['--num 0', 'above 0']),
+    (['--sweep', 'reducer.grid=0.5', '--competitor', 'x.py'], ['--competitor x.py', 'CONFIG:CHECKPOINT']),
+    (['--sweep', 'reducer.grid=0.5', '--competitor', 'x.py:y'], ['config file not found', 'x.py']),
+    (['--sweep', 'reducer.grid=0.5', '--metric', 'AP'], ['--metric AP', 'mIoU']),
+    (['--sweep', 'reducer.grid=0.5', '--cfg-options', 'val_dataloader.dataset.data_root=/gone'], ['/gone']),
+    (['--sweep', 'reducer.grid=0.5', '--cfg-options', 'val_evaluator=None'], ['no val_evaluator']),
+])
+def test_bad_input_is_one_line(town, refuses, tmp_path, change, words):
+    refuses('tradeoff', town / 'pooled.py', town / 'weights.pth', '--work-dir', tmp_path, *change, words=words)
+
+
+def test_missing_files_and_packages_are_one_line(town, refuses, tmp_path, monkeypatch):
+    sweep = ['--sweep', 'reducer.grid=0.5', '--work-dir', tmp_path]
+    refuses('tradeoff', town / 'dense.py', town / 'weights.pth', *sweep, words=['dense.py', 'reducer is missing'])
+    refuses('tradeoff', town / 'pooled.py', town / 'gone.pth', *sweep, words=['checkpoint not found', 'gone.pth'])
+    refuses('tradeoff', town / 'pooled.py', town / 'weights.pth', *sweep, '--competitor', f'{town}/tome.py:gone.pth',
+            words=['checkpoint not found', 'gone.pth'])
+    import importlib.util
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'optuna' else find(name, *a))
+    refuses('tradeoff', town / 'pooled.py', town / 'weights.pth', '--max-drop', 1, words=['optuna', 'pip install'])
