@@ -244,9 +244,9 @@ class Tradeoff:
 
 def describe(row: dict, dense: dict, metric: str) -> str:
     """One line about a row."""
-    value, speedup = row['metrics'][metric], row['speedup']
+    value, speedup, ms = row['metrics'][metric], row['speedup'], row['ms_per_image']['median']
     return (f'{metric} {value:.2f} ({value - dense["metrics"][metric]:+.2f}) on {images_of(row)}, '
-            f'{row["macs"] / 1e9:.3g} GMACs (×{row["mac_ratio"]:.2f}), {row["ms_per_image"]["median"]:.3g} ms, '
+            f'{row["macs"] / 1e9:.3g} GMACs (×{row["mac_ratio"]:.2f}), {ms:.{0 if ms >= 100 else 2}f} ms, '
             f'speed-up {speedup["ratio"]:.2f} ({speedup["low"]:.2f}-{speedup["high"]:.2f})')
 
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmtoken.analysis import segmentor_macs, tradeoff
 from mmtoken.analysis.loading import build_model, read_config
@@ -15,6 +16,12 @@ from mmtoken.analysis.variants import check_key, parse_space, parse_values, smal
 from mmtoken.engine.checks import UserError
 
 SIZE = (84, 112)
+
+
+@pytest.fixture(autouse=True)
+def _plain_dumps(monkeypatch):
+    """mmengine formats each runner's config four times over, for a second in all."""
+    monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self.to_dict())))
 
 
 def images(town):
@@ -187,39 +194,39 @@ def steady(monkeypatch):
     monkeypatch.setattr(tradeoff, 'interleave', interleave)
 
 
-GRIDS = '0.35,0.5,0.65,0.85,1.0'
-
-
-@pytest.mark.parametrize('goal, met, better', [
-    (['--target-speedup', 1.25], lambda row, loss: row['speedup']['ratio'] >= 1.25, lambda row, loss: -loss),
-    (['--max-drop', 0.2], lambda row, loss: loss <= 0.2 and row['speedup']['ratio'] > 1,
-     lambda row, loss: row['speedup']['ratio']),
-])
-def test_the_search_finds_what_trying_everything_finds(town, call, tmp_path, capsys, steady, goal, met, better):
+def test_the_search_finds_what_trying_everything_finds(town, call, tmp_path, capsys, steady):
     flags = [town / 'pooled.py', town / 'weights.pth', '--rounds', 2, '--work-dir', tmp_path]
-    call('tradeoff', *flags, '--sweep', 'reducer.layer=1,2', '--sweep', f'reducer.grid={GRIDS}')
+    settings = ['reducer.layer=1,2', 'reducer.grid=0.35,0.65,0.85', 'reducer.proportional=False']
+    call('tradeoff', *flags, *(word for text in settings for word in ('--sweep', text)))
     everything = rows(tmp_path)
-    base = everything['dense']['metrics']['mIoU']
-    loss = {name: base - row['metrics']['mIoU'] for name, row in everything.items()}
-    reaching = [name for name, row in everything.items() if row['kind'] == 'reduced' and met(row, loss[name])]
-    assert 0 < len(reaching) < len(everything) - 1
-    best = everything[max(reaching, key=lambda name: better(everything[name], loss[name]))]
-    capsys.readouterr()
-    call('tradeoff', *flags, *goal, '--trials', 40, '--search', 'reducer.layer=1,2', '--search',
-         f'reducer.grid={GRIDS}', '--search', 'reducer.proportional=False')
-    dense, found = json.loads((tmp_path / 'found.json').read_text())['rows']
-    assert better(found, base - found['metrics']['mIoU']) == pytest.approx(better(best, loss[best['name']]))
-    assert met(found, base - found['metrics']['mIoU'])
-    # the config that was written is the one that was measured, and runs
-    cfg = read_config(tmp_path / 'found.py')
-    assert cfg.model.backbone.reducer == dict(
-        type='mmtoken.AvgPool', **{k.removeprefix('reducer.'): v for k, v in found['values'].items()})
-    contender = Contender(Setting('again', 'searched', cfg, str(town / 'weights.pth')), tmp_path / 'again', None, 1)
-    assert contender.score() == found['metrics'] and contender.macs() == found['macs']
-    printed, comment = capsys.readouterr().out, (tmp_path / 'found.py').read_text()
-    line = f'mIoU {found["metrics"]["mIoU"]:.2f} ({found["metrics"]["mIoU"] - base:+.2f}) on 4 images'
-    assert line in printed and line in comment and 'found.py' in printed and 'misses' not in printed
-    assert printed.count('trial ') >= 40 and 'not scored' in printed
+    base = everything.pop('dense')['metrics']['mIoU']
+
+    def loss(row):
+        return base - row['metrics']['mIoU']
+
+    def speed(row):
+        return row['speedup']['ratio']
+
+    limit = sorted(map(loss, everything.values()))[3]  # some lose less, some more
+    for goal, met, better in [
+            (['--target-speedup', 1.25], lambda row: speed(row) >= 1.25, lambda row: -loss(row)),
+            (['--max-drop', limit], lambda row: loss(row) <= limit + 1e-9 and speed(row) > 1, speed)]:
+        reaching = [row for row in everything.values() if met(row)]
+        assert 0 < len(reaching) < len(everything)
+        capsys.readouterr()
+        call('tradeoff', *flags, *goal, '--trials', 24, *(word for text in settings for word in ('--search', text)))
+        dense, found = json.loads((tmp_path / 'found.json').read_text())['rows']
+        assert better(found) == pytest.approx(max(map(better, reaching))) and met(found)
+        # the config that was written is the one that was measured, and runs
+        cfg = read_config(tmp_path / 'found.py')
+        assert cfg.model.backbone.reducer == dict(
+            type='mmtoken.AvgPool', **{k.removeprefix('reducer.'): v for k, v in found['values'].items()})
+        contender = Contender(Setting('again', 'searched', cfg, str(town / 'weights.pth')), tmp_path / 'again', None, 1)
+        assert contender.score() == found['metrics'] and contender.macs() == found['macs']
+        printed, comment = capsys.readouterr().out, (tmp_path / 'found.py').read_text()
+        line = f'mIoU {found["metrics"]["mIoU"]:.2f} ({-loss(found):+.2f}) on 4 images'
+        assert line in printed and line in comment and 'found.py' in printed and 'misses' not in printed
+        assert printed.count('trial ') == 24 and 'not scored' in printed
 
 
 def test_a_search_that_was_stopped_proposes_what_an_unbroken_one_does(town, tmp_path, monkeypatch):
@@ -304,7 +311,7 @@ def test_settings_reach_every_reducer(town):
 
 
 @pytest.mark.parametrize('change, words', [
-    (['--sweep', 'reducer.keep_ratio=1'], ['--sweep reducer.keep_ratio', 'no argument keep_ratio', 'layer, grid, mode']),
+    (['--sweep', 'reducer.keep_ratio=1'], ['--sweep reducer.keep_ratio', 'no argument keep_ratio', 'layer, grid']),
     (['--sweep', 'out_indices=1'], ['--sweep out_indices', 'start with reducer.']),
     (['--sweep', 'reducer.grid'], ['--sweep reducer.grid', 'KEY=VALUE']),
     (['--sweep', 'reducer.grid=1.5'], ['grid=1.5 is outside (0, 1]']),
