@@ -10,11 +10,11 @@ from mmengine.config import Config
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from mmtoken.core import HostInfo
+from mmtoken.core import HostInfo, Reducer, ReducerSequence
 from mmtoken.engine.checks import UserError, one_line_errors
 
 from .tradeoff import Setting, Tradeoff
-from .variants import method_of, reducers_of, with_settings
+from .variants import with_settings
 
 #: Trials whose MACs promise less than this part of the speed that is needed are not even timed.
 HOPELESS = 0.8
@@ -39,10 +39,13 @@ def draw(trial: Any, key: str, values: Any) -> Any:
     return trial.suggest_int(key, low, high) if isinstance(low, int) else trial.suggest_float(key, low, high)
 
 
-def declared_space(cfg: Config, host: HostInfo) -> dict[str, Any]:
-    """What the methods of a config declare, by key under ``model.backbone``."""
-    return {f'{name}.{argument}': values for name, reducer in reducers_of(cfg).items()
-            for argument, values in method_of(reducer).search_space(host).items()}
+def declared_space(reducer: Reducer, host: HostInfo) -> dict[str, Any]:
+    """What the methods of a model declare, by key under ``model.backbone``."""
+    parts = {'reducer': reducer}
+    if isinstance(reducer, ReducerSequence):
+        parts = {f'reducer.{i}': part for i, part in enumerate(reducer.reducers)}
+    return {f'{name}.{argument}': values for name, part in parts.items()
+            for argument, values in part.search_space(host).items()}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ def token_of_patches(state: TokenState) -> Tensor:
         for reduction in reversed(state.trail):
             restore = reduction.restore
             if isinstance(restore, Scatter):  # what left has no share in the tokens now
-                restore = Scatter(values.new_zeros(*restore.mask.shape, len(numbers)), restore.mask)
+                zeros = values.new_zeros(*restore.mask.shape, len(numbers))
+                restore = Scatter(zeros, restore.mask, restore.rows)
             values = restore(values, p)
         values = values[:, p:]
         top, which = values.max(-1)

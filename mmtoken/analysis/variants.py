@@ -3,14 +3,14 @@
 import ast
 import copy
 import inspect
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import Config
 
-from mmtoken.core import HostInfo, Reducer
+from mmtoken.core import HostInfo
 from mmtoken.engine.checks import UserError
-from mmtoken.hosts import build_reducer
-from mmtoken.registry import REDUCERS
+from mmtoken.hosts import build_reducer, method_of
+from mmtoken.models.segmentors import hand_over
 
 
 def check_reducer(cfg: Config, path: str) -> None:
@@ -21,9 +21,11 @@ def check_reducer(cfg: Config, path: str) -> None:
 
 
 def dense_config(cfg: Config) -> Config:
-    """The same model with all of its tokens."""
+    """The same model with all of its tokens; without the parts that only training needs, which may be exit heads."""
     dense = copy.deepcopy(cfg)
     dense.model.backbone.pop('reducer', None)
+    for part in ('auxiliary_head', 'teacher'):
+        dense.model.pop(part, None)
     return dense
 
 
@@ -43,13 +45,6 @@ def with_settings(cfg: Config, settings: dict[str, Any]) -> Config:
     return cfg
 
 
-def method_of(reducer: Any) -> Optional[type[Reducer]]:
-    """The class of one reducer's config; None if there is none of that name."""
-    name = reducer.get('type')
-    REDUCERS.import_from_location()
-    return name if isinstance(name, type) else REDUCERS.module_dict.get(str(name).removeprefix('mmtoken.'))
-
-
 def reducers_of(cfg: Config) -> dict[str, dict]:
     """The configs of the reducers by key: ``reducer``, or ``reducer.0``, ``reducer.1`` … of several."""
     reducer = cfg.model.backbone.reducer
@@ -63,16 +58,15 @@ def check_key(cfg: Config, flag: str, key: str) -> None:
     if name not in reducers:
         raise UserError(f'{flag} {key}: settings of this config start with ' + ' or '.join(f'{r}.' for r in reducers))
     method = method_of(reducers[name])
-    known = [] if method is None else list(inspect.signature(method).parameters)
-    if method is not None and argument not in known:
+    known = list(inspect.signature(method).parameters)
+    if argument not in known:
         raise UserError(f'{flag} {key}: {method.__name__} has no argument {argument}, but {", ".join(known)}')
 
 
 def check_settings(cfg: Config, host: HostInfo) -> None:
-    """Raises what the method says to its arguments on a host; nothing for a model without a reducer of ours."""
-    reducer = build_reducer(cfg.model.backbone.get('reducer'))
-    if reducer is not None:
-        reducer.bind(host)
+    """Raises what the method of a config says to its arguments on a host."""
+    backbone, _ = hand_over(cfg.model.backbone, cfg.model.get('auxiliary_head'))
+    build_reducer(backbone['reducer']).bind(host)
 
 
 def parse_values(flag: str, text: str) -> tuple[str, list]:

@@ -59,14 +59,14 @@ class Reducer(nn.Module):
     #: Why the model has to let the method complete what its head makes of the features; empty if it need not.
     completes: str = ''
 
-    @classmethod
-    def search_space(cls, host: HostInfo) -> dict[str, Union[tuple, list]]:
-        """Arguments that trade accuracy for speed on a host, and their values; none by default.
+    def search_space(self, host: HostInfo) -> dict[str, Union[tuple, list]]:
+        """Arguments that trade accuracy for speed on the host that this is bound to; none by default.
 
         Returns:
             dict: By argument: ``(low, high)``, two ints or two floats, is a range that holds both ends; a list is a
             choice of values, ``[None]`` one that clears an argument which excludes another; a tuple of these is an
-            argument that is itself a list, item by item. Any combination must pass the constructor and :meth:`bind`.
+            argument that is itself a list, item by item. Any combination, with the other arguments as they are, must
+            pass the constructor and :meth:`bind`.
         """
         return {}
 
@@ -143,8 +143,7 @@ class GridReducer(Reducer):
         self.layer, self.grid, self.restore_at = layer, check_grid('grid', grid), restore_at
         self.proportional = proportional
 
-    @classmethod
-    def search_space(cls, host: HostInfo) -> dict[str, Union[tuple, list]]:
+    def search_space(self, host: HostInfo) -> dict[str, Union[tuple, list]]:
         return dict(layer=(min(1, host.depth - 1), host.depth - 1), grid=(0.3, 1.0))
 
     def bind(self, host: HostInfo) -> None:

@@ -279,7 +279,9 @@ def test_every_setting_worth_a_search_builds_and_runs(case):
 
     from mmtoken.analysis.search import draw
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = case.type.search_space(case.dense().info())
+    given = case.type.identity_example
+    host = case.build(given)
+    space = host.reducer.search_space(host.info())
     if not space:
         pytest.skip('this method leaves the search space to the user')
     inputs, seen = images(2, (24, 40)), set()
@@ -287,7 +289,7 @@ def test_every_setting_worth_a_search_builds_and_runs(case):
     for _ in range(4):
         trial = study.ask()
         args = {key: draw(trial, key, values) for key, values in space.items()}
-        host = case.build(args, size=(24, 40))
+        host = case.build({**given, **args}, size=(24, 40))
         assert all(out.isfinite().all() for out in run(host, inputs))
         seen.add(sum(host.token_counts(inputs)))
         study.tell(trial, 0.0)

@@ -117,7 +117,8 @@ def main():
         name = ', '.join(f'{key.removeprefix("reducer.")}={value}' for key, value in values.items())
         settings.append(Setting(name, 'reduced', variants.with_settings(cfg, values), args.checkpoint, values))
     for setting in settings:
-        variants.check_settings(setting.cfg, host.info())
+        if setting.kind == 'reduced':
+            variants.check_settings(setting.cfg, host.info())
         tradeoff.key(setting, 'metrics')  # refuses a missing checkpoint
 
     tradeoff.score(dense, args.metric)
@@ -129,7 +130,8 @@ def main():
     best = None
     if args.search_wanted:
         from mmtoken.analysis.search import declared_space
-        space = {**declared_space(cfg, host.info()), **given}
+        accelerated = tradeoff.contender(Setting('config', 'searched', cfg, args.checkpoint)).model.backbone
+        space = {**declared_space(accelerated.reducer, host.info()), **given}
         if not space:
             raise UserError('the method of this config declares nothing to search: give --search KEY=LOW:HIGH')
         best, scored = find(args, tradeoff, cfg, space)

@@ -38,8 +38,7 @@ class AvgPool(GridReducer):
             raise ValueError(f"mode='{mode}' must be 'bilinear' or 'nearest'.")
         self.mode = mode
 
-    @classmethod
-    def search_space(cls, host):
+    def search_space(self, host):
         return dict(super().search_space(host), proportional=[False, True])
 
     def pool(self, x, raster, grid, valid, exists):

@@ -150,6 +150,9 @@ class EarlyExit(Reducer):
     def extra_repr(self) -> str:
         return f'exits={self.exits}, threshold={self.threshold}'
 
+    def search_space(self, host):
+        return dict(threshold=((0.5, 1.0), ) * len(self.exits))
+
     # ------------------------------------------------------------------ exits
     def before(self, state: TokenState, i: int) -> None:
         self.record(state)

@@ -149,8 +149,7 @@ class Expedit(GridReducer):
         self.late = restore == 'late'
         self.completes = "restore='late' leaves the maps on reduced tokens" if self.late else ''
 
-    @classmethod
-    def search_space(cls, host):
+    def search_space(self, host):
         return dict(super().search_space(host), proportional=[False, True])
 
     def bind(self, host: HostInfo) -> None:

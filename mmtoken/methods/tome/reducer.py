@@ -67,8 +67,7 @@ class ToMe(Reducer):
         merges_per_block(r, keep, depth)  # refuses bad numbers before the model is built
         self.r, self.keep, self.layers, self.proportional = r, keep, layers, proportional
 
-    @classmethod
-    def search_space(cls, host):
+    def search_space(self, host):
         # The first blocks alone may merge: the later ones then pay for no more bookkeeping.
         first = range(max(1, host.depth // 2), host.depth + 1)
         return dict(keep=(0.1, 1.0), r=[None], layers=[list(range(n)) for n in first])
