@@ -50,7 +50,9 @@ ONEDL = ['onedl-mmengine>=0.10.12', 'onedl-mmcv>=2.3.6', 'onedl-mmsegmentation>=
 EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
 # The demo's backbone comes out of an ONNX file, its picture out of scikit-learn.
 DEMO = ['onnx', 'scikit-learn']
-TEST = ['pytest', 'pytest-xdist', 'onnx', 'ruff', 'setuptools>=64', 'wheel']
+# Curves, token pictures and the search of settings: tools/analysis_tools/.
+ANALYSIS = ['matplotlib', 'optuna']
+TEST = ['pytest', 'pytest-xdist', 'onnx', 'ruff', 'setuptools>=64', 'wheel', *ANALYSIS]
 
 setup(
     name='mmtoken',
@@ -70,6 +72,7 @@ setup(
         'onedl': ONEDL,
         'pretrain': ['mmpretrain>=1.2', 'torchvision'],
         'demo': DEMO,
+        'analysis': ANALYSIS,
         'export': EXPORT,
         'hmr': ['scipy'],
         'test': TEST,

@@ -120,7 +120,8 @@ def test_metadata(built):
         text = archive.read(f'mmtoken-{mmtoken.__version__}.dist-info/METADATA').decode()
     about = email.message_from_string(text)
     assert {req for req in about.get_all('Requires-Dist') if 'extra ==' not in req} == {'torch>=2.6', 'numpy', 'fvcore'}
-    assert set(about.get_all('Provides-Extra')) == {'mm', 'onedl', 'pretrain', 'test', 'dev', 'hmr', 'export', 'demo'}
+    assert set(about.get_all('Provides-Extra')) == {'mm', 'onedl', 'pretrain', 'test', 'dev', 'hmr', 'export', 'demo',
+                                                     'analysis'}
 
 
 def test_this_environment(tmp_path):

@@ -97,7 +97,7 @@ def tokens_figure(picture: np.ndarray,
     for number, i in enumerate(layers):
         left = trace.left(i)[0]
         count, gone = int(trace.counts[i][0]), (left >= 0).mean()
-        text = f'block {i}: {count} tokens' + (f', {gone:.0%} of the patches have left' if gone else '')
+        text = f'block {i}: {count} tokens' + (f', {gone:.0%} of patches left' if gone else '')
         show(1 + number // COLUMNS, number % COLUMNS, paint_tokens(picture, trace.index[i][0], left, blocks), text)
     chart(figure.add_subplot(grid[-1, used if beside else 0:]), trace, layers, blocks)
     return figure
@@ -116,7 +116,7 @@ def chart(axes: Any, trace: TokenTrace, layers: Sequence[int], blocks: np.ndarra
     axes.set(xlim=(-0.6, depth - 0.4), ylim=(0, patches * 1.35), xlabel='block')
     title = 'patch tokens that enter the MLP of each block; dashed: dense'
     if any(leaves):
-        title += '; coloured: tokens left here, and their patches have this colour above'
+        title += '\ncoloured bars: where tokens left; their patches have that colour in the pictures'
     axes.set_title(title, fontsize=10, color=INK)
     axes.spines[['top', 'right']].set_visible(False)
     axes.tick_params(labelsize=9)

@@ -65,7 +65,11 @@ class Goal:
 
     def __str__(self) -> str:
         return (f'speed-up of at least {self.speedup:g}' if self.drop is None else
-                f'loss of at most {self.drop:g} {self.metric}')
+                f'speed-up with a loss of at most {self.drop:g} {self.metric}')
+
+    def reached(self, speedup: float, drop: float) -> bool:
+        """Whether a setting with these does it."""
+        return speedup >= self.speedup if self.drop is None else speedup > 1 and drop <= self.drop
 
 
 def judge(tradeoff: Tradeoff, setting: Setting, goal: Goal, best: float) -> tuple[float, bool, str]:

@@ -3,7 +3,7 @@
 import ast
 import copy
 import inspect
-from typing import Any
+from typing import Any, Optional
 
 from mmengine.config import Config
 
@@ -18,6 +18,11 @@ def check_reducer(cfg: Config, path: str) -> None:
     if not (cfg.model.get('backbone') or {}).get('reducer'):
         raise UserError(f"{path}: model.backbone.reducer is missing, so there is nothing to look at; add reducer=dict("
                         "type='mmtoken.ToMe', …) or name a config of an accelerated model")
+
+
+def without(options: Optional[dict], prefix: str) -> dict:
+    """Of the ``--cfg-options`` those whose keys do not start like that."""
+    return {key: value for key, value in (options or {}).items() if not key.startswith(prefix)}
 
 
 def dense_config(cfg: Config) -> Config:

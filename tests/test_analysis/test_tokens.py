@@ -179,6 +179,28 @@ def test_stacked_reductions_and_tokens_that_come_back(loud):
     assert (trace.left(3) == -1).all() and trace.changes() == [1, 2, 3]
 
 
+@pytest.mark.parametrize('method', ['DoViT', 'DToP'])
+def test_tokens_that_leave_at_several_exits(method):
+    """The method's own record says at which exit each token left."""
+    heads = dict(type='mmseg.FCNHead', num_convs=0, channels=32, concat_input=False, num_classes=3)
+    torch.manual_seed(0)
+    model = HOSTS['TokenDINOv2'](size=(20, 36), reducer=dict(
+        type=f'mmtoken.{method}', heads=heads, exits=(0, 2), threshold=(0.75, 0.6)))
+    model.completed = True
+    with torch.no_grad(), trace_tokens(model) as trace:
+        state = model.forward_tokens(torch.randn(3, 3, GRID[0] * PATCH, GRID[1] * PATCH))[1]
+    left = state.aux[model.reducer].left.reshape(3, *GRID).numpy()
+    assert {0, 1, 2} == set(left.ravel())
+    blocks = np.array([1, 3, DEPTH])[left]  # the first block that a token does not enter
+    for i in range(DEPTH):
+        np.testing.assert_array_equal(trace.left(i), np.where(blocks <= i, blocks, -1))
+        for b in range(3):
+            stay = blocks[b] > i
+            expected = np.where(stay, stay.cumsum().reshape(GRID) - 1, -1)
+            np.testing.assert_array_equal(trace.index[i][b], expected)
+            assert trace.counts[i][b] == stay.sum()
+
+
 def test_a_picture_that_loses_every_token(loud):
     trace, *_ = run(dict(type='mmtoken.Loud', part=9.0))
     assert (trace.index[1] == -1).all() and trace.counts[1].tolist() == [0, 0] and (trace.left(3) == 1).all()
