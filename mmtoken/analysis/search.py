@@ -11,7 +11,6 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mmtoken.core import HostInfo, Reducer, ReducerSequence
-from mmtoken.engine.checks import UserError, one_line_errors
 
 from .tradeoff import Setting, Tradeoff
 from .variants import with_settings
@@ -135,9 +134,8 @@ def search(tradeoff: Tradeoff, cfg: Config, checkpoint: str, space: dict[str, An
         setting = searched(cfg, checkpoint, values)
         best = max((-t.value for t in done if t.user_attrs['reached']), default=1.0)
         try:
-            with one_line_errors():
-                rank, reached, found = judge(tradeoff, setting, goal, best)
-        except UserError as error:  # arguments that do not go together
+            rank, reached, found = judge(tradeoff, setting, goal, best)
+        except (TypeError, ValueError) as error:  # arguments that do not go together
             if tradeoff.has(setting, 'macs'):
                 raise
             rank, reached, found = 2 * PENALTY, False, f'refused: {error}'
