@@ -169,6 +169,7 @@ def write_config(path: Path, base: Path, reducer: Any, lines: list[str]) -> None
         value = text(reducer, '_delete_=True, ')
     else:
         value = f'[{", ".join(text(one) for one in reducer)}]'
+    source = str(base) if '::' in str(base) else base.resolve().as_posix()  # a package's, or a file
     comments = ''.join(f'# {line}\n' for line in lines)
-    path.write_text(f'{comments}_base_ = {base.resolve().as_posix()!r}\n'
+    path.write_text(f'{comments}_base_ = {source!r}\n'
                     f'model = dict(\n    backbone=dict(\n        reducer={value}))\n', encoding='utf-8')

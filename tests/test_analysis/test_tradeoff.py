@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -278,6 +279,19 @@ def test_what_is_hopeless_is_not_timed_and_what_is_refused_does_not_stop_the_sea
     printed = capsys.readouterr().out
     assert printed.count('far below 50.00: not timed, not scored') + printed.count('refused: ') == 6
     assert 'Give either r or keep' in printed and 'far below' in printed
+
+
+def test_a_config_that_is_written_holds_the_reducers_alone(town, tmp_path):
+    search = pytest.importorskip('mmtoken.analysis.search')
+    reducers = [dict(type='mmtoken.AvgPool', layer=1, grid=0.7), dict(type='mmtoken.ToMe', r=None, keep=0.5)]
+    search.write_config(tmp_path / 'a.py', town / 'stacked.py', reducers, ['first', 'second'])
+    cfg, before = read_config(tmp_path / 'a.py'), read_config(town / 'stacked.py')
+    assert [dict(reducer) for reducer in cfg.model.backbone.pop('reducer')] == reducers
+    before.model.backbone.pop('reducer')
+    assert cfg.to_dict() == before.to_dict() and (tmp_path / 'a.py').read_text().startswith('# first\n# second\n_base_')
+    package = 'mmtoken::tome/tome-r110_dinov2-s14_linear_camvid-672x504.py'
+    search.write_config(tmp_path / 'b.py', Path(package), dict(type='mmtoken.ToMe', keep=0.5), [])
+    assert read_config(tmp_path / 'b.py').model.backbone.reducer == dict(type='mmtoken.ToMe', keep=0.5)
 
 
 # ---------------------------------------------------------------------- what is typed
