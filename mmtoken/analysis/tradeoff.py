@@ -13,6 +13,7 @@ from typing import Any, Optional, Sequence
 
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from mmtoken.engine.checks import UserError, build_runner, check_checkpoint, che
 
 from .flops import count_macs, inference_path
 from .latency import environment, interleave, paired_ratio, spread
+from .loading import is_dynamic
 
 #: What decides the numbers of a config.
 _SECTIONS = ('model', 'val_dataloader', 'val_evaluator', 'val_cfg')
@@ -82,33 +84,24 @@ class Contender:
         return next(self.model.parameters()).device
 
     @cached_property
-    def inputs(self) -> list[tuple[Tensor, list[dict]]]:
-        """Images ``(1, 3, H, W)`` as the model gets them from its own pipeline, with what mmseg knows of each."""
+    def inputs(self) -> list[Tensor]:
+        """Images ``(1, 3, H, W)`` as the model gets them from its own pipeline."""
         dataset = self.runner.val_dataloader.dataset
         places = torch.linspace(0, len(dataset) - 1, min(self.pictures, len(dataset))).long().tolist()
-        inputs = []
-        for place in places:
-            data = dataset[place]
-            data = {key: [value] for key, value in data.items()}
-            data = self.model.data_preprocessor(data, False)
-            inputs.append((data['inputs'], [sample.metainfo for sample in data['data_samples']]))
-        return inputs
+        return [self.model.data_preprocessor(pseudo_collate([dataset[i]]), False)['inputs'] for i in places]
 
     @torch.no_grad()
     def run(self, n: int) -> Any:
         """Sends picture n through the model as validation does: precision, sliding window and all."""
-        images, metas = self.inputs[n]
         with autocast(enabled=self.runner.val_loop.fp16):
-            if hasattr(self.model, 'inference'):  # writes into the metas
-                return self.model.inference(images, copy.deepcopy(metas))
-            return inference_path(self.model)(images)
+            return inference_path(self.model, whole=True)(self.inputs[n])
 
     def macs(self) -> float:
         """Mean over the pictures; of those alike in shape one will do if the method does not look at them."""
-        dynamic = any(getattr(module, 'dynamic', False) for module in self.model.modules())
+        dynamic = is_dynamic(self.model)
         known: dict[Any, int] = {}
         totals = []
-        for n, (images, _) in enumerate(self.inputs):
+        for n, images in enumerate(self.inputs):
             key = n if dynamic else tuple(images.shape)
             if key not in known:
                 known[key] = count_macs(self.model, n, call=self.run).total

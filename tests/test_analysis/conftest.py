@@ -84,13 +84,14 @@ def call(monkeypatch):
 
 
 @pytest.fixture
-def refuses(call):
-    """Expects a tool to end with one line that holds all the given words."""
+def refuses(call, capsys):
+    """Expects a tool to end with code 2 and one line that holds all the given words."""
 
     def check(tool, *argv, words):
         with pytest.raises(SystemExit) as caught:
             call(tool, *argv)
         message = str(caught.value)
         assert '\n' not in message and all(word in message for word in words), message
+        assert caught.value.code == 2 and capsys.readouterr().err.splitlines()[-1] == message
 
     return check

@@ -84,7 +84,7 @@ def test_a_sweep_with_competitors(town, call, tmp_path, capsys):
 def test_smaller_input_is_whole_patches_and_scored_at_the_size_of_the_labels(town, tmp_path):
     cfg = smaller_input(read_config(town / 'dense.py'), 0.6, 14)
     contender = Contender(Setting('small', 'smaller input', cfg, str(town / 'weights.pth')), tmp_path, None, 2)
-    assert [image.shape[2:] for image, _ in contender.inputs] == [(56, 70)] * 2  # of 84×112
+    assert [image.shape[2:] for image in contender.inputs] == [(56, 70)] * 2  # of 84×112
     assert contender.score()['mIoU'] > 0
     slide = with_settings(cfg, {})
     slide.model.test_cfg = dict(mode='slide', crop_size=(84, 84), stride=(56, 56))

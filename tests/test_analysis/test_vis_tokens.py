@@ -57,6 +57,7 @@ def test_tokens_that_leave_and_another_size(town, call, tmp_path, capsys, loud):
     (dict(checkpoint='gone.pth'), ['checkpoint not found', 'gone.pth']),
     (dict(image='gone.jpg'), ['image: cannot read', 'gone.jpg']),
     (dict(image='weights.pth'), ['image: cannot read', 'weights.pth', 'JPEG']),
+    (dict(more=['--device', 'cuda:99']), ['--device cuda:99', '--device cpu']),
     (dict(more=['--layers', '2', '4']), ['--layers 4', 'blocks 0 to 3']),
     (dict(more=['--cfg-options', 'model.backbone.reducer.grid=(9,9)']), ["larger than the image's 6x8 tokens"]),
 ])

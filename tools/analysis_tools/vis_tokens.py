@@ -20,7 +20,7 @@ import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import inference_path, trace_tokens
 from mmtoken.analysis.loading import build_model, image_shape, read_config
 from mmtoken.analysis.variants import check_reducer, dense_config
-from mmtoken.engine.checks import UserError, check_installed, one_line_errors
+from mmtoken.engine.checks import UserError, check_device, check_installed, one_line_errors
 
 PANELS = 8
 
@@ -57,6 +57,7 @@ def spread(layers: list, number: int) -> list:
 def main():
     args = parse_args()
     check_installed('matplotlib')
+    check_device(args.device)
     from mmtoken.analysis.figures import tokens_figure
     cfg = read_config(args.config, args.cfg_options)
     check_reducer(cfg, args.config)
