@@ -1,24 +1,8 @@
-# Segmenter (arXiv 2105.05633) on ViT-L, with an auxiliary head at each exit of DoViT (arXiv 2308.01944).
-_base_ = 'mmseg::_base_/models/segmenter_vit-b16_mask.py'
-head = dict(
-    type='FCNHead',
-    in_channels=1024,
-    channels=256,
-    num_convs=1,
-    kernel_size=1,
-    concat_input=False,
-    num_classes=150,
-    norm_cfg=dict(type='SyncBN', requires_grad=True),
-    align_corners=False,
-    loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4))
+# The same on ViT-L.
+_base_ = './segmenter-dovit_vit-b16.py'
 model = dict(
     pretrained='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segmenter/'
     'vit_large_p16_384_20220308-d4efb41d.pth',
-    backbone=dict(
-        type='mmtoken.TokenVisionTransformer',
-        embed_dims=1024,
-        num_layers=24,
-        num_heads=16,
-        out_indices=(5, 11, 17, 23)),
-    decode_head=dict(in_channels=1024, channels=1024, embed_dims=1024, num_heads=16, in_index=3),
-    auxiliary_head=[dict(**head, in_index=i) for i in range(3)])
+    backbone=dict(embed_dims=1024, num_layers=24, num_heads=16, out_indices=(5, 11, 17, 23)),
+    decode_head=dict(in_channels=1024, channels=1024, embed_dims=1024, num_heads=16),
+    auxiliary_head=[{**head, 'in_channels': 1024} for head in _base_.model.auxiliary_head])

@@ -1,24 +1,8 @@
-# Segmenter (arXiv 2105.05633) on ViT-S, with an auxiliary head at each exit of DoViT (arXiv 2308.01944).
-_base_ = 'mmseg::_base_/models/segmenter_vit-b16_mask.py'
-head = dict(
-    type='FCNHead',
-    in_channels=384,
-    channels=256,
-    num_convs=1,
-    kernel_size=1,
-    concat_input=False,
-    num_classes=150,
-    norm_cfg=dict(type='SyncBN', requires_grad=True),
-    align_corners=False,
-    loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4))
+# The same on ViT-S.
+_base_ = './segmenter-dovit_vit-b16.py'
 model = dict(
     pretrained='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segmenter/'
     'vit_small_p16_384_20220308-410f6037.pth',
-    backbone=dict(
-        type='mmtoken.TokenVisionTransformer',
-        embed_dims=384,
-        num_layers=12,
-        num_heads=6,
-        out_indices=(1, 4, 7, 11)),
-    decode_head=dict(in_channels=384, channels=384, embed_dims=384, num_heads=6, in_index=3),
-    auxiliary_head=[dict(**head, in_index=i) for i in range(3)])
+    backbone=dict(embed_dims=384, num_layers=12, num_heads=6),
+    decode_head=dict(in_channels=384, channels=384, embed_dims=384, num_heads=6),
+    auxiliary_head=[{**head, 'in_channels': 384} for head in _base_.model.auxiliary_head])

@@ -1,27 +1,9 @@
-# SETR-naive (arXiv 2012.15840) on ViT-S, with an auxiliary head at each exit of DoViT (arXiv 2308.01944).
-_base_ = 'mmseg::_base_/models/setr_naive.py'
-head = dict(
-    type='SETRUPHead',
-    in_channels=384,
-    channels=256,
-    num_classes=19,
-    dropout_ratio=0,
-    norm_cfg=dict(type='SyncBN', requires_grad=True),
-    num_convs=1,
-    up_scale=4,
-    kernel_size=1,
-    align_corners=False,
-    loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4))
+# The same on ViT-S.
+_base_ = './setr-dovit_vit-b16.py'
 model = dict(
-    pretrained=None,
     backbone=dict(
-        type='mmtoken.TokenVisionTransformer',
         embed_dims=384,
-        num_layers=12,
         num_heads=6,
-        out_indices=(1, 4, 7, 11),
-        drop_rate=0.0,
-        # Made by mmseg's tools/model_converters/vit2mmseg.py from timm's weights.
-        init_cfg=dict(type='Pretrained', checkpoint='pretrain/vit_small_p16.pth')),
+        init_cfg=dict(checkpoint='pretrain/vit_small_p16.pth')),
     decode_head=dict(in_channels=384),
-    auxiliary_head=[dict(**head, in_index=i) for i in range(3)])
+    auxiliary_head=[{**head, 'in_channels': 384} for head in _base_.model.auxiliary_head])
