@@ -231,7 +231,7 @@ class TokenState:
         self.keys = None  # they were those of the tokens before
         self.x = torch.cat([self.x[:, :self.num_prefix], patches.to(self.x.dtype)], dim=1)
 
-    def select(self, keep: Tensor, owner: Any = None) -> Optional[Tensor]:
+    def select(self, keep: Tensor, owner: Any = None, sizes: Optional[Tensor] = None) -> Optional[Tensor]:
         """Lets a subset of each image's patch tokens go on, in raster order, as a ragged batch.
 
         Costs one synchronisation with the host, which has to know the new sizes. May be called again on what is left.
@@ -240,6 +240,8 @@ class TokenState:
         Args:
             keep (Tensor): ``(B, n)``, or packed ``(Σn,)`` in a ragged batch, bool. Prefix tokens always go on.
             owner (Any): Whose reduction it is, for :meth:`restore`.
+            sizes (Tensor, optional): Patches that each token stands for from here on, in the shape of ``keep``, fp32,
+                if those that go on stand for some that do not; attention then weighs keys by it.
 
         Returns:
             Tensor | None: Those that go on, as indices among the patch tokens of the batch ``(Σn',)``, int64; None if
@@ -265,7 +267,8 @@ class TokenState:
 
         rows = indices_of(mask.flatten(), packing.total)
         self._push(Scatter(self.x, mask, rows), owner, None, lambda: pick(before.coords, 1),
-                   lambda: pick(before.sizes, 0), None, packing, self.proportional)
+                   lambda: pick(before.sizes if sizes is None else sizes, 0), None, packing,
+                   self.proportional or sizes is not None)
         self.keys = None
         self.x = self.x.flatten(0, -2)[rows]
         return kept

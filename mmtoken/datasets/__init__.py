@@ -1,5 +1,6 @@
-"""Datasets that OpenMMLab lacks."""
+"""Datasets and transforms that OpenMMLab lacks."""
 
 from .camvid import CamVidDataset
+from .transforms import ResizeLabels
 
-__all__ = ['CamVidDataset']
+__all__ = ['CamVidDataset', 'ResizeLabels']

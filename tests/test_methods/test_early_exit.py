@@ -247,6 +247,33 @@ def test_what_is_stored_of_attention_to_mask(store):
     assert not torch.allclose(got, other.head_output(other.decode_head, other.extract_feat(inputs)), atol=1e-3)
 
 
+def test_context_tokens_stand_for_those_of_their_class():
+    """Tokens that are equal may be replaced by one of them that weighs as much: the features are the dense model's."""
+    halves = torch.zeros(1, 3, *SIZES[0])
+    halves[..., :12] = 1.5  # of two colours, in unequal parts
+    for proportional in (True, False):
+        net = model(exits('DToP', LINEAR, exits=(0, ), threshold=0.0, keep_per_class=1, proportional=proportional),
+                    backbone=dict(out_indices=(0, 3)))
+        reducer = net.backbone.reducer
+        with torch.no_grad():
+            net.backbone.pos_embed.zero_()
+            reducer.thresholds = [1]
+            first, dense = (x.flatten(2).transpose(1, 2) for x in net.backbone(halves))
+            head = reducer.heads[0].conv_seg  # tells the colours apart
+            head.weight.zero_()
+            head.bias.zero_()
+            head.weight[0, :, 0, 0] = first[0, 0] - first[0, -1]
+            head.weight[1] = -head.weight[0]
+            reducer.thresholds = [0]
+            state = net.backbone.forward_tokens(halves)[1]
+            feats = net.backbone(halves)[1].flatten(2).transpose(1, 2)
+        still = state.aux[reducer].left.view(1, -1) == 1
+        assert still.sum() == 2
+        assert torch.allclose(feats[still], dense[still], atol=1e-5) == proportional
+        if proportional:
+            assert state.sizes.tolist() == [24, 40]
+
+
 # ---------------------------------------------------------------------- exactness
 METHODS = [('DToP', LINEAR, LINEAR), ('DToP', FCN, SETR), ('DToP', LINEAR, SEGMENTER), ('DToP', ATM, ATM),
            ('DoViT', LINEAR, SEGMENTER), ('DoViT', GROUPED, SEGMENTER), ('DoViT', FCN3, SETR)]

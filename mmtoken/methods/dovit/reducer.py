@@ -94,9 +94,9 @@ class DoViT(EarlyExit):
             record.stages.append((m, output))
         return scores[record.rows]
 
-    def done(self, scores: Tensor, packing: Packing, m: int) -> Tensor:
+    def decide(self, state: TokenState, scores: Tensor, packing: Packing, m: int) -> tuple[Tensor, None]:
         confidence = scores.amax(-1)
-        return (confidence > self.limit(m)) | (confidence < self.low)
+        return (confidence > self.limit(m)) | (confidence < self.low), None
 
     def limit(self, m: int) -> Union[float, Tensor]:
         """Threshold of exit ``m`` now; a tensor while it falls, so that the host need not look at it."""

@@ -28,6 +28,9 @@ class DToP(EarlyExit):
         store (str): What is final of an Attention-to-Mask head: ``prob``, its prediction, as in the paper; or
             ``logits``, its mask logits, which the class scores of the last head then weigh, as in the released code.
             Of other heads log-probabilities are, up to a constant. Defaults to ``prob``.
+        proportional (bool): Context tokens stand in attention for all easy tokens of their image and class: the log of
+            that number is added to the scores of their keys, as ToMe does (arXiv 2210.09461, eq. 1). Not in the
+            paper. Defaults to False.
     """
 
     paper = 'Dynamic Token Pruning in Plain Vision Transformers for Semantic Segmentation, ICCV 2023, 2308.01045'
@@ -37,7 +40,7 @@ class DToP(EarlyExit):
     examples = (
         dict(heads=_head, exits=(0, 2), threshold=0.6),
         dict(heads=_head, exits=(0, 2), threshold=0.5, keep_per_class=2),
-        dict(heads=_head, exits=(0, 2), threshold=0.0, keep_per_class=1))
+        dict(heads=_head, exits=(0, 2), threshold=0.0, keep_per_class=1, proportional=True))
 
     def __init__(self,
                  heads: Union[dict, Sequence[dict], None] = None,
@@ -45,13 +48,14 @@ class DToP(EarlyExit):
                  threshold: Union[float, Sequence[float]] = 0.95,
                  keep_per_class: int = 5,
                  store: str = 'prob',
+                 proportional: bool = False,
                  frozen: bool = False):
         super().__init__(heads, exits, threshold, frozen)
         if not isinstance(keep_per_class, int) or keep_per_class < 0:
             raise ValueError(f'keep_per_class={keep_per_class!r} must be an integer >= 0.')
         if store not in ('prob', 'logits'):
             raise ValueError(f"store='{store}' must be 'prob' or 'logits'.")
-        self.keep_per_class, self.store = keep_per_class, store
+        self.keep_per_class, self.store, self.proportional = keep_per_class, store, proportional
 
     def bind(self, host: HostInfo) -> None:
         super().bind(host)
@@ -102,12 +106,18 @@ class DToP(EarlyExit):
             record.canvas = final.new_zeros(len(record.left), self.num_classes, dtype=dtype)
         record.canvas = record.canvas.index_copy(0, record.rows, final.to(record.canvas.dtype))
 
-    def done(self, scores: Tensor, packing: Packing, m: int) -> Tensor:
+    def decide(self, state: TokenState, scores: Tensor, packing: Packing, m: int) -> tuple[Tensor, Optional[Tensor]]:
         confidence, label = scores.max(-1)
         easy = confidence > self.thresholds[m]
         groups = len(packing) * self.num_classes
         group = torch.where(easy, packing.image * self.num_classes + label, groups)
-        return easy & ~ops.top_of_group(confidence, group, self.keep_per_class, groups)
+        context = ops.top_of_group(confidence, group, self.keep_per_class, groups)
+        if not self.proportional:
+            return easy & ~context, None
+        sizes = state.sizes if state.packing is not None else state.sizes.expand(len(packing), -1).flatten()
+        patches, stand_ins = (
+            sizes.new_zeros(groups + 1).index_add(0, group, part) for part in (sizes, context.to(sizes.dtype)))
+        return easy & ~context, torch.where(context, (patches / stand_ins.clamp(min=1))[group], sizes)
 
     def complete(self, state: TokenState, head: nn.Module, feats: tuple) -> Any:
         """The head's logits for the tokens still active, the final predictions for the others.

@@ -43,9 +43,9 @@ class EarlyExit(Reducer):
     """Base of methods with exits: decides which tokens are done, and packs those that are not.
 
     After each block of ``exits`` an exit head predicts the tokens still active; one whose largest class probability
-    lies above the threshold may leave: the method's :meth:`predict` and :meth:`done` say what that means. A token that
-    left never comes back. Decisions are made for each image by itself, without gradient, and cost one synchronisation
-    an exit.
+    lies above the threshold may leave: the method's :meth:`predict` and :meth:`decide` say what that means. A token
+    that left never comes back. Decisions are made for each image by itself, without gradient, and cost one
+    synchronisation an exit.
 
     Args:
         heads (dict | Sequence[dict], optional): Config of the exit heads: a decode head of mmseg or mmtoken, one for
@@ -172,10 +172,15 @@ class EarlyExit(Reducer):
             padding = None if state.padding is None else state.padding.flatten()
             if padding is not None:  # it has no say in which tokens stay as context
                 scores = scores.masked_fill(padding[:, None], 0)
-            stay = ~self.done(scores, packing, m)
+            leave, sizes = self.decide(state, scores, packing, m)
+            stay = ~leave
             if padding is not None and self.thresholds[m] < 1:  # what stands for nothing has nothing to wait for
                 stay = stay & ~padding
-        kept = state.select(stay if state.packing is not None else stay.unflatten(0, (record.batch, -1)), self)
+        if state.packing is None:
+            shape = (record.batch, record.number)
+            kept = state.select(stay.view(shape), self, None if sizes is None else sizes.view(shape))
+        else:
+            kept = state.select(stay, self, sizes)
         if kept is not None:
             record.own += 1
             record.left = record.left.index_copy(0, record.rows, torch.where(stay, len(self.exits), m))
@@ -220,9 +225,20 @@ class EarlyExit(Reducer):
         """
         raise NotImplementedError
 
-    def done(self, scores: Tensor, packing: Packing, m: int) -> Tensor:
-        """Which of the active tokens leave now ``(Σn,)``, bool, by their ``scores`` ``(Σn, K)``."""
-        return scores.amax(-1) > self.thresholds[m]
+    def decide(self, state: TokenState, scores: Tensor, packing: Packing, m: int) -> tuple[Tensor, Optional[Tensor]]:
+        """Decides who leaves at exit ``m``.
+
+        Args:
+            state (TokenState): After the block of the exit.
+            scores (Tensor): Class probabilities of the active patch tokens ``(Σn, K)``.
+            packing (Packing): Which of them are whose.
+            m (int): Number of the exit.
+
+        Returns:
+            tuple[Tensor, Tensor | None]: Which tokens leave ``(Σn,)``, bool; and how many patches each stands for from
+            here on ``(Σn,)``, fp32, if that changes.
+        """
+        raise NotImplementedError
 
     def settle(self, state: TokenState, record: Exits) -> None:
         """Runs after each exit by which tokens of the batch have left."""
