@@ -1,6 +1,6 @@
-# DoViT with the exit heads of the deeply supervised model: exits after blocks 2, 5 and 8, threshold 0.99.
+# DoViT with the exit heads of the deeply supervised model after blocks 5 and 8, threshold 0.8.
 # The decode head is trained on what they let pass, from the weights of that model: --cfg-options load_from=….
 _base_ = '../baselines/dinov2-s14_fcn-deep_camvid-672x504.py'
 model = dict(
     type='mmtoken.TokenEncoderDecoder',
-    backbone=dict(reducer=dict(type='mmtoken.DoViT', threshold=0.99, frozen=True)))
+    backbone=dict(reducer=dict(type='mmtoken.DoViT', exits=(5, 8), threshold=0.8, frozen=True)))
