@@ -213,8 +213,3 @@ def dataset_inputs(cfg: Config, model: nn.Module, num: int, instead: str) -> lis
             raise UserError(f'test_dataloader.dataset: {error}; or {instead}') from error
         inputs.append(model.data_preprocessor(pseudo_collate([data]), False)['inputs'])
     return inputs
-
-
-def is_dynamic(model: nn.Module) -> bool:
-    """Whether the number of tokens depends on the picture."""
-    return any(getattr(module, 'dynamic', False) for module in model.modules())

@@ -186,6 +186,20 @@ def test_get_flops_ends_with_1_if_a_product_was_missed(configs):
     assert 'The total is too low' in done.stderr and 'odd::window_attention (1 calls, 72 elements)' in done.stderr
 
 
+@pytest.mark.parametrize('config, baseline, words', [
+    ('pooled', 'odd', ["The baseline's total is too low", 'tanh (2 calls']),
+    ('odd', 'pooled', ['The total is too low']),
+])
+def test_get_flops_looks_at_the_baseline_too(configs, run, capsys, monkeypatch, config, baseline, words):
+    monkeypatch.setattr('mmtoken.analysis.counter.looks_like_a_product', lambda name: name == 'tanh')
+    (configs / 'odd.py').write_text("_base_ = ['dense.py']\n"
+                                    "model = dict(decode_head=dict(act_cfg=dict(type='Tanh')))\n")
+    with pytest.raises(SystemExit) as caught:
+        run('get_flops', configs / f'{config}.py', '--shape', '--baseline', configs / f'{baseline}.py')
+    (line, ) = capsys.readouterr().err.strip().splitlines()
+    assert caught.value.code == 1 and all(word in line for word in words)
+
+
 @pytest.mark.parametrize('args, words', [
     (['nowhere.py'], ['config file not found: nowhere.py']),
     (['stock.py', '--images', 'nowhere'], ["--images='nowhere' holds no pictures"]),
@@ -258,12 +272,20 @@ def test_benchmark_takes_the_test_set_or_says_that_it_is_noise(configs, run, ref
             words=['test_dataloader.dataset.data_prefix.img_path', '--images DIR'])
 
 
-def test_benchmark_of_a_dynamic_method_counts_the_pictures_one_by_one(configs, run, monkeypatch):
-    from mmtoken.methods.avgpool import AvgPool
-    monkeypatch.setattr(AvgPool, 'dynamic', True)
-    run('benchmark', configs / 'pooled.py', '--device', 'cpu', '--rounds', 5, '--warmup', 1, '--batch', 2, '--json',
-        configs / 'out.json')
-    assert json.loads((configs / 'out.json').read_text())['rows'][0]['macs'] == model_macs(24, 6)
+def test_benchmark_of_a_dynamic_method_counts_the_pictures_one_by_one(configs, run, loud):
+    (configs / 'loud.py').write_text("_base_ = ['dense.py']\nmodel = dict(backbone=dict(reducer=dict("
+                                     "type='mmtoken.Loud', part=1.0, layer=2)))\n")
+    pictures = ['--images', configs / 'pictures', '--shape', 32, 48]
+    torch.manual_seed(0)
+    run('get_flops', configs / 'loud.py', *pictures, '--json', configs / 'flops.json')
+    each = json.loads((configs / 'flops.json').read_text())['macs']
+    assert len(each) == 3 and len(set(each)) > 1
+    torch.manual_seed(0)
+    printed = run('benchmark', configs / 'loud.py', *pictures, '--batch', 1, 2, '--device', 'cpu', '--rounds', 5,
+                  '--warmup', 1, '--json', configs / 'out.json')
+    out = json.loads((configs / 'out.json').read_text())
+    assert [row['macs'] for row in out['rows']] == [sum(each) / 3] * 2
+    assert [len(row['seconds']) for row in out['rows']] == [6, 6] and 'batch 1: 6 rounds, so that each pic' in printed
 
 
 def test_benchmark_in_half_precision_against_no_stock_class(configs, run, refuses):

@@ -96,7 +96,7 @@ def test_sliding_windows_are_counted_and_timed_whole(town, tmp_path):
     cfg = read_config(town / 'pooled.py', {'model.test_cfg': dict(mode='slide', crop_size=(84, 84), stride=(28, 28))})
     contender = Contender(Setting('slide', 'reduced', cfg, str(town / 'weights.pth')), tmp_path, None, 1)
     crop = segmentor_macs(contender.model, (84, 84)).total
-    assert contender.macs() == 2 * crop
+    assert contender.macs().total == 2 * crop
     assert contender.run(0).shape == (1, 11, 84, 112)
 
 
@@ -104,7 +104,19 @@ def test_methods_that_look_at_the_picture_are_counted_on_several(town, tmp_path,
     _, macs = reference(town, 'loud.py')
     assert len(set(macs)) > 1
     setting = Setting('loud', 'reduced', read_config(town / 'loud.py'), str(town / 'weights.pth'))
-    assert Contender(setting, tmp_path, None, 4).macs() == np.mean(macs)
+    assert Contender(setting, tmp_path, None, 4).macs().total == np.mean(macs)
+
+
+def test_speed_ups_may_be_compared_with_macs_where_pictures_differ(town, tmp_path, loud, monkeypatch):
+    from mmtoken.analysis import count_macs, latency
+    monkeypatch.setattr(latency, '_sample_cpu', lambda call, args: count_macs(
+        call.__self__.model, args, call=call).total / 1e6)
+    monkeypatch.setattr(Contender, 'score', lambda self: dict(mIoU=1.0))
+    dense, ours = (Setting(name, 'reduced', read_config(town / f'{name}.py'), str(town / 'weights.pth'))
+                   for name in ('dense', 'loud'))
+    row = Tradeoff(tmp_path, dense, pictures=4, rounds=5).row(ours)
+    assert len(set(row['seconds'])) > 1 and len(row['seconds']) == len(row['dense_seconds']) == 8
+    assert row['efficiency'] == pytest.approx(1, abs=1e-12)
 
 
 def test_a_quick_look_says_so_everywhere(town, call, tmp_path, capsys):
@@ -114,6 +126,18 @@ def test_a_quick_look_says_so_everywhere(town, call, tmp_path, capsys):
     assert printed.count('on the first 2 images only') == 2
     assert all(row['first_only'] and row['images'] == 2 for row in rows(tmp_path).values())
     assert (tmp_path / 'tradeoff.csv').read_text().count('the first 2 images only') == 2
+
+
+def test_products_without_a_formula_are_told(town, call, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('mmtoken.analysis.counter.looks_like_a_product', lambda name: name == 'gelu')
+    flags = [town / 'pooled.py', town / 'weights.pth', '--sweep', 'reducer.grid=0.5', '--num', 1, '--rounds', 1,
+             '--work-dir', tmp_path]
+    for _ in range(2):  # measured, and read
+        call('tradeoff', *flags)
+        lines = capsys.readouterr().err.strip().splitlines()[-2:]
+        assert [line.split(' (')[0] for line in lines] == [
+            f'MACs of {name} are too low, no formula for gelu' for name in ('dense', 'grid=0.5')]
+    assert all(list(row['missed']) == ['gelu'] for row in rows(tmp_path).values())
 
 
 # ---------------------------------------------------------------------- going on
@@ -190,7 +214,7 @@ def steady(monkeypatch):
     """A machine whose speed is its MACs."""
 
     def interleave(calls, rounds, warmup, *, inputs, device):
-        return {name: [call.__self__.macs() / 1e9] * rounds for name, call in calls.items()}
+        return {name: [call.__self__.macs().total / 1e9] * rounds for name, call in calls.items()}
 
     monkeypatch.setattr(tradeoff, 'interleave', interleave)
 
@@ -224,7 +248,7 @@ def test_the_search_finds_what_trying_everything_finds(town, call, tmp_path, cap
         assert cfg.model.backbone.reducer == dict(
             type='mmtoken.AvgPool', **{k.removeprefix('reducer.'): v for k, v in found['values'].items()})
         contender = Contender(Setting('again', 'searched', cfg, str(town / 'weights.pth')), tmp_path / 'again', None, 1)
-        assert contender.score() == found['metrics'] and contender.macs() == found['macs']
+        assert contender.score() == found['metrics'] and contender.macs().total == found['macs']
         printed, comment = capsys.readouterr().out, (tmp_path / 'found.py').read_text()
         line = f'mIoU {found["metrics"]["mIoU"]:.2f} ({-loss(found):+.2f}) on 4 images'
         assert line in printed and line in comment and 'found.py' in printed and 'misses' not in printed

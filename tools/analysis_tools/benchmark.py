@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import environment, loading
 from mmtoken.analysis.benchmark import Bench, break_even_points, ladder
+from mmtoken.analysis.flops import cost_varies
 from mmtoken.analysis.report import latency_table, operator_line, run_lengths
 from mmtoken.engine.checks import UserError, check_device, one_line_errors
 
@@ -82,7 +83,7 @@ def pictures(args: argparse.Namespace, cfg, models: dict, shape: tuple[int, int]
         try:
             source = loading.dataset_pictures(cfg, 'give --images DIR')
         except UserError:
-            if any(map(loading.is_dynamic, models.values())):
+            if any(map(cost_varies, models.values())):
                 raise
             return torch.randn(max(args.batch), 3, *shape, generator=torch.Generator().manual_seed(0)), 'noise'
     images = loading.read_images(next(iter(models.values())), source, shape, args.num)
@@ -109,11 +110,15 @@ def main():
                  cuda_graph=args.cuda_graph, timed='training step' if args.train else 'prediction', shape=list(shape),
                  inputs=what, weights=' '.join(args.checkpoint or ['random']), rounds=args.rounds)
     print(', '.join(f'{key}: {value}' for key, value in about.items() if key != 'versions'))
+    rounds = {batch: bench.rounds(images, batch, args.rounds) for batch in args.batch}
+    for batch, number in rounds.items():
+        if number != args.rounds:
+            print(f'batch {batch}: {number} rounds, so that each picture, which differ in cost, comes equally often')
     bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                    console=Console(stderr=True), transient=True, auto_refresh=False)  # no thread beside the samples
     rows, tokens, missed = [], {}, {}
     with bar:
-        task = bar.add_task('', total=len(shapes) * len(args.batch) * len(models) * (args.rounds + args.warmup))
+        task = bar.add_task('', total=len(shapes) * len(models) * sum(n + args.warmup for n in rounds.values()))
         for size in shapes:
             sized = images if size == shape else F.interpolate(images, size, mode='bilinear', antialias=True)
             costs = bench.costs(sized)
@@ -122,7 +127,7 @@ def main():
             missed |= {name: seen for cost in costs.values() for name, seen in cost.missed.items()}
             for batch in args.batch:
                 bar.update(task, description=f'{size[0]}x{size[1]}, batch {batch}')
-                measured = bench.measure(sized, batch, args.rounds, args.warmup, costs,
+                measured = bench.measure(sized, batch, rounds[batch], args.warmup, costs,
                                          lambda: (bar.advance(task), bar.refresh()))
                 rows += [dict(row, shape=list(size), tokens=size[0] * size[1] // patch**2) for row in measured]
     print(latency_table(rows, sweep=args.breakeven is not None))

@@ -24,8 +24,8 @@ from mmengine.config import Config, DictAction
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import CONVENTION, environment
-from mmtoken.analysis.flops import predicts_boxes
-from mmtoken.analysis.loading import build_model, dataset_inputs, image_shape, is_dynamic, read_config, read_images
+from mmtoken.analysis.flops import cost_varies, is_dynamic, predicts_boxes
+from mmtoken.analysis.loading import build_model, dataset_inputs, image_shape, read_config, read_images
 from mmtoken.analysis.report import cost_table, costs, operator_line, token_line
 from mmtoken.engine.checks import UserError, check_device, one_line_errors
 
@@ -98,7 +98,7 @@ def main():
         print(f'Tokens in each block: {token_line(cost["tokens"])}')
     parameters = sum(p.numel() for p in model.parameters())
     print(f'Parameters: {parameters / 1e6:.2f} M')
-    if not args.checkpoint and (is_dynamic(model) or predicts_boxes(model)):
+    if not args.checkpoint and cost_varies(model):
         print('Weights are random, and the cost of this model depends on what it sees; give its checkpoint.')
     print(f'Convention: {CONVENTION}')
     print(f'Seen and not counted: {operator_line(cost["uncounted"])}')
@@ -107,10 +107,15 @@ def main():
                      shape=cost['sizes'][0], parameters=parameters, convention=CONVENTION, command=sys.argv)
         about |= dict(environment(args.device), macs_mean=statistics.mean(cost['macs']))
         Path(args.json).write_text(json.dumps(dict(about, **cost, baseline=baseline), indent=1) + '\n')
-    missed = {name: cost['uncounted'][name] for name in cost['missed']}
-    if missed:
-        print('The total is too low: these multiply matrices or attend, and mmtoken has no formula for them: '
-              f'{operator_line(missed)}', file=sys.stderr)
+    low = {}
+    for whose, counted in (('The total', cost), ("The baseline's total", baseline)):
+        missed = {name: counted['uncounted'][name] for name in counted['missed']} if counted else {}
+        if missed:
+            low[whose] = operator_line(missed)
+    for whose, line in low.items():
+        print(f'{whose} is too low: these multiply matrices or attend, and mmtoken has no formula for them: {line}',
+              file=sys.stderr)
+    if low:
         sys.exit(1)
 
 

@@ -19,7 +19,9 @@ from mmengine.config import DictAction
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import variants
+from mmtoken.analysis.counter import Seen
 from mmtoken.analysis.loading import read_config
+from mmtoken.analysis.report import operator_line
 from mmtoken.analysis.tradeoff import Setting, Tradeoff, describe, images_of, write_csv
 from mmtoken.engine.checks import UserError, check_installed, one_line_errors
 
@@ -43,7 +45,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--metric', default='mIoU', help='metric of the evaluator, higher is better (mIoU)')
     parser.add_argument('--num', type=int, help='score on the first so many images only, for a quick look')
     parser.add_argument('--pictures', type=int, default=8, help='images to count and time on (8)')
-    parser.add_argument('--rounds', type=int, default=10, help='timed runs of each model (10)')
+    parser.add_argument('--rounds', type=int, default=10,
+                        help='timed runs of each model (10), or more: pictures that differ in cost come equally often')
     parser.add_argument('--work-dir', type=Path, help='folder (work_dirs/tradeoff/<name of the config>)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
     args = parser.parse_args()
@@ -141,9 +144,15 @@ def main():
     about = dict(command=sys.argv, config=str(args.config), checkpoint=args.checkpoint, **tradeoff.machine, rows=rows)
     (args.work_dir / 'tradeoff.json').write_text(json.dumps(about, indent=1) + '\n')
     write_csv(args.work_dir / 'tradeoff.csv', rows, args.metric)
-    title = f'{args.config.stem}\n{images_of(rows[0])}, {tradeoff.machine["device"]}, {args.rounds} rounds, batch 1'
+    rounds = '-'.join(map(str, sorted({len(row['seconds']) for row in rows})))  # more where pictures differ in cost
+    title = f'{args.config.stem}\n{images_of(rows[0])}, {tradeoff.machine["device"]}, {rounds} rounds, batch 1'
     tradeoff_figure(rows, args.metric, title, best and best.name).savefig(args.work_dir / 'tradeoff.png', dpi=150)
-    print(f'{args.work_dir}/tradeoff.png, .csv, .json')
+    print(f'{args.work_dir}/tradeoff.png, .csv, .json ({rounds} rounds)')
+    for row in rows:
+        if row['missed']:
+            missed = {name: Seen(*seen) for name, seen in row['missed'].items()}
+            print(f'MACs of {row["name"]} are too low, no formula for {operator_line(missed)}; see get_flops.py',
+                  file=sys.stderr)
 
 
 if __name__ == '__main__':
