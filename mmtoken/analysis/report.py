@@ -95,9 +95,9 @@ def run_lengths(cells: Sequence[str]) -> str:
 
 
 def operator_line(operators: dict[str, Seen]) -> str:
-    """``add (12 calls, 3.4 M elements), …``, the largest first."""
-    ranked = sorted(operators.items(), key=lambda item: -item[1].elements)
-    return ', '.join(f'{name} ({seen.calls} calls, {_short(seen.elements)} elements)' for name, seen in ranked)
+    """``add (12 calls, 3.4 M elements), …``, the largest first; also of what was read from JSON."""
+    ranked = sorted(((name, *seen) for name, seen in operators.items()), key=lambda item: -item[2])
+    return ', '.join(f'{name} ({calls} calls, {_short(elements)} elements)' for name, calls, elements in ranked)
 
 
 def _short(count: int) -> str:

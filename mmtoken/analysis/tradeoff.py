@@ -12,7 +12,6 @@ from typing import Any, Optional, Sequence
 
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from mmtoken.engine.checks import UserError, build_runner, check_checkpoint, che
 
 from .flops import MacReport, cost_keys, count_macs, inference_path, mean_report, over_pictures
 from .latency import environment, interleave, paired_ratio, spread, whole_rounds
+from .loading import dataset_input, spread_out
 
 #: What decides the numbers of a config.
 _SECTIONS = ('model', 'val_dataloader', 'val_evaluator', 'val_cfg')
@@ -87,8 +87,8 @@ class Contender:
     def inputs(self) -> list[Tensor]:
         """Images ``(1, 3, H, W)`` as the model gets them from its own pipeline."""
         dataset = self.runner.val_dataloader.dataset
-        places = torch.linspace(0, len(dataset) - 1, min(self.pictures, len(dataset))).long().tolist()
-        return [self.model.data_preprocessor(pseudo_collate([dataset[i]]), False)['inputs'] for i in places]
+        return [dataset_input(dataset, i, self.model, 'val_dataloader.dataset')
+                for i in spread_out(range(len(dataset)), self.pictures)]
 
     @torch.no_grad()
     def run(self, n: int) -> Any:

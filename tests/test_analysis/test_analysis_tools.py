@@ -126,6 +126,25 @@ def test_get_flops_takes_the_test_set_through_its_pipeline(configs, run):
     assert json.loads((configs / 'out.json').read_text())['macs'] == [model_macs(24, 6)]
 
 
+def test_get_flops_names_the_smallest_and_the_largest_size(configs, run):
+    options = ['test_dataloader.dataset.pipeline.1.scale_factor=1.6']  # 64x96 and 96x128
+    assert '64x96 to 96x128' in run('get_flops', configs / 'dense.py', '--cfg-options', *options)
+    cv2.imwrite(str(configs / 'street/2.png'), np.zeros((80, 100, 3), np.uint8))
+    assert '64x96 to 128x160' in run('get_flops', configs / 'dense.py', '--cfg-options', *options)
+
+
+@pytest.mark.parametrize('tool', ['get_flops', 'benchmark'])
+def test_the_folder_of_the_numbers_is_made_or_refused_before_the_work(configs, run, refuses, tool):
+    args = [configs / 'dense.py', *['--shape', 32, 48], '--device', 'cpu']
+    args += ['--rounds', 5, '--warmup', 1] if tool == 'benchmark' else []
+    run(tool, *args, '--json', configs / 'new/folder/out.json')
+    assert json.loads((configs / 'new/folder/out.json').read_text())['command']
+    (configs / 'broken.py').write_text("_base_ = ['nowhere.py']")  # is not even read
+    refuses(tool, configs / 'broken.py', '--json', configs / 'dense.py/out.json', '--device', 'cpu',
+            words=['--json', 'dense.py/out.json: cannot make the folder'])
+    refuses(tool, configs / 'broken.py', '--json', configs, '--device', 'cpu', words=['--json', 'this is a folder'])
+
+
 def test_get_flops_over_a_folder(configs, run):
     run('get_flops', configs / 'pooled.py', '--images', configs / 'pictures', '--dataset', 2, '--shape', 64, '--json',
         configs / 'out.json')
@@ -181,7 +200,8 @@ def test_get_flops_ends_with_1_if_a_product_was_missed(configs):
     (configs / 'odd.py').write_text(ODD_CONFIG)
     (configs / 'odd_head.py').write_text(ODD_HEAD)
     command = [sys.executable, '-W', 'ignore', TOOLS / 'get_flops.py', 'odd.py', '--shape']
-    done = subprocess.run(command, cwd=configs, env=dict(os.environ, PYTHONPATH='.'), capture_output=True, text=True)
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(['.', os.environ.get('PYTHONPATH', '')]))
+    done = subprocess.run(command, cwd=configs, env=env, capture_output=True, text=True)
     assert done.returncode == 1 and '| total' in done.stdout
     assert 'The total is too low' in done.stderr and 'odd::window_attention (1 calls, 72 elements)' in done.stderr
 

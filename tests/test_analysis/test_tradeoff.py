@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmtoken.analysis import segmentor_macs, tradeoff
+from mmtoken.analysis import segmentor_macs, tradeoff, variants
 from mmtoken.analysis.loading import build_model, read_config
 from mmtoken.analysis.tradeoff import Contender, Setting, Tradeoff
 from mmtoken.analysis.variants import check_key, parse_space, parse_values, smaller_input, with_settings
@@ -240,11 +240,13 @@ def test_the_search_finds_what_trying_everything_finds(town, call, tmp_path, cap
         assert 0 < len(reaching) < len(everything)
         capsys.readouterr()
         call('tradeoff', *flags, *goal, '--trials', 24, *(word for text in settings for word in ('--search', text)),
-             '--cfg-options', 'model.backbone.reducer.grid=0.9')  # is not to come back in what was found
+             '--cfg-options', 'model.backbone.reducer.grid=0.9',  # is not to come back in what was found
+             'val_dataloader.drop_last=False')  # is to be in it
         dense, found = json.loads((tmp_path / 'found.json').read_text())['rows']
         assert better(found) == pytest.approx(max(map(better, reaching))) and met(found)
         # the config that was written is the one that was measured, and runs
         cfg = read_config(tmp_path / 'found.py')
+        assert cfg.val_dataloader.drop_last is False and cfg.val_dataloader.dataset.data_root == str(town / 'data')
         assert cfg.model.backbone.reducer == dict(
             type='mmtoken.AvgPool', **{k.removeprefix('reducer.'): v for k, v in found['values'].items()})
         contender = Contender(Setting('again', 'searched', cfg, str(town / 'weights.pth')), tmp_path / 'again', None, 1)
@@ -298,8 +300,10 @@ def test_what_is_hopeless_is_not_timed_and_what_is_refused_does_not_stop_the_sea
     flags = [town / 'tome.py', town / 'weights.pth', '--rounds', 1, '--num', 1, '--work-dir', tmp_path]
     with pytest.raises(SystemExit, match='None of 6 trials reaches a speed-up of at least 50; widen') as caught:
         call('tradeoff', *flags, '--target-speedup', 50, '--trials', 6, '--search', 'reducer.keep=0.1:0.9', '--search',
-             'reducer.r=None,3', '--search', 'reducer.layers=None')
-    assert '\n' not in str(caught.value) and timed == ['dense']
+             'reducer.r=None,3', '--search', 'reducer.layers=None', '--sweep', 'reducer.r=4')
+    assert '\n' not in str(caught.value) and timed == ['dense', 'r=4']
+    assert list(rows(tmp_path)) == ['dense', 'r=4'] and (tmp_path / 'tradeoff.png').exists()  # what was measured
+    assert len((tmp_path / 'tradeoff.csv').read_text().splitlines()) == 3
     printed = capsys.readouterr().out
     assert printed.count('far below 50.00: not timed, not scored') + printed.count('refused: ') == 6
     assert 'Give either r or keep' in printed and 'far below' in printed
@@ -308,14 +312,31 @@ def test_what_is_hopeless_is_not_timed_and_what_is_refused_does_not_stop_the_sea
 def test_a_config_that_is_written_holds_the_reducers_alone(town, tmp_path):
     search = pytest.importorskip('mmtoken.analysis.search')
     reducers = [dict(type='mmtoken.AvgPool', layer=1, grid=0.7), dict(type='mmtoken.ToMe', r=None, keep=0.5)]
-    search.write_config(tmp_path / 'a.py', town / 'stacked.py', reducers, ['first', 'second'])
+    wanted = read_config(town / 'stacked.py')
+    wanted.model.backbone.reducer = reducers
+    search.write_config(tmp_path / 'a.py', town / 'stacked.py', wanted, ['first', 'second'])
     cfg, before = read_config(tmp_path / 'a.py'), read_config(town / 'stacked.py')
     assert [dict(reducer) for reducer in cfg.model.backbone.pop('reducer')] == reducers
     before.model.backbone.pop('reducer')
     assert cfg.to_dict() == before.to_dict() and (tmp_path / 'a.py').read_text().startswith('# first\n# second\n_base_')
     package = 'mmtoken::tome/tome-r110_dinov2-s14_linear_camvid-672x504.py'
-    search.write_config(tmp_path / 'b.py', Path(package), dict(type='mmtoken.ToMe', keep=0.5), [])
+    wanted = read_config(package)
+    wanted.model.backbone.reducer = dict(type='mmtoken.ToMe', keep=0.5)
+    search.write_config(tmp_path / 'b.py', Path(package), wanted, [])
+    assert len((tmp_path / 'b.py').read_text().splitlines()) == 2
     assert read_config(tmp_path / 'b.py').model.backbone.reducer == dict(type='mmtoken.ToMe', keep=0.5)
+
+
+def test_a_config_that_is_written_holds_the_options(town, tmp_path):
+    search = pytest.importorskip('mmtoken.analysis.search')
+    wanted = read_config(town / 'pooled.py', {
+        'model.decode_head': dict(_delete_=True, type='SegHead', classes={'a b': 1}), 'data_root': '/elsewhere',
+        'val_dataloader.dataset.pipeline.1.scale': (56, 42), 'model.backbone.patch_size': 7, 'new.key': [1, (2, None)],
+        'model.test_cfg': dict(mode='slide', stride=(2, 2)), 'val_dataloader.sampler': None})
+    search.write_config(tmp_path / 'a.py', town / 'pooled.py', wanted, [])
+    found = read_config(tmp_path / 'a.py')
+    assert found.to_dict() == wanted.to_dict()
+    assert found.val_dataloader.dataset.pipeline[1].scale == (56, 42) and found.model.decode_head.type == 'SegHead'
 
 
 # ---------------------------------------------------------------------- what is typed
@@ -335,6 +356,16 @@ def test_ranges_and_places():
     assert parse_space('--search', 'reducer.r=10:80') == ('reducer.r', (10, 80))
     key, (low, high) = parse_space('--search', 'reducer.grid=0.3:1')
     assert (low, high) == (0.3, 1.0) and type(high) is float
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('a.py:b.pth', ('a.py', 'b.pth', '')),
+    ('a.py:b.pth:small: ours', ('a.py', 'b.pth', 'small: ours')),
+    ('mmseg::vit/a.py:b.pth', ('mmseg::vit/a.py', 'b.pth', '')),
+    ('mmseg::vit/a.py:b.pth:small', ('mmseg::vit/a.py', 'b.pth', 'small')),
+])
+def test_competitors_are_files_or_of_packages(text, expected):
+    assert variants.parse_competitor('--competitor', text) == expected
 
 
 def test_settings_reach_every_reducer(town):
@@ -357,6 +388,11 @@ def test_settings_reach_every_reducer(town):
     (['--sweep', 'reducer.layer=1,7'], ['reducer.layer=7 is not a block', '0 to 3']),
     (['--search', 'reducer.grid=0.9:0.3', '--max-drop', '1'], ['--search reducer.grid=0.9:0.3', 'LOW:HIGH']),
     ([], ['--sweep', '--target-speedup']),
+    (['--sweep', 'reducer.grid=0.5', '--smaller-input', '0'], ['--smaller-input 0', 'between 0 and 1']),
+    (['--sweep', 'reducer.grid=0.5', '--smaller-input', '0.5', '-1'], ['--smaller-input -1', 'between 0 and 1']),
+    (['--sweep', 'reducer.grid=0.5', '--sweep', 'reducer.grid=0.7'], ['--sweep reducer.grid', 'twice', 'A,B']),
+    (['--max-drop', '1', '--search', 'reducer.grid=0.5', '--search', 'reducer.grid=0.7:0.9'],
+     ['--search reducer.grid', 'twice']),
     (['--sweep', 'reducer.grid=0.5', '--num', '0'], ['--num 0', 'above 0']),
     (['--sweep', 'reducer.grid=0.5', '--competitor', 'x.py'], ['--competitor x.py', 'CONFIG:CHECKPOINT']),
     (['--sweep', 'reducer.grid=0.5', '--competitor', 'x.py:y'], ['config file not found', 'x.py']),
@@ -366,6 +402,24 @@ def test_settings_reach_every_reducer(town):
 ])
 def test_bad_input_is_one_line(town, refuses, tmp_path, change, words):
     refuses('tradeoff', town / 'pooled.py', town / 'weights.pth', '--work-dir', tmp_path, *change, words=words)
+
+
+@pytest.fixture
+def torn(town, tmp_path):
+    """A copy of the town whose last picture is none."""
+    import shutil
+    data = shutil.copytree(town / 'data', tmp_path / 'torn')
+    (data / 'images/val/3.jpg').write_text('no picture')
+    return [f'{split}_dataloader.dataset.data_root={data}' for split in ('val', 'test')]
+
+
+def test_a_picture_that_cannot_be_read_is_one_line(town, refuses, tmp_path, torn):
+    refuses('get_flops', town / 'pooled.py', '--cfg-options', *torn,
+            words=['test_dataloader.dataset: item 3', '3.jpg', '--images DIR'])
+    cfg = read_config(town / 'dense.py', dict(line.split('=') for line in torn))
+    contender = Contender(Setting('a', 'dense', cfg, str(town / 'weights.pth')), tmp_path, None, 4)
+    with pytest.raises(UserError, match='val_dataloader.dataset: item 3: .*3.jpg'):
+        contender.macs()
 
 
 def test_missing_files_and_packages_are_one_line(town, refuses, tmp_path, monkeypatch):

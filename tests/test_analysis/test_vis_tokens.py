@@ -58,10 +58,18 @@ def test_tokens_that_leave_and_another_size(town, call, tmp_path, capsys, loud):
     (dict(image='gone.jpg'), ['image: cannot read', 'gone.jpg']),
     (dict(image='weights.pth'), ['image: cannot read', 'weights.pth', 'JPEG']),
     (dict(more=['--device', 'cuda:99']), ['--device cuda:99', '--device cpu']),
+    (dict(more=['--out', 'x.foo']), ['--out x.foo', '.png', '.svg']),
+    (dict(more=['--out', '/proc/none/x.png']), ['--out /proc/none/x.png: cannot make the folder']),
+    (dict(checkpoint='dense.py'), ['checkpoint', 'dense.py cannot be read', 'weights of a model']),
+    (dict(config='upstream.py'), ['model.backbone.type=mmseg.VisionTransformer takes no reducer',
+                                  'use mmtoken.TokenVisionTransformer']),
+    (dict(config='foreign.py'), ['model.backbone.type=mmseg.ResNet takes no reducer', 'one of', 'mmtoken.TokenDINOv2']),
     (dict(more=['--layers', '2', '4']), ['--layers 4', 'blocks 0 to 3']),
     (dict(more=['--cfg-options', 'model.backbone.reducer.grid=(9,9)']), ["larger than the image's 6x8 tokens"]),
 ])
 def test_bad_input_is_one_line(town, refuses, change, words):
+    for name, kind in (('upstream', 'VisionTransformer'), ('foreign', 'ResNet')):
+        (town / f'{name}.py').write_text(f"_base_ = ['pooled.py']\nmodel = dict(backbone=dict(type='mmseg.{kind}'))\n")
     given = {**dict(config='pooled.py', checkpoint='weights.pth', image='data/images/val/0.jpg', more=[]), **change}
     refuses('vis_tokens', *[town / given[key] for key in ('config', 'checkpoint', 'image')], *given['more'],
             words=words)

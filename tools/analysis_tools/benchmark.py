@@ -25,7 +25,7 @@ from mmtoken.analysis import environment, loading
 from mmtoken.analysis.benchmark import Bench, break_even_points, ladder
 from mmtoken.analysis.flops import cost_varies
 from mmtoken.analysis.report import latency_table, operator_line, run_lengths
-from mmtoken.engine.checks import UserError, check_device, one_line_errors
+from mmtoken.engine.checks import UserError, check_device, check_output, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -94,6 +94,7 @@ def pictures(args: argparse.Namespace, cfg, models: dict, shape: tuple[int, int]
 def main():
     args = parse_args()
     check_device(args.device)
+    check_output('--json', args.json)
     if args.threads:
         torch.set_num_threads(args.threads)
     configs, models = build(args)

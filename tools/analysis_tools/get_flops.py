@@ -27,7 +27,7 @@ from mmtoken.analysis import CONVENTION, environment
 from mmtoken.analysis.flops import cost_varies, is_dynamic, predicts_boxes
 from mmtoken.analysis.loading import build_model, dataset_inputs, image_shape, read_config, read_images
 from mmtoken.analysis.report import cost_table, costs, operator_line, token_line
-from mmtoken.engine.checks import UserError, check_device, one_line_errors
+from mmtoken.engine.checks import UserError, check_device, check_output, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,6 +80,7 @@ def count(cfg: Config, args: argparse.Namespace, images: list, model: torch.nn.M
 def main():
     args = parse_args()
     check_device(args.device)
+    check_output('--json', args.json)
     cfg = read_config(args.config, args.cfg_options)
     twin = read_config(args.baseline) if args.baseline else None
     shape = image_shape(cfg, args.shape) if args.images or args.shape is not None else None
@@ -88,7 +89,7 @@ def main():
     cost = count(cfg, args, images, model)
     baseline = count(twin, args, images, build_model(twin, args.checkpoint, not args.blank)) if twin else None
 
-    sizes = sorted({f'{height}x{width}' for height, width in cost['sizes']})
+    sizes = [f'{height}x{width}' for height, width in sorted(set(map(tuple, cost['sizes'])))]
     print(f'{Path(args.config).name}: {len(images)} {what}, {sizes[0]}' + f' to {sizes[-1]}' * (len(sizes) > 1))
     print(cost_table(cost, baseline, args.modules))
     crops = sum(cost['crops'])
