@@ -3,7 +3,9 @@
 import copy
 import csv
 import hashlib
+import itertools
 import json
+import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
@@ -28,6 +30,8 @@ _UNUSED = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 
            'test_cfg', 'test_evaluator')
 #: Raised when MACs or seconds come to mean something else, so that those of older runs are not taken for them.
 _RULES = 2
+#: Of the runners, which share a logger if they share a name.
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class Contender:
             cfg[key] = None
         cfg.default_hooks = {**(cfg.get('default_hooks') or {}), 'checkpoint': None}  # it would save the best
         cfg.work_dir, cfg.launcher, cfg.log_level = str(work_dir), 'none', 'ERROR'
-        cfg.load_from, cfg.resume = setting.checkpoint, False
-        cfg.experiment_name = f'{work_dir.name}_{id(self)}'
+        cfg.load_from, cfg.resume = None, False
+        cfg.experiment_name = f'{work_dir.name}_{next(_NUMBERS)}'
         if num:
             sets = [dataset for _, dataset in datasets_of(cfg.val_dataloader, 'val_dataloader')]
             if len(sets) != 1:
@@ -74,10 +78,15 @@ class Contender:
             sets[0].indices = num
         self.runner = build_runner(cfg)
         check_checkpoint(self.runner.model, setting.checkpoint)
-        self.runner.load_or_resume()
         self.model: nn.Module = unwrap(self.runner.model)
         self.model.eval()
         self.pictures = pictures
+
+    def close(self) -> None:
+        """Closes the files of the log, which mmengine holds open for as long as the program runs."""
+        for handler in self.runner.logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
 
     @property
     def device(self) -> torch.device:
@@ -156,7 +165,8 @@ class Tradeoff:
         """The model of a setting; beside the dense one only the last is kept."""
         key, dense = self.key(setting, 'metrics'), self.key(self.dense, 'metrics')
         if key not in self._contenders:
-            self._contenders = {k: c for k, c in self._contenders.items() if k == dense}
+            for old in [k for k in self._contenders if k != dense]:
+                self._contenders.pop(old).close()
             self._contenders[key] = Contender(setting, self.work_dir / 'logs', self.num, self.pictures)
         return self._contenders[key]
 

@@ -1,6 +1,5 @@
 """get_flops.py and benchmark.py, run as a user runs them, on models that are built in no time."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -35,14 +34,6 @@ test_dataloader = dict(batch_size=1, num_workers=0, dataset=dict(
 STREET = (24, 48)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def configs(tmp_path):
     """A folder with three configs, three pictures, and two pictures of other sizes in ``street``."""
@@ -61,32 +52,15 @@ def configs(tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(call, capsys):
     """Runs an analysis tool in this process and gives what it printed."""
 
-    def call(tool, *args):
-        spec = importlib.util.spec_from_file_location(tool, TOOLS / f'{tool}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+    def printed(*args):
         capsys.readouterr()
-        module.main()
+        call(*args)
         return capsys.readouterr().out
 
-    return call
-
-
-@pytest.fixture
-def refuses(run, capsys):
-    """Expects a tool to end with exit code 2 and one line on stderr that holds all the words."""
-
-    def check(tool, *args, words):
-        with pytest.raises(SystemExit) as caught:
-            run(tool, *args)
-        line = capsys.readouterr().err.strip()
-        assert caught.value.code == 2 and '\n' not in line and all(word in line for word in words), line
-
-    return check
+    return printed
 
 
 # ------------------------------------------------------------------------------------------------------ get_flops.py
@@ -318,6 +292,14 @@ def test_benchmark_in_half_precision_against_no_stock_class(configs, run, refuse
     refuses('benchmark', config, '--stock', '--device', 'cpu', words=['no class behind the backbone'])
 
 
+def test_benchmark_keeps_a_config_that_is_called_stock(configs, run):
+    run('benchmark', configs / 'pooled.py', configs / 'stock.py', '--stock', '--rounds', 5, '--warmup', 1, '--device',
+        'cpu', '--json', configs / 'out.json')
+    rows = {row['name']: row['macs'] for row in json.loads((configs / 'out.json').read_text())['rows']}
+    # the last has the size of the pictures of the first
+    assert list(rows) == ['pooled', 'stock', "stock'"] and rows['stock'] == rows["stock'"] == model_macs(24)
+
+
 def test_benchmark_sweeps_for_where_a_method_starts_to_win(configs, run):
     printed = run('benchmark', configs / 'dense.py', configs / 'pooled.py', '--breakeven', 16, 32, 64, '--device',
                   'cpu', '--rounds', 5, '--warmup', 1, '--json', configs / 'out.json')
@@ -361,6 +343,13 @@ def test_benchmark_has_a_least_of_everything(configs, run, capsys, flag, value):
     with pytest.raises(SystemExit) as caught:
         run('benchmark', configs / 'dense.py', f'--{flag}', value)
     assert caught.value.code == 2 and f'--{flag} {value}: give' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('items, num, expected', [
+    (19, 10, range(0, 19, 2)), (7, 3, [0, 3, 6]), (4, 9, range(4)), (5, 1, [0]), (233, 4, [0, 77, 155, 232])])
+def test_pictures_are_spread_evenly(items, num, expected):
+    from mmtoken.analysis.loading import spread_out
+    assert spread_out(range(items), num) == list(expected)
 
 
 def test_pictures_are_normalised_as_the_config_says(configs):

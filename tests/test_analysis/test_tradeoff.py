@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -206,6 +207,20 @@ def test_a_point_is_known_by_all_that_decides_it(town, tmp_path):
     assert [a == b for a, b in zip(keys(rounds=4), same)] == [True, True, False]
     assert [a == b for a, b in zip(keys(pictures=4), same)] == [True, False, False]
     assert [a == b for a, b in zip(keys(dense=Setting('d', 'dense', cfg, str(weights))), same)] == [True, True, False]
+
+
+@pytest.mark.skipif(not Path('/proc/self/fd').exists(), reason='looks at the open files of Linux')
+def test_a_setting_that_is_done_holds_no_file(town, tmp_path):
+    def logs():
+        return [link for link in map(os.path.realpath, Path('/proc/self/fd').iterdir())
+                if link.startswith(str(tmp_path)) and link.endswith('.log')]
+
+    dense = Setting('dense', 'dense', read_config(town / 'dense.py'), str(town / 'weights.pth'))
+    tradeoff, cfg = Tradeoff(tmp_path, dense), read_config(town / 'pooled.py')
+    tradeoff.contender(dense)
+    for grid in (0.4, 0.5, 0.6):
+        tradeoff.contender(Setting('a', 'reduced', with_settings(cfg, {'reducer.grid': grid}), dense.checkpoint))
+    assert len(logs()) == 2  # of the dense one and the last
 
 
 # ---------------------------------------------------------------------- the search

@@ -51,6 +51,16 @@ def test_tokens_that_leave_and_another_size(town, call, tmp_path, capsys, loud):
     assert cv2.imread(str(tmp_path / 'a.png')) is not None
 
 
+def test_a_panel_tells_the_part_of_patches_that_exited():
+    from mmtoken.analysis.figures import tokens_figure
+    from mmtoken.analysis.tokens import TokenTrace
+    whole = np.arange(4).reshape(1, 2, 2)
+    trace = TokenTrace([whole, np.array([[[0, -1], [1, 2]]])], [np.array([4]), np.array([3])])
+    figure = tokens_figure(np.zeros((20, 20, 3), np.uint8), trace, [0, 1], 'a')
+    titles = [axes.get_title() for axes in figure.axes]
+    assert 'block 0: 4 tokens' in titles and 'block 1: 3 tokens, 25% of patches exited' in titles
+
+
 @pytest.mark.parametrize('change, words', [
     (dict(config='dense.py'), ['dense.py: model.backbone.reducer is missing', "type='mmtoken.ToMe'"]),
     (dict(config='gone.py'), ['config file not found', 'gone.py']),

@@ -14,9 +14,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -60,19 +62,20 @@ def parse_args() -> argparse.Namespace:
 def build(args: argparse.Namespace) -> tuple[dict, dict]:
     """Configs and models by name, the baseline first."""
     configs, models = {}, {}
-    for path, weights in zip(args.configs, loading.one_for_each('--checkpoint', args.checkpoint, args.configs)):
-        name = Path(path).stem
+
+    def add(name: str, cfg: Config, weights: Optional[str]) -> None:
         while name in configs:
             name += "'"
-        configs[name] = loading.read_config(path)
-        models[name] = loading.build_model(configs[name], weights)
+        configs[name], models[name] = cfg, loading.build_model(cfg, weights)
+
+    for path, weights in zip(args.configs, loading.one_for_each('--checkpoint', args.checkpoint, args.configs)):
+        add(Path(path).stem, loading.read_config(path), weights)
     if args.stock:
         base = next(iter(configs))
         stock = loading.stock_config(configs[base], models[base])
         if stock is None:
             raise UserError('--stock: upstream has no class behind the backbone of the first config.')
-        configs['stock'], models['stock'] = stock, loading.build_model(
-            stock, args.checkpoint and args.checkpoint[0])
+        add('stock', stock, args.checkpoint and args.checkpoint[0])
     return configs, {name: model.to(args.device) for name, model in models.items()}
 
 
