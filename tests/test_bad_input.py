@@ -55,6 +55,16 @@ def test_a_gpu_that_is_named_becomes_the_current_one(monkeypatch):
     assert chosen == ['cuda:1']
 
 
+@pytest.mark.parametrize('scope, name', [('mmseg', 'VisionTransformer'), ('mmdet', 'mmseg.VisionTransformer')])
+def test_a_reducer_on_a_stock_backbone(scope, name):
+    from mmengine.config import Config
+
+    from mmtoken.engine.checks import UserError, build_runner
+    backbone = dict(type=name, reducer=dict(type='mmtoken.ToMe', r=1))
+    with pytest.raises(UserError, match=f'backbone.type={name} takes no reducer; use mmtoken.TokenVisionTransformer$'):
+        build_runner(Config(dict(default_scope=scope, model=dict(backbone=backbone))))
+
+
 def test_a_file_that_is_no_checkpoint(tmp_path):
     from mmtoken.engine.checks import UserError, check_checkpoint
     (tmp_path / 'text.pth').write_text('no weights')

@@ -6,8 +6,9 @@
 The first config is the baseline: give the dense host, whose attention is fused like that of the accelerated ones.
 --stock adds what upstream makes of it as a reference. Timed is what happens to normalised images at test time
 (backbone, neck and heads through to the class maps or boxes; one crop where the model slides), or with --train a
-training step on made-up labels; reading and normalising pictures is not. Pictures are those of --images, else of the
-baseline's test set if it is there, else noise, which is no input for methods that look at the picture.
+training step on made-up labels; reading and normalising pictures is not. Where pictures differ in cost each is timed
+equally often, and the speed-up is that of all together, as their mean MACs are. Pictures are those of --images, else
+of the baseline's test set if it is there, else noise, which is no input for methods that look at the picture.
 """
 
 import argparse
@@ -88,8 +89,8 @@ def pictures(args: argparse.Namespace, cfg, models: dict, shape: tuple[int, int]
         except UserError:
             if any(map(cost_varies, models.values())):
                 raise
-            return torch.randn(max(args.batch), 3, *shape, generator=torch.Generator().manual_seed(0)), 'noise'
-    images = loading.read_images(next(iter(models.values())), source, shape, args.num)
+            return torch.randn(max(args.batch), 3, *shape, generator=torch.manual_seed(0)).to(args.device), 'noise'
+    images = loading.read_images(next(iter(models.values())), source, shape, args.num).to(args.device)
     return images, f'{len(images)} pictures' + ('' if args.images else ' of the test set')
 
 
@@ -104,7 +105,6 @@ def main():
     baseline = next(iter(models))
     shape = loading.image_shape(configs[baseline], args.shape)
     images, what = pictures(args, configs[baseline], models, shape)
-    images = images.to(args.device)
     optimizers = {name: cfg.get('optim_wrapper') or {} for name, cfg in configs.items()} if args.train else None
     bench = Bench(models, args.device, args.amp, args.compile, args.cuda_graph, optimizers)
     patch = getattr(getattr(models[baseline], 'backbone', None), 'patch_size', 32)
@@ -115,9 +115,8 @@ def main():
                  inputs=what, weights=' '.join(args.checkpoint or ['random']), rounds=args.rounds)
     print(', '.join(f'{key}: {value}' for key, value in about.items() if key != 'versions'))
     rounds = {batch: bench.rounds(images, batch, args.rounds) for batch in args.batch}
-    for batch, number in rounds.items():
-        if number != args.rounds:
-            print(f'batch {batch}: {number} rounds, so that each picture, which differ in cost, comes equally often')
+    for batch in (batch for batch, number in rounds.items() if number != args.rounds):
+        print(f'batch {batch}: {rounds[batch]} rounds: pictures differ in cost, and each is to come equally often')
     bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                    console=Console(stderr=True), transient=True, auto_refresh=False)  # no thread beside the samples
     rows, tokens, missed = [], {}, {}
