@@ -65,6 +65,18 @@ def test_a_reducer_on_a_stock_backbone(scope, name):
         build_runner(Config(dict(default_scope=scope, model=dict(backbone=backbone))))
 
 
+def test_an_output_that_may_not_be_written(tmp_path, monkeypatch):
+    from mmtoken.engine import checks
+    asked = []
+    monkeypatch.setattr(checks.os, 'access', lambda path, mode: asked.append(path) or False)
+    (tmp_path / 'there').write_text('')
+    for name, looked_at in (('there', tmp_path / 'there'), ('new', tmp_path)):
+        with pytest.raises(checks.UserError, match=f'--json .*{name}: no permission'):
+            checks.check_output('--json', tmp_path / name)
+        assert asked.pop() == looked_at
+    checks.check_output('--json', None)
+
+
 def test_a_file_that_is_no_checkpoint(tmp_path):
     from mmtoken.engine.checks import UserError, check_checkpoint
     (tmp_path / 'text.pth').write_text('no weights')

@@ -104,13 +104,13 @@ class Bench:
     def costs(self, images: Tensor) -> dict[str, MacReport]:
         """MACs and tokens of each model a picture, mean over the pictures."""
         size = 2 if self.optimizers else 1  # a batch normalisation that trains needs more than one value a channel
-        inputs = batches(images, size)
+        inputs = batches(images, size, self.varies)
         return {name: mean_report(over_pictures(model, inputs, lambda n, name=name: self.count(name, inputs[n])), size)
                 for name, model in self.models.items()}
 
     def rounds(self, images: Tensor, batch: int, wanted: int) -> int:
         """How often each model is timed: as often as wanted, or more where pictures differ in cost."""
-        return whole_rounds(wanted, self.strata(batches(images, batch)))
+        return whole_rounds(wanted, self.strata(batches(images, batch, self.varies)))
 
     def strata(self, inputs: Sequence[Tensor]) -> int:
         """Inputs that may differ in cost; the pictures have one size."""
@@ -133,7 +133,7 @@ class Bench:
             ``images_per_second``, ``speedup`` (``ratio``, ``low``, ``high``), ``macs`` a picture, ``mac_ratio``,
             ``efficiency`` (speed-up ÷ MAC speed-up), ``peak_memory`` in bytes, ``seconds``.
         """
-        inputs = batches(images, batch)
+        inputs = batches(images, batch, self.varies)
         rounds, strata = self.rounds(images, batch, rounds), self.strata(inputs)
         seconds = interleave(self.steps, rounds, warmup, inputs=inputs, device=self.device, progress=progress)
         rows = []
@@ -168,9 +168,10 @@ class Bench:
         return resident + _peak_on_the_cpu(lambda: step(images))
 
 
-def batches(images: Tensor, batch: int) -> tuple[Tensor, ...]:
-    """Batches in which each of the images ``(N, 3, H, W)`` comes equally often, as few as that takes."""
-    return images[torch.arange(math.lcm(len(images), batch)) % len(images)].split(batch)
+def batches(images: Tensor, batch: int, equally: bool) -> tuple[Tensor, ...]:
+    """As few whole batches as it takes for each of the images ``(N, 3, H, W)`` to come at all, or equally often."""
+    number = math.lcm(len(images), batch) if equally else math.ceil(len(images) / batch) * batch
+    return images[torch.arange(number) % len(images)].split(batch)
 
 
 class _Graphs:

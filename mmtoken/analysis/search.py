@@ -1,6 +1,7 @@
 """Search of a method's own arguments for a target: the least loss at a speed, or the most speed at a loss."""
 
 import hashlib
+import keyword
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -179,20 +180,21 @@ def overrides(base: dict, wanted: dict) -> dict:
 def write_config(path: Path, base: Path, cfg: Config, lines: list[str]) -> None:
     """Writes a config that derives from ``base`` and is ``cfg``, its reducer in full, under comment lines."""
     wanted, origin = cfg.to_dict(), read_config(base).to_dict()
-    reducer = wanted['model']['backbone']['reducer']
-    origin['model']['backbone'].pop('reducer', None)
+    origin['model']['backbone']['reducer'] = None  # unlike any
     changes = overrides(origin, wanted)
-    if isinstance(reducer, dict):
-        changes['model']['backbone']['reducer'] = dict(_delete_=True, **reducer)
     source = str(base) if '::' in str(base) else base.resolve().as_posix()  # a package's, or a file
     comments = ''.join(f'# {line}\n' for line in lines)
     body = ''.join(f'{key} = {as_text(value)}\n' for key, value in changes.items())
     path.write_text(f'{comments}_base_ = {source!r}\n{body}', encoding='utf-8')
 
 
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
+
+
 def as_text(value: Any) -> str:
     """A value of a config in the notation of config files."""
-    if isinstance(value, dict) and all(isinstance(key, str) and key.isidentifier() for key in value):
+    if isinstance(value, dict) and all(map(_is_name, value)):
         return f'dict({", ".join(f"{key}={as_text(item)}" for key, item in value.items())})'
     if isinstance(value, list):
         return f'[{", ".join(map(as_text, value))}]'

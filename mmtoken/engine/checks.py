@@ -174,6 +174,8 @@ def check_output(flag: str, path: Any):
         raise UserError(f'{flag} {path}: cannot make the folder ({error.strerror}); name another file') from error
     if Path(path).is_dir():
         raise UserError(f'{flag} {path}: this is a folder; name a file in it')
+    if not os.access(Path(path) if Path(path).exists() else Path(path).parent, os.W_OK):
+        raise UserError(f'{flag} {path}: no permission to write there; name another file')
 
 
 def check_host(cfg: Config):
@@ -188,7 +190,7 @@ def check_host(cfg: Config):
         kind = registry.get(kind) if isinstance(kind, str) else kind
     if not isinstance(kind, type) or issubclass(kind, TokenHost):  # what is unknown is refused when it is built
         return
-    hosts = {name: host for name, host in OURS.module_dict.items() if issubclass(host, TokenHost)}
+    hosts = {n: host for n, host in OURS.module_dict.items() if isinstance(host, type) and issubclass(host, TokenHost)}
     fitting = [f'mmtoken.{name}' for name, host in hosts.items() if issubclass(host, kind)]
     raise UserError(f'model.backbone.type={backbone["type"]} takes no reducer; use '
                     + ' or '.join(fitting or [f'one of {", ".join(f"mmtoken.{name}" for name in sorted(hosts))}']))

@@ -90,9 +90,10 @@ def test_cuda_graphs_need_a_fixed_number_of_tokens():
 
 def test_each_picture_comes_equally_often():
     images = torch.arange(6)
-    assert [b.tolist() for b in batches(images, 4)] == [[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5]]
-    assert [b.tolist() for b in batches(images, 3)] == [[0, 1, 2], [3, 4, 5]]
-    assert [b.tolist() for b in batches(images[:1], 2)] == [[0, 0]]
+    assert [b.tolist() for b in batches(images, 4, True)] == [[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5]]
+    assert [b.tolist() for b in batches(images, 4, False)] == [[0, 1, 2, 3], [4, 5, 0, 1]]
+    assert [b.tolist() for b in batches(images, 3, True)] == [[0, 1, 2], [3, 4, 5]]
+    assert [b.tolist() for b in batches(images[:1], 2, True)] == [[0, 0]]
 
 
 @pytest.fixture

@@ -345,12 +345,16 @@ def test_a_config_that_is_written_holds_the_reducers_alone(town, tmp_path):
 def test_a_config_that_is_written_holds_the_options(town, tmp_path):
     search = pytest.importorskip('mmtoken.analysis.search')
     wanted = read_config(town / 'pooled.py', {
-        'model.decode_head': dict(_delete_=True, type='SegHead', classes={'a b': 1}), 'data_root': '/elsewhere',
+        'model.decode_head': dict(_delete_=True, type='SegHead', classes={'a b': 1}, names={'class': 1}),
+        'data_root': '/elsewhere',
         'val_dataloader.dataset.pipeline.1.scale': (56, 42), 'model.backbone.patch_size': 7, 'new.key': [1, (2, None)],
         'model.test_cfg': dict(mode='slide', stride=(2, 2)), 'val_dataloader.sampler': None})
     search.write_config(tmp_path / 'a.py', town / 'pooled.py', wanted, [])
     found = read_config(tmp_path / 'a.py')
     assert found.to_dict() == wanted.to_dict()
+    del wanted.model['test_cfg']  # so that the model is written whole
+    search.write_config(tmp_path / 'b.py', town / 'pooled.py', wanted, [])
+    assert read_config(tmp_path / 'b.py').model.to_dict() == wanted.model.to_dict()
     assert found.val_dataloader.dataset.pipeline[1].scale == (56, 42) and found.model.decode_head.type == 'SegHead'
 
 
