@@ -45,6 +45,77 @@ def test_reducer_arguments(reducer, expected):
     assert '\n' not in str(error.value)
 
 
+def test_a_gpu_that_is_named_becomes_the_current_one(monkeypatch):
+    from mmtoken.engine.checks import check_device
+    chosen = []
+    monkeypatch.setattr(torch, 'empty', lambda *args, **kwargs: None)
+    monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
+    for device in ('cpu', 'cuda', 'cuda:1'):
+        check_device(device)
+    assert chosen == ['cuda:1']
+
+
+@pytest.mark.parametrize('scope, name', [('mmseg', 'VisionTransformer'), ('mmdet', 'mmseg.VisionTransformer')])
+def test_a_reducer_on_a_stock_backbone(scope, name):
+    from mmengine.config import Config
+
+    from mmtoken.engine.checks import UserError, build_runner
+    backbone = dict(type=name, reducer=dict(type='mmtoken.ToMe', r=1))
+    with pytest.raises(UserError, match=f'backbone.type={name} takes no reducer; use mmtoken.TokenVisionTransformer$'):
+        build_runner(Config(dict(default_scope=scope, model=dict(backbone=backbone))))
+
+
+def test_an_output_that_may_not_be_written(tmp_path, monkeypatch):
+    from mmtoken.engine import checks
+    asked = []
+    monkeypatch.setattr(checks.os, 'access', lambda path, mode: asked.append(path) or False)
+    (tmp_path / 'there').write_text('')
+    for name, looked_at in (('there', tmp_path / 'there'), ('new', tmp_path)):
+        with pytest.raises(checks.UserError, match=f'--json .*{name}: no permission'):
+            checks.check_output('--json', tmp_path / name)
+        assert asked.pop() == looked_at
+    checks.check_output('--json', None)
+
+
+def test_a_file_that_is_no_checkpoint(tmp_path):
+    from mmtoken.engine.checks import UserError, check_checkpoint
+    (tmp_path / 'text.pth').write_text('no weights')
+    (tmp_path / 'empty.pth').write_bytes(b'')
+    torch.save([1, 2], tmp_path / 'list.pth')
+    for name in ('text', 'empty', 'list'):
+        with pytest.raises(UserError, match=f'{name}.pth cannot be read .*give a file with the weights') as error:
+            check_checkpoint(torch.nn.Linear(1, 1), str(tmp_path / f'{name}.pth'))
+        assert '\n' not in str(error.value)
+
+
+def test_a_checkpoint_is_loaded_by_the_check_as_by_mmengine(tmp_path, capsys):
+    from mmengine.runner import load_checkpoint
+
+    from mmtoken.engine.checks import check_checkpoint
+
+    class Versioned(torch.nn.Linear):
+        _version = 2
+
+        def _load_from_state_dict(self, state, prefix, metadata, *args):
+            if metadata.get('version', 1) < 2:  # as upstream's modules turn what older ones saved
+                state[f'{prefix}weight'] = -state[f'{prefix}weight']
+            super()._load_from_state_dict(state, prefix, metadata, *args)
+
+    def model():
+        return torch.nn.Sequential(Versioned(2, 3), torch.nn.BatchNorm1d(3))
+
+    trained = model()
+    trained(torch.randn(4, 2))
+    path = str(tmp_path / 'weights.pth')
+    torch.save(dict(state_dict=trained.state_dict()), path)
+    ours, theirs = model(), model()
+    check_checkpoint(ours, path)
+    assert capsys.readouterr().out == ''
+    load_checkpoint(theirs, path, map_location='cpu')
+    for name, value in trained.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value) and torch.equal(theirs.state_dict()[name], value)
+
+
 def test_unknown_argument():
     with pytest.raises(TypeError, match="reducer mmtoken.Expedit: .*'ratio'"):
         build_reducer(dict(type='mmtoken.Expedit', layer=1, ratio=0.5))

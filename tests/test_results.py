@@ -5,8 +5,10 @@ any. Its rows name configs: in full, or without the end of the name, or ``dense`
 """
 
 import functools
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -170,3 +172,52 @@ def test_links_to_json_lead_somewhere():
         for link in LINK.finditer(page.read_text(encoding='utf-8')):
             if link['target'].endswith('.json'):
                 assert (page.parent / link['target']).is_file(), f'{page}: {link["target"]}'
+
+
+# ---------------------------------------------------------------------- the tool that writes them
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """``tools/misc/results.py`` on two configs, with the arguments of a call, which end with code 2; scores nothing."""
+    spec = importlib.util.spec_from_file_location('results', ROOT / 'tools/misc/results.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, 'score', lambda *args: pytest.fail('work has started'))
+    monkeypatch.chdir(tmp_path)
+    for name in ('dense', 'other'):
+        (tmp_path / f'{name}.py').write_text('a = 1\n')
+    (tmp_path / 'weights.pth').write_bytes(b'')
+
+    def refuses(*args, words):
+        monkeypatch.setattr(sys, 'argv', ['results.py', *args])
+        with pytest.raises(SystemExit) as caught:
+            module.main()
+        assert caught.value.code == 2 and all(word in str(caught.value) for word in words), str(caught.value)
+
+    refuses.module = module
+    return refuses
+
+
+@pytest.mark.parametrize('args, words', [
+    (['dense.py', 'other.py', '--checkpoint', 'weights.pth', 'gone.pth'], ['--checkpoint: file not found: gone.pth']),
+    (['dense.py', 'gone.py', '--checkpoint', 'weights.pth'], ['config file not found: gone.py']),
+    (['dense.py', '--checkpoint', 'weights.pth', '--benchmark', 'gone.json'], ['--benchmark: file not found']),
+    (['dense.py', '--checkpoint', 'weights.pth', '--out', 'dense.py/out.json'], ['--out', 'cannot make the folder']),
+])
+def test_bad_input_ends_before_any_work(results, args, words):
+    results(*args, *(['--out', 'out.json'] if '--out' not in args else []), words=words)
+
+
+def test_rows_of_several_sizes_are_no_row_of_a_table(results, tmp_path):
+    def write(name, *shapes):
+        rows = [dict(name='dense', batch=batch, shape=shape, macs=shape[0]) for batch, shape in shapes]
+        (tmp_path / name).write_text(json.dumps(dict(rows=rows)))
+        return tmp_path / name
+
+    one, four = write('one.json', (1, [32, 48])), write('four.json', (4, [32, 48]))
+    assert set(results.module.read_latencies([one, four, one])) == {('dense', 1), ('dense', 4)}
+    write('sweep.json', (1, [32, 48]), (1, [64, 96]))
+    results('dense.py', '--checkpoint', 'weights.pth', '--out', 'o.json', '--benchmark', 'sweep.json',
+            words=['sweep.json: dense was timed at several sizes', '--breakeven'])
+    write('other.json', (1, [64, 96]))
+    results('dense.py', '--checkpoint', 'weights.pth', '--out', 'o.json', '--benchmark', 'one.json', 'other.json',
+            words=['other.json: dense was timed at several sizes'])

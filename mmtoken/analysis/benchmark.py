@@ -1,7 +1,7 @@
 """How several models are timed against each other: what a call is, what it needs, and where one overtakes another."""
 
+import math
 import os
-import statistics
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from mmtoken.engine.checks import UserError
 
 from .counter import MacReport, count_macs
-from .flops import inference_path, segmentor_macs
-from .latency import interleave, paired_ratio, spread
-from .loading import is_dynamic, quiet_log
+from .flops import cost_varies, inference_path, mean_report, over_pictures, segmentor_macs
+from .latency import interleave, paired_ratio, spread, whole_rounds
+from .loading import quiet_log
 from .synthetic import synthetic_samples
 
 DTYPES = dict(fp16=torch.float16, bf16=torch.bfloat16)
@@ -50,10 +50,11 @@ class Bench:
             raise UserError(f'--cuda-graph needs a GPU, not --device {self.device}')
         if self.cuda_graph and self.optimizers:
             raise UserError('--cuda-graph replays predictions; leave it out with --train')
-        dynamic = [name for name, model in self.models.items() if is_dynamic(model)]
-        if self.cuda_graph and dynamic:
-            raise UserError(f'--cuda-graph needs a fixed number of tokens, and that of {dynamic[0]} depends on the '
-                            'picture; leave out the one or the other')
+        varying = [name for name, model in self.models.items() if cost_varies(model)]
+        if self.cuda_graph and varying:
+            raise UserError(f'--cuda-graph needs the same work for each picture, and that of {varying[0]} depends on '
+                            'what it sees; leave out the one or the other')
+        self.varies = bool(varying)
         self.baseline = next(iter(self.models))
         self.states: dict[str, dict] = {}  # of the optimizers
         self.steps = {name: self._step(name, model) for name, model in self.models.items()}
@@ -101,27 +102,28 @@ class Bench:
         return count_macs(model, images, call=lambda x: model.loss(x, samples), training=True)
 
     def costs(self, images: Tensor) -> dict[str, MacReport]:
-        """MACs and tokens of each model a picture: the mean over the pictures if it is dynamic."""
-        found = {}
-        for name, model in self.models.items():
-            # a batch normalisation that trains needs more than one value a channel
-            size = 2 if self.optimizers and len(images) > 1 else 1
-            reports = [self.count(name, one) for one in
-                       (images.split(size) if is_dynamic(model) else images[:size].split(size))]
-            mean = MacReport(total=statistics.mean(report.total for report in reports) / size)
-            mean.tokens = [statistics.mean(block) for block in zip(*(report.tokens for report in reports))]
-            mean.uncounted = {name: seen for report in reports for name, seen in report.uncounted.items()}
-            found[name] = mean
-        return found
+        """MACs and tokens of each model a picture, mean over the pictures."""
+        size = 2 if self.optimizers else 1  # a batch normalisation that trains needs more than one value a channel
+        inputs = batches(images, size, self.varies)
+        return {name: mean_report(over_pictures(model, inputs, lambda n, name=name: self.count(name, inputs[n])), size)
+                for name, model in self.models.items()}
+
+    def rounds(self, images: Tensor, batch: int, wanted: int) -> int:
+        """How often each model is timed: as often as wanted, or more where pictures differ in cost."""
+        return whole_rounds(wanted, self.strata(batches(images, batch, self.varies)))
+
+    def strata(self, inputs: Sequence[Tensor]) -> int:
+        """Inputs that may differ in cost; the pictures have one size."""
+        return len(inputs) if self.varies else 1
 
     def measure(self, images: Tensor, batch: int, rounds: int, warmup: int, macs: dict[str, MacReport],
                 progress: Callable[[], Any] = lambda: None) -> list[dict]:
         """Times all models in turns on batches of the images.
 
         Args:
-            images (Tensor): ``(N, 3, H, W)``; taken again from the start where a batch needs more.
+            images (Tensor): ``(N, 3, H, W)``, see :func:`batches`.
             batch (int): Images of a call.
-            rounds (int): Samples of each model.
+            rounds (int): Samples of each model, at least; see :meth:`rounds`.
             warmup (int): Untimed calls of each before.
             macs (dict[str, MacReport]): Of :meth:`costs`.
             progress (Callable): See :func:`~mmtoken.analysis.latency.interleave`.
@@ -131,13 +133,13 @@ class Bench:
             ``images_per_second``, ``speedup`` (``ratio``, ``low``, ``high``), ``macs`` a picture, ``mac_ratio``,
             ``efficiency`` (speed-up ÷ MAC speed-up), ``peak_memory`` in bytes, ``seconds``.
         """
-        order = torch.arange(-(-len(images) // batch) * batch) % len(images)
-        inputs = images[order].split(batch)
+        inputs = batches(images, batch, self.varies)
+        rounds, strata = self.rounds(images, batch, rounds), self.strata(inputs)
         seconds = interleave(self.steps, rounds, warmup, inputs=inputs, device=self.device, progress=progress)
         rows = []
         for name, samples in seconds.items():
             milliseconds = {key: value * 1000 / batch for key, value in spread(samples).items()}
-            speedup = paired_ratio(seconds[self.baseline], samples)
+            speedup = paired_ratio(seconds[self.baseline], samples, strata)
             ratio = macs[name].total / macs[self.baseline].total
             rows.append(dict(
                 name=name, batch=batch, ms_per_image=milliseconds, images_per_second=1000 / milliseconds['median'],
@@ -164,6 +166,12 @@ class Bench:
             torch.cuda.synchronize()
             return resident + torch.cuda.max_memory_allocated(self.device) - before
         return resident + _peak_on_the_cpu(lambda: step(images))
+
+
+def batches(images: Tensor, batch: int, equally: bool) -> tuple[Tensor, ...]:
+    """As few whole batches as it takes for each of the images ``(N, 3, H, W)`` to come at all, or equally often."""
+    number = math.lcm(len(images), batch) if equally else math.ceil(len(images) / batch) * batch
+    return images[torch.arange(number) % len(images)].split(batch)
 
 
 class _Graphs:

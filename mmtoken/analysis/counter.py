@@ -218,8 +218,10 @@ def _attributed(model: nn.Module, counter: _Counter, tokens: list) -> Iterator[N
 
 @contextmanager
 def _evaluating(model: nn.Module, training: bool) -> Iterator[None]:
-    """Evaluation mode, module by module: upstream's ``eval()`` may do more than that, and return None."""
+    """Evaluation mode, module by module: upstream's ``eval()`` may do more than that, and return None. Buffers that
+    training moves, such as the statistics of batch norms, are put back."""
     modes = [(m, m.training) for m in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training else []
     # nn.MultiheadAttention's own fast path is one opaque kernel
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -231,6 +233,8 @@ def _evaluating(model: nn.Module, training: bool) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for module, mode in modes:
             module.training = mode
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
 
 def count_macs(model: Union[nn.Module, Callable],

@@ -1,16 +1,27 @@
 """Figures of the analysis tools."""
 
+from pathlib import Path
 from typing import Any, Callable, Optional, Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+
+from mmtoken.engine.checks import UserError
 
 from .tokens import TokenTrace, average_groups, fit_to_patches, overlay_groups
 
 COLUMNS = 4
 INK, QUIET, ACCENT = '#222222', '#8a8a8a', '#c2403a'
+
+
+def check_format(flag: str, path: Path) -> None:
+    """Fail if figures cannot be written in the format that a file's name ends with."""
+    known = FigureCanvasAgg.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise UserError(f'{flag} {path}: the name of a figure ends with .{", .".join(sorted(known))}')
 
 
 def paint_labels(picture: np.ndarray, labels: np.ndarray, palette: np.ndarray, alpha: float = 0.65) -> np.ndarray:
@@ -97,7 +108,7 @@ def tokens_figure(picture: np.ndarray,
     for number, i in enumerate(layers):
         left = trace.left(i)[0]
         count, gone = int(trace.counts[i][0]), (left >= 0).mean()
-        text = f'block {i}: {count} tokens' + (f', {gone:.0%} of patches left' if gone else '')
+        text = f'block {i}: {count} tokens' + (f', {gone:.0%} of patches exited' if gone else '')
         show(1 + number // COLUMNS, number % COLUMNS, paint_tokens(picture, trace.index[i][0], left, blocks), text)
     chart(figure.add_subplot(grid[-1, used if beside else 0:]), trace, layers, blocks)
     return figure

@@ -1,18 +1,22 @@
 """What a whole model costs at test time, in multiply-adds, and which of its parts."""
 
+import statistics
 import sys
-from typing import Any, Callable, Sequence, Union
+from typing import Any, Callable, Hashable, Sequence, TypeVar, Union
 
 import torch
 from torch import Tensor, nn
 
-from .counter import MacReport, count_macs, replaced, restore_name
+from .counter import MacReport, Seen, count_macs, replaced, restore_name
 from .operators import CONVENTION
 
 __all__ = [
-    'CONVENTION', 'PARTS', 'MacReport', 'count_macs', 'crop_macs', 'inference_path', 'model_parts', 'part_table',
-    'predicts_boxes', 'segmentor_macs', 'slides'
+    'CONVENTION', 'PARTS', 'MacReport', 'cost_keys', 'cost_varies', 'count_macs', 'crop_macs', 'inference_path',
+    'is_dynamic', 'mean_report', 'model_parts', 'over_pictures', 'part_table', 'predicts_boxes', 'segmentor_macs',
+    'slides', 'sum_uncounted'
 ]
+
+T = TypeVar('T')
 
 #: In the order of the work; ``other`` is work of the model itself, outside of its children.
 PARTS = ('stem', 'blocks', 'reduce', 'restore', 'neck', 'heads', 'other')
@@ -28,6 +32,54 @@ def predicts_boxes(model: nn.Module) -> bool:
     """Whether a model is one of mmdet's, whose cost may depend on how many boxes it sees in a picture."""
     base = getattr(sys.modules.get('mmdet.models'), 'BaseDetector', None)
     return base is not None and isinstance(model, base)
+
+
+def is_dynamic(model: nn.Module) -> bool:
+    """Whether the number of tokens depends on the picture."""
+    return any(getattr(module, 'dynamic', False) for module in model.modules())
+
+
+def cost_varies(model: nn.Module) -> bool:
+    """Whether the cost of a model may depend on what is in a picture, and not on its size alone."""
+    return is_dynamic(model) or predicts_boxes(model)
+
+
+def cost_keys(model: nn.Module, inputs: Sequence[Tensor]) -> list[Hashable]:
+    """A key for each input; those with the same key cost a model the same."""
+    varies = cost_varies(model)
+    return [n if varies else tuple(images.shape) for n, images in enumerate(inputs)]
+
+
+def over_pictures(model: nn.Module, inputs: Sequence[Tensor], count: Callable[[int], T]) -> list[T]:
+    """What a count finds on each input; of those that cost the same one is counted.
+
+    Args:
+        model (nn.Module): That is counted.
+        inputs (Sequence[Tensor]): Images ``(B, 3, H, W)``.
+        count (Callable): Gets the place of an input.
+    """
+    known: dict[Hashable, T] = {}
+    keys = cost_keys(model, inputs)
+    for n, key in enumerate(keys):
+        if key not in known:
+            known[key] = count(n)
+    return [known[key] for key in keys]
+
+
+def mean_report(reports: Sequence[MacReport], batch: int = 1) -> MacReport:
+    """Total and tokens a picture, mean over reports of ``batch`` pictures each; what none of them counted, summed."""
+    return MacReport(
+        total=statistics.mean(report.total for report in reports) / batch,
+        uncounted=sum_uncounted(reports),
+        tokens=[statistics.mean(block) for block in zip(*(report.tokens for report in reports))])
+
+
+def sum_uncounted(reports: Sequence[MacReport]) -> dict[str, Seen]:
+    """Calls and elements of what has no formula, over all reports."""
+    total: dict[str, Seen] = {}
+    for name, seen in (item for report in reports for item in report.uncounted.items()):
+        total[name] = Seen(*(a + b for a, b in zip(seen, total.get(name, (0, 0)))))
+    return total
 
 
 def inference_path(model: nn.Module, whole: bool = False) -> Callable[[Tensor], Any]:

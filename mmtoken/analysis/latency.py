@@ -1,6 +1,7 @@
 """Latency of several models against each other, measured so that a drifting machine cannot favour one of them."""
 
 import gc
+import math
 import platform
 import random
 import statistics
@@ -24,7 +25,8 @@ def interleave(calls: Mapping[str, Callable],
                inputs: Optional[Sequence[Any]] = None,
                device: Union[str, torch.device] = 'cpu',
                progress: Callable[[], Any] = lambda: None) -> dict[str, list[float]]:
-    """Times calls in turns: in each round every call once, starting with another one each time.
+    """Times calls in turns: in each round every call once, starting with another one each time, and with another one
+    at each turn of the same input.
 
     A clock that slows down or a neighbour that wakes up meets all of them alike, and the n-th samples of two calls are
     a pair, see :func:`paired_ratio`. Garbage is collected between rounds, never in a sample.
@@ -61,7 +63,7 @@ def interleave(calls: Mapping[str, Callable],
     try:
         for n in range(rounds):
             gc.collect()
-            start = n % len(names)
+            start = (n % len(arguments) + n // len(arguments)) % len(names)
             for name in names[start:] + names[:start]:
                 seconds[name].append(sample(calls[name], arguments[n % len(arguments)]))
                 progress()
@@ -94,22 +96,45 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
     return dict(median=statistics.median(seconds), p5=cuts[0], p95=cuts[-1])
 
 
-def paired_ratio(base: Sequence[float], other: Sequence[float], resamples: int = 1000) -> dict[str, float]:
+def whole_rounds(rounds: int, inputs: int) -> int:
+    """The least number of rounds, no fewer than asked for, in which each of several inputs that differ in cost comes
+    equally often; and at least twice, since one sample has no spread."""
+    return rounds if inputs == 1 else max(2, math.ceil(rounds / inputs)) * inputs
+
+
+def paired_ratio(base: Sequence[float], other: Sequence[float], inputs: int = 1,
+                 resamples: int = 1000) -> dict[str, float]:
     """How many times faster ``other`` is than ``base``, from samples that were taken in turns.
+
+    It is the time of the baseline on all inputs over that of the other. On one input the ratio is the median over its
+    rounds of base / other; over several, the mean of theirs, weighted by the median time that the other takes for each,
+    so that it may be compared with a ratio of mean MACs.
 
     Args:
         base (Sequence[float]): Seconds of the baseline, one a round.
         other (Sequence[float]): Seconds of the other in the same rounds.
-        resamples (int): Bootstrap resamples of the rounds, for the 95 % interval. Defaults to 1000.
+        inputs (int): Inputs that differ in cost; round n ran on number ``n % inputs``. Defaults to 1.
+        resamples (int): Bootstrap resamples of the rounds of each input, for the 95 % interval. Defaults to 1000.
 
     Returns:
-        dict[str, float]: ``ratio``, the median over rounds of base / other, and its interval ``low`` to ``high``.
+        dict[str, float]: ``ratio`` and its interval ``low`` to ``high``.
+
+    Raises:
+        ValueError: If the samples are not pairs, or not equally many of each input.
     """
-    ratios = [b / o for b, o in zip(base, other, strict=True)]
+    pairs = list(zip(base, other, strict=True))
+    if len(pairs) % inputs:
+        raise ValueError(f'{len(pairs)} samples are not equally many of each of {inputs} inputs.')
+    groups = [pairs[n::inputs] for n in range(inputs)]
+
+    def ratio(groups: Sequence[Sequence[tuple[float, float]]]) -> float:
+        weights = [statistics.median(o for _, o in group) for group in groups]
+        ratios = [statistics.median(b / o for b, o in group) for group in groups]
+        return sum(w * r for w, r in zip(weights, ratios)) / sum(weights) if inputs > 1 else ratios[0]
+
     draw = random.Random(0)
-    medians = sorted(statistics.median(draw.choices(ratios, k=len(ratios))) for _ in range(resamples))
-    return dict(
-        ratio=statistics.median(ratios), low=medians[int(0.025 * resamples)], high=medians[int(0.975 * resamples)])
+    found = sorted(ratio([draw.choices(group, k=len(group)) for group in groups]) for _ in range(resamples))
+    return dict(ratio=ratio(groups), low=found[int(0.025 * resamples)], high=found[int(0.975 * resamples)])
 
 
 def environment(device: Union[str, torch.device] = 'cpu') -> dict[str, Any]:

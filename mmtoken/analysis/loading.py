@@ -11,10 +11,9 @@ from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
-from mmtoken.engine.checks import UserError, check_checkpoint, check_datasets, load_config
+from mmtoken.engine.checks import UserError, check_checkpoint, check_datasets, check_host, load_config
 
 _UPSTREAM = ('mmseg', 'mmdet', 'mmpretrain')
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
@@ -25,6 +24,7 @@ def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Confi
     cfg = load_config(str(path), options)
     if 'model' not in cfg:
         raise UserError(f'config {path} has no model; give a whole config, not one of _base_')
+    check_host(cfg)
     _forget_pretrained(cfg.model)
     init_default_scope(cfg.get('default_scope', 'mmseg'))
     return cfg
@@ -83,7 +83,6 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, initialise: bool 
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
         if checkpoint:
             check_checkpoint(model, checkpoint)
-            load_checkpoint(model, checkpoint, map_location='cpu')
         elif initialise and hasattr(model, 'init_weights'):
             model.init_weights()
     model.eval()
@@ -159,9 +158,10 @@ def read_images(model: nn.Module, source: Union[str, Path, Sequence[Path]], shap
     return torch.cat(normalised)
 
 
-def spread_out(items: Sequence, num: int) -> Sequence:
-    """At most ``num`` of the items, at equal distances."""
-    return items[::max(1, len(items) // num)][:num]
+def spread_out(items: Sequence, num: int) -> list:
+    """At most ``num`` of the items, evenly, the first and the last among them."""
+    places = torch.linspace(0, len(items) - 1, min(num, len(items)), dtype=torch.float64).round().long()
+    return [items[place] for place in places.tolist()]
 
 
 def _test_set(cfg: Config, instead: str):
@@ -208,13 +208,20 @@ def dataset_inputs(cfg: Config, model: nn.Module, num: int, instead: str) -> lis
     inputs = []
     for i in spread_out(range(len(dataset)), num):
         try:
-            data = dataset[i]
-        except OSError as error:
-            raise UserError(f'test_dataloader.dataset: {error}; or {instead}') from error
-        inputs.append(model.data_preprocessor(pseudo_collate([data]), False)['inputs'])
+            inputs.append(dataset_input(dataset, i, model, 'test_dataloader.dataset'))
+        except UserError as error:
+            raise UserError(f'{error}; or {instead}') from error
     return inputs
 
 
-def is_dynamic(model: nn.Module) -> bool:
-    """Whether the number of tokens depends on the picture."""
-    return any(getattr(module, 'dynamic', False) for module in model.modules())
+def dataset_input(dataset: Any, i: int, model: nn.Module, key: str) -> Tensor:
+    """What a test feeds to the network of item ``i`` of a dataset, ``(1, 3, H, W)``.
+
+    Raises:
+        UserError: If its files cannot be read; names the ``key`` of the dataset.
+    """
+    try:
+        data = dataset[i]
+    except (OSError, AssertionError) as error:  # the latter is mmcv's for what is no picture
+        raise UserError(f'{key}: item {i}: {error}; mend or remove the file') from error
+    return model.data_preprocessor(pseudo_collate([data]), False)['inputs']

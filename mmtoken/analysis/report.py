@@ -7,7 +7,7 @@ from typing import Any, Optional, Sequence
 from torch import Tensor, nn
 
 from .counter import Seen
-from .flops import PARTS, crop_macs, model_parts, part_table
+from .flops import PARTS, crop_macs, model_parts, over_pictures, part_table, sum_uncounted
 
 
 def costs(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
@@ -22,13 +22,10 @@ def costs(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
         by picture; ``by_operator``, their mean; ``tokens``, by block, ``mean``, ``min`` and ``max`` over the pictures;
         ``uncounted`` and ``missed``, (calls, elements) over all pictures.
     """
-    pairs = [crop_macs(model, image) for image in inputs]
+    pairs = over_pictures(model, inputs, lambda n: crop_macs(model, inputs[n]))
     reports = [report for report, _ in pairs]
     tables = [dict(part_table(report, model)) for report in reports]
     splits = [model_parts(report, model) for report in reports]
-    uncounted: dict[str, Seen] = {}
-    for name, seen in (item for report in reports for item in report.uncounted.items()):
-        uncounted[name] = Seen(*(a + b for a, b in zip(seen, uncounted.get(name, (0, 0)))))
     blocks = list(zip(*(report.tokens for report in reports)))
     return dict(
         macs=[report.total for report in reports],
@@ -40,7 +37,7 @@ def costs(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
                      for report in reports for kind in report.by_operator},
         tokens={name: [of(block) for block in blocks]
                 for name, of in dict(mean=statistics.mean, min=min, max=max).items()},
-        uncounted=uncounted,
+        uncounted=sum_uncounted(reports),
         missed=sorted({name for report in reports for name in report.missed}))
 
 
@@ -98,9 +95,9 @@ def run_lengths(cells: Sequence[str]) -> str:
 
 
 def operator_line(operators: dict[str, Seen]) -> str:
-    """``add (12 calls, 3.4 M elements), …``, the largest first."""
-    ranked = sorted(operators.items(), key=lambda item: -item[1].elements)
-    return ', '.join(f'{name} ({seen.calls} calls, {_short(seen.elements)} elements)' for name, seen in ranked)
+    """``add (12 calls, 3.4 M elements), …``, the largest first; also of what was read from JSON."""
+    ranked = sorted(((name, *seen) for name, seen in operators.items()), key=lambda item: -item[2])
+    return ', '.join(f'{name} ({calls} calls, {_short(elements)} elements)' for name, calls, elements in ranked)
 
 
 def _short(count: int) -> str:

@@ -1,6 +1,7 @@
 """Search of a method's own arguments for a target: the least loss at a speed, or the most speed at a loss."""
 
 import hashlib
+import keyword
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -12,6 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmtoken.core import HostInfo, Reducer, ReducerSequence
 
+from .loading import read_config
 from .tradeoff import Setting, Tradeoff
 from .variants import with_settings
 
@@ -159,17 +161,41 @@ def searched(cfg: Config, checkpoint: str, values: dict[str, Any]) -> Setting:
     return Setting(name, 'searched', with_settings(cfg, values), checkpoint, values)
 
 
-def write_config(path: Path, base: Path, reducer: Any, lines: list[str]) -> None:
-    """Writes a config that is ``base`` with that reducer, under comment lines."""
+def overrides(base: dict, wanted: dict) -> dict:
+    """What a config over ``base`` has to say to be ``wanted``, which keeps its top level keys."""
+    out = {}
+    for key, value in wanted.items():
+        if key not in base:
+            out[key] = value
+        elif value != base[key]:
+            old = base[key]
+            if isinstance(value, dict) and isinstance(old, dict) and set(old) <= set(value):
+                value = overrides(old, value)
+            elif isinstance(value, dict):
+                value = dict(_delete_=True, **value)
+            out[key] = value
+    return out
 
-    def text(one: dict, first: str = '') -> str:
-        return f'dict({first}{", ".join(f"{key}={value!r}" for key, value in one.items())})'
 
-    if isinstance(reducer, dict):
-        value = text(reducer, '_delete_=True, ')
-    else:
-        value = f'[{", ".join(text(one) for one in reducer)}]'
+def write_config(path: Path, base: Path, cfg: Config, lines: list[str]) -> None:
+    """Writes a config that derives from ``base`` and is ``cfg``, its reducer in full, under comment lines."""
+    wanted, origin = cfg.to_dict(), read_config(base).to_dict()
+    origin['model']['backbone']['reducer'] = None  # unlike any
+    changes = overrides(origin, wanted)
     source = str(base) if '::' in str(base) else base.resolve().as_posix()  # a package's, or a file
     comments = ''.join(f'# {line}\n' for line in lines)
-    path.write_text(f'{comments}_base_ = {source!r}\n'
-                    f'model = dict(\n    backbone=dict(\n        reducer={value}))\n', encoding='utf-8')
+    body = ''.join(f'{key} = {as_text(value)}\n' for key, value in changes.items())
+    path.write_text(f'{comments}_base_ = {source!r}\n{body}', encoding='utf-8')
+
+
+def _is_name(key: Any) -> bool:
+    return isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
+
+
+def as_text(value: Any) -> str:
+    """A value of a config in the notation of config files."""
+    if isinstance(value, dict) and all(map(_is_name, value)):
+        return f'dict({", ".join(f"{key}={as_text(item)}" for key, item in value.items())})'
+    if isinstance(value, list):
+        return f'[{", ".join(map(as_text, value))}]'
+    return repr(value)

@@ -3,8 +3,9 @@
 import copy
 import csv
 import hashlib
+import itertools
 import json
-import statistics
+import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
@@ -13,21 +14,24 @@ from typing import Any, Optional, Sequence
 
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
 from mmtoken.engine.checks import UserError, build_runner, check_checkpoint, check_datasets, datasets_of, unwrap
 
-from .flops import count_macs, inference_path
-from .latency import environment, interleave, paired_ratio, spread
-from .loading import is_dynamic
+from .flops import MacReport, cost_keys, count_macs, inference_path, mean_report, over_pictures
+from .latency import environment, interleave, paired_ratio, spread, whole_rounds
+from .loading import dataset_input, spread_out
 
 #: What decides the numbers of a config.
 _SECTIONS = ('model', 'val_dataloader', 'val_evaluator', 'val_cfg')
 #: What validation does without.
 _UNUSED = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'test_dataloader',
            'test_cfg', 'test_evaluator')
+#: Raised when MACs or seconds come to mean something else, so that those of older runs are not taken for them.
+_RULES = 2
+#: Of the runners, which share a logger if they share a name.
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,8 @@ class Contender:
             cfg[key] = None
         cfg.default_hooks = {**(cfg.get('default_hooks') or {}), 'checkpoint': None}  # it would save the best
         cfg.work_dir, cfg.launcher, cfg.log_level = str(work_dir), 'none', 'ERROR'
-        cfg.load_from, cfg.resume = setting.checkpoint, False
-        cfg.experiment_name = f'{work_dir.name}_{id(self)}'
+        cfg.load_from, cfg.resume = None, False
+        cfg.experiment_name = f'{work_dir.name}_{next(_NUMBERS)}'
         if num:
             sets = [dataset for _, dataset in datasets_of(cfg.val_dataloader, 'val_dataloader')]
             if len(sets) != 1:
@@ -74,10 +78,15 @@ class Contender:
             sets[0].indices = num
         self.runner = build_runner(cfg)
         check_checkpoint(self.runner.model, setting.checkpoint)
-        self.runner.load_or_resume()
         self.model: nn.Module = unwrap(self.runner.model)
         self.model.eval()
         self.pictures = pictures
+
+    def close(self) -> None:
+        """Closes the files of the log, which mmengine holds open for as long as the program runs."""
+        for handler in self.runner.logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
 
     @property
     def device(self) -> torch.device:
@@ -87,8 +96,8 @@ class Contender:
     def inputs(self) -> list[Tensor]:
         """Images ``(1, 3, H, W)`` as the model gets them from its own pipeline."""
         dataset = self.runner.val_dataloader.dataset
-        places = torch.linspace(0, len(dataset) - 1, min(self.pictures, len(dataset))).long().tolist()
-        return [self.model.data_preprocessor(pseudo_collate([dataset[i]]), False)['inputs'] for i in places]
+        return [dataset_input(dataset, i, self.model, 'val_dataloader.dataset')
+                for i in spread_out(range(len(dataset)), self.pictures)]
 
     @torch.no_grad()
     def run(self, n: int) -> Any:
@@ -96,17 +105,13 @@ class Contender:
         with autocast(enabled=self.runner.val_loop.fp16):
             return inference_path(self.model, whole=True)(self.inputs[n])
 
-    def macs(self) -> float:
-        """Mean over the pictures; of those alike in shape one will do if the method does not look at them."""
-        dynamic = is_dynamic(self.model)
-        known: dict[Any, int] = {}
-        totals = []
-        for n, images in enumerate(self.inputs):
-            key = n if dynamic else tuple(images.shape)
-            if key not in known:
-                known[key] = count_macs(self.model, n, call=self.run).total
-            totals.append(known[key])
-        return statistics.mean(totals)
+    def macs(self) -> MacReport:
+        """MACs and tokens, mean over the pictures."""
+        return mean_report(over_pictures(self.model, self.inputs, lambda n: count_macs(self.model, n, call=self.run)))
+
+    def differ(self) -> bool:
+        """Whether the pictures differ in cost."""
+        return len(set(cost_keys(self.model, self.inputs))) > 1
 
     def score(self) -> dict[str, float]:
         """Metrics on the validation set."""
@@ -151,7 +156,7 @@ class Tradeoff:
         config = setting.cfg.to_dict()
         parts = [stage, {name: config.get(name) for name in _SECTIONS}, self._weights[setting.checkpoint], self.num]
         if stage != 'metrics':
-            parts.append(self.pictures)
+            parts += [self.pictures, _RULES]
         if stage == 'seconds':
             parts += [self.rounds, self.machine, None if setting is self.dense else self.key(self.dense, stage)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -160,7 +165,8 @@ class Tradeoff:
         """The model of a setting; beside the dense one only the last is kept."""
         key, dense = self.key(setting, 'metrics'), self.key(self.dense, 'metrics')
         if key not in self._contenders:
-            self._contenders = {k: c for k, c in self._contenders.items() if k == dense}
+            for old in [k for k in self._contenders if k != dense]:
+                self._contenders.pop(old).close()
             self._contenders[key] = Contender(setting, self.work_dir / 'logs', self.num, self.pictures)
         return self._contenders[key]
 
@@ -169,13 +175,15 @@ class Tradeoff:
         return all(self.key(setting, stage) in self.points for stage in stages)
 
     def measure(self, setting: Setting, *stages: str) -> dict:
-        """Numbers of a setting: ``macs``; ``seconds``, with ``dense_seconds``; ``metrics``, with ``images``."""
+        """Numbers of a setting: ``macs``, with what they ``missed``; ``seconds``, with ``dense_seconds`` and how many
+        ``inputs`` of unlike cost took turns; ``metrics``, with ``images``."""
         found = {}
         for stage in stages:
             key = self.key(setting, stage)
             if key not in self.points:
                 if stage == 'macs':
-                    numbers = dict(macs=self.contender(setting).macs())
+                    report = self.contender(setting).macs()
+                    numbers = dict(macs=report.total, missed=report.missed)
                 elif stage == 'metrics':
                     ours = self.contender(setting)
                     numbers = dict(metrics=ours.score(), images=len(ours.runner.val_dataloader.dataset))
@@ -186,15 +194,17 @@ class Tradeoff:
             found.update(self.points[key])
         return found
 
-    def time(self, setting: Setting) -> dict[str, list[float]]:
-        """Seconds of a model and, in the same rounds, of the dense one."""
+    def time(self, setting: Setting) -> dict:
+        """Seconds of a model and, in the same rounds, of the dense one; see :meth:`measure`."""
         models = dict(seconds=self.contender(setting), dense_seconds=self.contender(self.dense))
         if models['seconds'] is models['dense_seconds']:
             del models['dense_seconds']
         inputs = range(min(len(model.inputs) for model in models.values()))
         calls = {name: model.run for name, model in models.items()}
-        seconds = interleave(calls, self.rounds, warmup=2, inputs=inputs, device=models['seconds'].device)
-        return {'dense_seconds': seconds['seconds'], **seconds}
+        unlike = len(inputs) if any(model.differ() for model in models.values()) else 1
+        rounds = whole_rounds(self.rounds, unlike)
+        seconds = interleave(calls, rounds, warmup=2, inputs=inputs, device=models['seconds'].device)
+        return {'dense_seconds': seconds['seconds'], **seconds, 'inputs': unlike}
 
     def save(self) -> None:
         """Writes all points, whole or not at all."""
@@ -206,7 +216,7 @@ class Tradeoff:
     def speedup(self, setting: Setting) -> float:
         """How many times faster than the dense model."""
         point = self.measure(setting, 'seconds')
-        return paired_ratio(point['dense_seconds'], point['seconds'])['ratio']
+        return paired_ratio(point['dense_seconds'], point['seconds'], point['inputs'])['ratio']
 
     def mac_speedup(self, setting: Setting) -> float:
         """How many times fewer MACs than the dense model."""
@@ -226,11 +236,12 @@ class Tradeoff:
     def row(self, setting: Setting) -> dict:
         """Everything about a setting, in the terms of ``tools/analysis_tools/benchmark.py``."""
         point = self.measure(setting, 'macs', 'seconds', 'metrics')
-        speedup = paired_ratio(point['dense_seconds'], point['seconds'])
+        speedup = paired_ratio(point['dense_seconds'], point['seconds'], point['inputs'])
         saved = self.mac_speedup(setting)
         return dict(
             name=setting.name, kind=setting.kind, values=setting.values, images=point['images'],
-            first_only=bool(self.num), metrics=point['metrics'], batch=1, macs=point['macs'], mac_ratio=1 / saved,
+            first_only=bool(self.num), metrics=point['metrics'], batch=1, macs=point['macs'], missed=point['missed'],
+            mac_ratio=1 / saved,
             ms_per_image={key: value * 1000 for key, value in spread(point['seconds']).items()}, speedup=speedup,
             efficiency=speedup['ratio'] / saved, seconds=point['seconds'], dense_seconds=point['dense_seconds'])
 

@@ -3,7 +3,8 @@
 import ast
 import copy
 import inspect
-from typing import Any, Optional
+import re
+from typing import Any, Iterable, Optional
 
 from mmengine.config import Config
 
@@ -74,6 +75,21 @@ def check_settings(cfg: Config, host: HostInfo) -> None:
     build_reducer(backbone['reducer']).bind(host)
 
 
+def by_key(cfg: Config, flag: str, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """What a flag gives for each key.
+
+    Raises:
+        UserError: If a key is given twice, or is none of the config's, see :func:`check_key`.
+    """
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        check_key(cfg, flag, key)
+        if key in values:
+            raise UserError(f'{flag} {key} is given twice; write all of its values as one {key}=A,B,…')
+        values[key] = value
+    return values
+
+
 def parse_values(flag: str, text: str) -> tuple[str, list]:
     """``reducer.grid=0.5,(24, 32)`` as the key and its values, in Python's notation; what is none is text.
 
@@ -104,12 +120,23 @@ def parse_space(flag: str, text: str) -> tuple[str, Any]:
     return text.partition('=')[0], ends if whole else tuple(map(float, ends))
 
 
+def parse_competitor(flag: str, text: str) -> tuple[str, str, str]:
+    """``CONFIG:CHECKPOINT`` or ``CONFIG:CHECKPOINT:LABEL`` in its parts, the last maybe empty; a config of a package
+    has a ``::`` of its own."""
+    path, checkpoint, label, *_ = [*re.split('(?<!:):(?!:)', text, maxsplit=2), '', '']
+    if not checkpoint:
+        raise UserError(f'{flag} {text}: write it as CONFIG:CHECKPOINT or CONFIG:CHECKPOINT:LABEL')
+    return path, checkpoint, label
+
+
 def smaller_input(cfg: Config, factor: float, patch: int) -> Config:
     """The config with validation pictures of ``factor`` times the size, in whole patches.
 
     Raises:
-        UserError: If the validation pipeline does not resize.
+        UserError: If the factor makes nothing smaller, or the validation pipeline does not resize.
     """
+    if not 0 < factor < 1:
+        raise UserError(f'--smaller-input {factor:g}: give a part of the size, between 0 and 1')
     cfg = copy.deepcopy(cfg)
 
     def scaled(sides) -> tuple[int, ...]:

@@ -1,9 +1,11 @@
 """Checks that the tools make before any work starts; a failure is one line: what is wrong, what would be right."""
 
+import copy
 import importlib.util
 import os
 import re
 import sys
+from collections import OrderedDict
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError
@@ -13,7 +15,7 @@ from typing import Any, Iterator, List, Optional
 import torch
 import torch.distributed
 from mmengine.config import Config
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 from mmengine.utils import get_installed_path, to_2tuple
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -146,16 +148,57 @@ def _end(line: str, error: Exception):
 
 
 def check_device(device: str):
-    """Fail if torch cannot work on a device, such as a GPU that is not there."""
+    """Fail if torch cannot work on a device, such as a GPU that is not there; a GPU becomes the current one, whose
+    streams and events are those that torch takes where none is named."""
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f'--device {device}: torch {torch.__version__} cannot use it here '
                         f'({str(error).splitlines()[0]}); use --device cpu, or a torch built for it') from error
+    if torch.device(device).type == 'cuda' and torch.device(device).index is not None:
+        torch.cuda.set_device(device)
+
+
+def check_output(flag: str, path: Any):
+    """Make the folder of a file that will be written, or fail, before any work.
+
+    Args:
+        flag: What the path was given by.
+        path: The file; None if none is wanted.
+    """
+    if path is None:
+        return
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'{flag} {path}: cannot make the folder ({error.strerror}); name another file') from error
+    if Path(path).is_dir():
+        raise UserError(f'{flag} {path}: this is a folder; name a file in it')
+    if not os.access(Path(path) if Path(path).exists() else Path(path).parent, os.W_OK):
+        raise UserError(f'{flag} {path}: no permission to write there; name another file')
+
+
+def check_host(cfg: Config):
+    """Fail if a reducer was given to a backbone that takes none; the line names the type that does."""
+    from mmtoken.hosts import TokenHost
+    from mmtoken.registry import MODELS as OURS
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    if not isinstance(backbone, dict) or not backbone.get('reducer'):
+        return
+    with MODELS.switch_scope_and_registry(cfg.get('default_scope', 'mmseg')) as registry:
+        kind = backbone.get('type')
+        kind = registry.get(kind) if isinstance(kind, str) else kind
+    if not isinstance(kind, type) or issubclass(kind, TokenHost):  # what is unknown is refused when it is built
+        return
+    hosts = {n: host for n, host in OURS.module_dict.items() if isinstance(host, type) and issubclass(host, TokenHost)}
+    fitting = [f'mmtoken.{name}' for name, host in hosts.items() if issubclass(host, kind)]
+    raise UserError(f'model.backbone.type={backbone["type"]} takes no reducer; use '
+                    + ' or '.join(fitting or [f'one of {", ".join(f"mmtoken.{name}" for name in sorted(hosts))}']))
 
 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner, and with it the model."""
+    check_host(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -196,7 +239,8 @@ def dry_run(model: torch.nn.Module, cfg: Config):
 
 
 def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
-    """Fail if a checkpoint was made for another architecture; mmengine only warns and goes on with random weights.
+    """Load a checkpoint, or fail if it was made for another architecture; mmengine only warns and goes on with random
+    weights.
 
     A dense checkpoint serves an accelerated model whose reducer has no parameters, and one that is to be trained; exit
     heads at random would decide at random. Parts that only training needs, such as auxiliary heads, and reducers that
@@ -205,17 +249,19 @@ def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
     Args:
         model: The built model, possibly wrapped.
         path: Checkpoint file or address, as ``load_from`` takes it.
-        part: Look at parameters with this prefix only. Fine-tuning may change the head, but not the ``backbone.``.
+        part: Load and look at parameters with this prefix only. Fine-tuning may change the head, but not the
+            ``backbone.``.
     """
     model = unwrap(model)
     if '://' not in path and not os.path.isfile(path):
         raise UserError(f'checkpoint not found: {path}')
     random = part and not has_frozen_reducer(model)  # a reducer that is to be trained may start at random
-    state = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-    state = {k.removeprefix('module.'): v for k, v in state.get('state_dict', state).items()}
+    state = read_weights(path)
     try:  # loads for real, so that what upstream's modules convert while loading is no fault
         # auxiliary heads may be what exit heads are made of
-        some = {k: v for k, v in state.items() if k.startswith((part, 'auxiliary_head.'))}
+        some = copy.copy(state)
+        for key in [key for key in state if not key.startswith((part, 'auxiliary_head.'))]:
+            del some[key]
         keys = model.load_state_dict(some, strict=False)
         wrong = [f'{k} is missing' for k in keys.missing_keys
                  if k.startswith(part) and not (random and '.reducer.' in k)]
@@ -227,6 +273,21 @@ def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
     if wrong:
         more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
         raise UserError(f'checkpoint {path} does not fit the model of this config: {"; ".join(wrong[:3])}{more}')
+
+
+def read_weights(path: str) -> OrderedDict:
+    """Parameters and buffers in a checkpoint file, or at an address, by name, and the versions of their modules."""
+    try:
+        state = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+        state = state.get('state_dict', state)
+        named = OrderedDict((k.removeprefix('module.'), v) for k, v in state.items())
+    except Exception as error:  # pickle, zip files, torch and the network have one each
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f'checkpoint {path} cannot be read ({reason}); give a file with the weights of a model, as '
+                        'training writes it') from error
+    if hasattr(state, '_metadata'):
+        named._metadata = state._metadata
+    return named
 
 
 def has_frozen_reducer(model: torch.nn.Module) -> bool:

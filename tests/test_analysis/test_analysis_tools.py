@@ -1,6 +1,5 @@
 """get_flops.py and benchmark.py, run as a user runs them, on models that are built in no time."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -35,14 +34,6 @@ test_dataloader = dict(batch_size=1, num_workers=0, dataset=dict(
 STREET = (24, 48)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def configs(tmp_path):
     """A folder with three configs, three pictures, and two pictures of other sizes in ``street``."""
@@ -61,32 +52,15 @@ def configs(tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(call, capsys):
     """Runs an analysis tool in this process and gives what it printed."""
 
-    def call(tool, *args):
-        spec = importlib.util.spec_from_file_location(tool, TOOLS / f'{tool}.py')
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+    def printed(*args):
         capsys.readouterr()
-        module.main()
+        call(*args)
         return capsys.readouterr().out
 
-    return call
-
-
-@pytest.fixture
-def refuses(run, capsys):
-    """Expects a tool to end with exit code 2 and one line on stderr that holds all the words."""
-
-    def check(tool, *args, words):
-        with pytest.raises(SystemExit) as caught:
-            run(tool, *args)
-        line = capsys.readouterr().err.strip()
-        assert caught.value.code == 2 and '\n' not in line and all(word in line for word in words), line
-
-    return check
+    return printed
 
 
 # ------------------------------------------------------------------------------------------------------ get_flops.py
@@ -124,6 +98,25 @@ def test_get_flops_takes_the_test_set_through_its_pipeline(configs, run):
     assert 'Tokens in each block: 36 (24-48) x2, 9 (6-12) x2' in printed
     run('get_flops', configs / 'pooled.py', '--dataset', 1, '--json', configs / 'out.json')
     assert json.loads((configs / 'out.json').read_text())['macs'] == [model_macs(24, 6)]
+
+
+def test_get_flops_names_the_smallest_and_the_largest_size(configs, run):
+    options = ['test_dataloader.dataset.pipeline.1.scale_factor=1.6']  # 64x96 and 96x128
+    assert '64x96 to 96x128' in run('get_flops', configs / 'dense.py', '--cfg-options', *options)
+    cv2.imwrite(str(configs / 'street/2.png'), np.zeros((80, 100, 3), np.uint8))
+    assert '64x96 to 128x160' in run('get_flops', configs / 'dense.py', '--cfg-options', *options)
+
+
+@pytest.mark.parametrize('tool', ['get_flops', 'benchmark'])
+def test_the_folder_of_the_numbers_is_made_or_refused_before_the_work(configs, run, refuses, tool):
+    args = [configs / 'dense.py', *['--shape', 32, 48], '--device', 'cpu']
+    args += ['--rounds', 5, '--warmup', 1] if tool == 'benchmark' else []
+    run(tool, *args, '--json', configs / 'new/folder/out.json')
+    assert json.loads((configs / 'new/folder/out.json').read_text())['command']
+    (configs / 'broken.py').write_text("_base_ = ['nowhere.py']")  # is not even read
+    refuses(tool, configs / 'broken.py', '--json', configs / 'dense.py/out.json', '--device', 'cpu',
+            words=['--json', 'dense.py/out.json: cannot make the folder'])
+    refuses(tool, configs / 'broken.py', '--json', configs, '--device', 'cpu', words=['--json', 'this is a folder'])
 
 
 def test_get_flops_over_a_folder(configs, run):
@@ -181,9 +174,24 @@ def test_get_flops_ends_with_1_if_a_product_was_missed(configs):
     (configs / 'odd.py').write_text(ODD_CONFIG)
     (configs / 'odd_head.py').write_text(ODD_HEAD)
     command = [sys.executable, '-W', 'ignore', TOOLS / 'get_flops.py', 'odd.py', '--shape']
-    done = subprocess.run(command, cwd=configs, env=dict(os.environ, PYTHONPATH='.'), capture_output=True, text=True)
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(['.', os.environ.get('PYTHONPATH', '')]))
+    done = subprocess.run(command, cwd=configs, env=env, capture_output=True, text=True)
     assert done.returncode == 1 and '| total' in done.stdout
     assert 'The total is too low' in done.stderr and 'odd::window_attention (1 calls, 72 elements)' in done.stderr
+
+
+@pytest.mark.parametrize('config, baseline, words', [
+    ('pooled', 'odd', ["The baseline's total is too low", 'tanh (2 calls']),
+    ('odd', 'pooled', ['The total is too low']),
+])
+def test_get_flops_looks_at_the_baseline_too(configs, run, capsys, monkeypatch, config, baseline, words):
+    monkeypatch.setattr('mmtoken.analysis.counter.looks_like_a_product', lambda name: name == 'tanh')
+    (configs / 'odd.py').write_text("_base_ = ['dense.py']\n"
+                                    "model = dict(decode_head=dict(act_cfg=dict(type='Tanh')))\n")
+    with pytest.raises(SystemExit) as caught:
+        run('get_flops', configs / f'{config}.py', '--shape', '--baseline', configs / f'{baseline}.py')
+    (line, ) = capsys.readouterr().err.strip().splitlines()
+    assert caught.value.code == 1 and all(word in line for word in words)
 
 
 @pytest.mark.parametrize('args, words', [
@@ -258,12 +266,20 @@ def test_benchmark_takes_the_test_set_or_says_that_it_is_noise(configs, run, ref
             words=['test_dataloader.dataset.data_prefix.img_path', '--images DIR'])
 
 
-def test_benchmark_of_a_dynamic_method_counts_the_pictures_one_by_one(configs, run, monkeypatch):
-    from mmtoken.methods.avgpool import AvgPool
-    monkeypatch.setattr(AvgPool, 'dynamic', True)
-    run('benchmark', configs / 'pooled.py', '--device', 'cpu', '--rounds', 5, '--warmup', 1, '--batch', 2, '--json',
-        configs / 'out.json')
-    assert json.loads((configs / 'out.json').read_text())['rows'][0]['macs'] == model_macs(24, 6)
+def test_benchmark_of_a_dynamic_method_counts_the_pictures_one_by_one(configs, run, loud):
+    (configs / 'loud.py').write_text("_base_ = ['dense.py']\nmodel = dict(backbone=dict(reducer=dict("
+                                     "type='mmtoken.Loud', part=1.0, layer=2)))\n")
+    pictures = ['--images', configs / 'pictures', '--shape', 32, 48]
+    torch.manual_seed(0)
+    run('get_flops', configs / 'loud.py', *pictures, '--json', configs / 'flops.json')
+    each = json.loads((configs / 'flops.json').read_text())['macs']
+    assert len(each) == 3 and len(set(each)) > 1
+    torch.manual_seed(0)
+    printed = run('benchmark', configs / 'loud.py', *pictures, '--batch', 1, 2, '--device', 'cpu', '--rounds', 5,
+                  '--warmup', 1, '--json', configs / 'out.json')
+    out = json.loads((configs / 'out.json').read_text())
+    assert [row['macs'] for row in out['rows']] == [sum(each) / 3] * 2
+    assert [len(row['seconds']) for row in out['rows']] == [6, 6] and 'batch 1: 6 rounds: pictures differ' in printed
 
 
 def test_benchmark_in_half_precision_against_no_stock_class(configs, run, refuses):
@@ -274,6 +290,14 @@ def test_benchmark_in_half_precision_against_no_stock_class(configs, run, refuse
     out = json.loads((configs / 'out.json').read_text())
     assert out['precision'] == 'bf16' and [row['name'] for row in out['rows']] == ['dino', "dino'"]
     refuses('benchmark', config, '--stock', '--device', 'cpu', words=['no class behind the backbone'])
+
+
+def test_benchmark_keeps_a_config_that_is_called_stock(configs, run):
+    run('benchmark', configs / 'pooled.py', configs / 'stock.py', '--stock', '--rounds', 5, '--warmup', 1, '--device',
+        'cpu', '--json', configs / 'out.json')
+    rows = {row['name']: row['macs'] for row in json.loads((configs / 'out.json').read_text())['rows']}
+    # the last has the size of the pictures of the first
+    assert list(rows) == ['pooled', 'stock', "stock'"] and rows['stock'] == rows["stock'"] == model_macs(24)
 
 
 def test_benchmark_sweeps_for_where_a_method_starts_to_win(configs, run):
@@ -319,6 +343,13 @@ def test_benchmark_has_a_least_of_everything(configs, run, capsys, flag, value):
     with pytest.raises(SystemExit) as caught:
         run('benchmark', configs / 'dense.py', f'--{flag}', value)
     assert caught.value.code == 2 and f'--{flag} {value}: give' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('items, num, expected', [
+    (19, 10, range(0, 19, 2)), (7, 3, [0, 3, 6]), (4, 9, range(4)), (5, 1, [0]), (233, 4, [0, 77, 155, 232])])
+def test_pictures_are_spread_evenly(items, num, expected):
+    from mmtoken.analysis.loading import spread_out
+    assert spread_out(range(items), num) == list(expected)
 
 
 def test_pictures_are_normalised_as_the_config_says(configs):

@@ -7,7 +7,8 @@ import torch
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmtoken.analysis.benchmark import Bench, _peak_on_the_cpu, break_even, break_even_points, ladder
+from mmtoken.analysis import count_macs, latency, segmentor_macs
+from mmtoken.analysis.benchmark import Bench, _peak_on_the_cpu, batches, break_even, break_even_points, ladder
 from mmtoken.analysis.loading import build_model, read_config
 from mmtoken.engine.checks import UserError
 
@@ -83,8 +84,98 @@ def test_cuda_graphs_are_for_predictions_on_a_gpu(options):
 def test_cuda_graphs_need_a_fixed_number_of_tokens():
     model = nn.Conv2d(3, 3, 1)
     model.dynamic = True
-    with pytest.raises(UserError, match='--cuda-graph needs a fixed number of tokens, and that of b depends'):
+    with pytest.raises(UserError, match='--cuda-graph needs the same work for each picture, and that of b depends'):
         Bench(dict(a=nn.Conv2d(3, 3, 1), b=model), device='cuda', cuda_graph=True)
+
+
+def test_each_picture_comes_equally_often():
+    images = torch.arange(6)
+    assert [b.tolist() for b in batches(images, 4, True)] == [[0, 1, 2, 3], [4, 5, 0, 1], [2, 3, 4, 5]]
+    assert [b.tolist() for b in batches(images, 4, False)] == [[0, 1, 2, 3], [4, 5, 0, 1]]
+    assert [b.tolist() for b in batches(images, 3, True)] == [[0, 1, 2], [3, 4, 5]]
+    assert [b.tolist() for b in batches(images[:1], 2, True)] == [[0, 0]]
+
+
+@pytest.fixture
+def on_paper(monkeypatch):
+    """A machine whose seconds are MACs."""
+    monkeypatch.setattr(latency, '_sample_cpu', lambda call, args: count_macs(call, args).total / 1e6)
+
+
+def models_of_unlike_cost(loud):
+    from mmtoken.testing import toy_hosts
+    host = toy_hosts()['TokenVisionTransformer']
+    return dict(dense=host(), pooled=host(reducer=dict(type='mmtoken.AvgPool', layer=1)),
+                loud=host(reducer=dict(type='mmtoken.Loud', part=1.05)))
+
+
+@pytest.mark.parametrize('models', [['dense', 'loud'], ['loud', 'dense'], ['dense', 'pooled', 'loud']])
+def test_where_seconds_are_macs_the_quotient_is_one(loud, on_paper, models):
+    known = models_of_unlike_cost(loud)
+    images = torch.randn(5, 3, 32, 32)
+    bench = Bench({name: known[name] for name in models})
+    costs = bench.costs(images)
+    each = [segmentor_macs(known['loud'], image[None]).total for image in images]
+    assert len(set(each)) > 2 and costs['loud'].total == sum(each) / 5
+    rows = bench.measure(images, 1, 7, 0, costs)
+    for row in rows:
+        assert row['efficiency'] == pytest.approx(1, abs=1e-12) and len(row['seconds']) == 10
+        assert row['speedup']['low'] == pytest.approx(row['speedup']['high'])
+
+
+class Boxes(nn.Module):
+    """The second half costs more the more boxes there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(16, 16)
+
+    def predict(self, images, samples, rescale):
+        return self.head(images.new_zeros(int(images.sum()), 16))
+
+
+def test_detectors_are_counted_on_all_pictures(monkeypatch, on_paper):
+    from mmtoken.analysis import flops
+    monkeypatch.setattr(flops, 'predicts_boxes', lambda model: isinstance(model, Boxes))
+    from mmtoken.analysis.report import costs
+    model, images = Boxes(), torch.tensor([1, 2, 6]).view(3, 1, 1, 1).expand(3, 1, 2, 3) / 6
+    bench = Bench(dict(a=model))
+    assert bench.costs(images)['a'].total == 3 * 16**2
+    assert costs(model, images.split(1))['macs'] == [n * 16**2 for n in (1, 2, 6)]
+    assert bench.rounds(images, 1, 5) == 6
+    with pytest.raises(UserError, match='--cuda-graph needs the same work'):
+        Bench(dict(a=model), device='cuda', cuda_graph=True)
+
+
+def test_of_pictures_alike_one_is_counted(monkeypatch):
+    from mmtoken.analysis.flops import over_pictures
+    seen = []
+    inputs = [torch.zeros(1, 3, *size) for size in [(8, 8), (8, 9), (8, 8)]]
+    assert over_pictures(nn.Conv2d(3, 3, 1), inputs, lambda n: seen.append(n) or n) == [0, 1, 0] and seen == [0, 1]
+
+
+class Trained(nn.Module):
+    """Its cost depends on the picture; its batch norm is moved by whatever runs in training mode."""
+
+    dynamic = True
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm2d(1), nn.Linear(16, 16)
+
+    def loss(self, images, samples):
+        self.norm(images)
+        return dict(loss=self.head(images.new_zeros(int(images.sum().round()), 16)).sum())
+
+
+def test_training_steps_are_counted_a_picture_and_leave_no_trace(monkeypatch):
+    from mmtoken.analysis import benchmark
+    monkeypatch.setattr(benchmark, 'synthetic_samples', lambda *args: None)
+    model, images = Trained(), torch.tensor([1, 2, 6]).view(3, 1, 1, 1).expand(3, 1, 2, 3) / 6
+    bench = Bench(dict(a=model), optimizers=dict(a=OPTIMIZER))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    assert bench.costs(images)['a'].total == 3 * 16**2
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers()) and model.norm.training
 
 
 RESNET18 = {'backbone.depth': 18}

@@ -1,4 +1,4 @@
-"""MACs of every host with every static method against a formula on paper, and against torch's own counter."""
+"""MACs of every host with every method against a formula on paper, and against torch's own counter."""
 
 from math import ceil, prod
 
@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmtoken.analysis import model_parts, segmentor_macs
-from mmtoken.registry import REDUCERS
+from mmtoken.registry import MODELS, REDUCERS
 from mmtoken.testing import DEPTH, PATCH, toy_hosts
 
 REDUCERS.import_from_location()
@@ -52,8 +52,25 @@ def tome(relative, r=None, keep=None, **_):
 CLOSED_FORMS = dict(AvgPool=avg_pool, Expedit=expedit, ToMe=tome)
 
 
-def test_every_static_method_has_a_closed_form():
-    assert {name for name, kind in METHODS.items() if not kind.dynamic} <= set(CLOSED_FORMS)
+# Of dynamic methods by what was recorded about a picture: the exit at which each token left (their number: none).
+def early_exit(left, exits, threshold, heads, **_):
+    last = [*exits, DEPTH]
+    tokens = [sum(last[m] >= i for m in left) for i in range(DEPTH)]
+    asked = [sum(m >= exit for m in left) for exit in range(len(exits))] if threshold != 1 else []  # those not gone yet
+    return tokens, sum(asked) * DIM * heads['num_classes'], 0  # saved features and predictions are put back by index
+
+
+RECORDED = dict(DToP=early_exit, DoViT=early_exit)
+
+
+def test_every_method_has_a_closed_form():
+    assert {name for name, kind in METHODS.items() if not kind.dynamic} == set(CLOSED_FORMS)
+    assert {name for name, kind in METHODS.items() if kind.dynamic} == set(RECORDED)
+
+
+def of_blocks(attention, mlp, prefix):
+    blocks = sum(4 * (n + prefix) * DIM**2 + 2 * (n + prefix)**2 * DIM for n in attention)
+    return blocks + sum(8 * (n + prefix) * DIM**2 for n in mlp)
 
 
 @pytest.mark.parametrize('host', list(HOSTS))
@@ -67,16 +84,38 @@ def test_host_and_method(host, method, args):
     attention, mlp, reduce, restore = CLOSED_FORMS[method](relative=relative, **args) if method else \
         ([N] * DEPTH, [N] * DEPTH, 0, 0)
 
-    prefix = model.num_prefix
-    blocks = sum(4 * (n + prefix) * DIM**2 + 2 * (n + prefix)**2 * DIM for n in attention)
-    blocks += sum(8 * (n + prefix) * DIM**2 for n in mlp)
-    stem = N * 3 * PATCH**2 * DIM
+    blocks, stem = of_blocks(attention, mlp, model.num_prefix), N * 3 * PATCH**2 * DIM
     expected = dict(stem=stem, blocks=blocks, reduce=reduce, restore=restore, neck=0, heads=0, other=0)
 
     report = segmentor_macs(model.to('meta'), size)
     assert model_parts(report, model) == expected  # to the last one, where half a percent would do
     assert report.total == sum(expected.values()) == sum(report.by_operator.values())
     assert report.tokens == mlp and not report.missed
+
+
+@pytest.mark.parametrize('host', [name for name, host in HOSTS.items() if host().position == 'absolute'])
+@pytest.mark.parametrize('method, args', [
+    (m, a) for m in RECORDED for a in (METHODS[m].identity_example, *METHODS[m].examples)], ids=str)
+def test_segmentor_with_a_dynamic_method(host, method, args):
+    size, classes = tuple(side * PATCH for side in GRID), args['heads']['num_classes']
+    backbone = dict(type=HOSTS[host], size=size, reducer=dict(type=f'mmtoken.{method}', **args))
+    head = dict(args['heads'], in_channels=DIM, num_convs=1, kernel_size=3, channels=16)
+    model = MODELS.build(dict(
+        type='mmtoken.TokenEncoderDecoder', backbone=backbone, decode_head=head, test_cfg=dict(mode='whole'),
+        data_preprocessor=dict(type='mmseg.SegDataPreProcessor')))
+    model.eval()
+    image = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        state = model.backbone.forward_tokens(image)[1]
+    left = state.aux[model.backbone.reducer].left.tolist()
+    assert (min(left) < len(args['exits'])) == (args != METHODS[method].identity_example) and len(left) == N
+
+    tokens, reduce, restore = RECORDED[method](left, **args)
+    expected = dict(stem=N * 3 * PATCH**2 * DIM, blocks=of_blocks(tokens, tokens, model.backbone.num_prefix),
+                    reduce=reduce, restore=restore, neck=0, heads=N * 16 * (DIM * 9 + classes), other=0)
+    report = segmentor_macs(model, image)
+    assert model_parts(report, model) == expected
+    assert report.total == sum(expected.values()) and report.tokens == tokens and not report.missed
 
 
 @pytest.mark.parametrize('host', list(HOSTS))

@@ -8,6 +8,7 @@ import torch
 
 import mmtoken
 from mmtoken.analysis import environment, interleave, paired_ratio, spread
+from mmtoken.analysis.latency import whole_rounds
 
 
 def test_turns_rotate_and_all_get_the_same_input():
@@ -16,9 +17,32 @@ def test_turns_rotate_and_all_get_the_same_input():
     ticks = []
     seconds = interleave(calls, rounds=4, warmup=1, inputs=[10, 20], progress=lambda: ticks.append(len(seen)))
     assert ticks == list(range(1, 16))  # after each call
-    assert [name for name, _ in seen] == list('abc' + 'abc' + 'bca' + 'cab' + 'abc')
+    assert [name for name, _ in seen] == list('abc' + 'abc' + 'bca' + 'bca' + 'cab')
     assert [x for _, x in seen[3:]] == [10] * 3 + [20] * 3 + [10] * 3 + [20] * 3
     assert list(seconds) == list('abc') and all(len(samples) == 4 for samples in seconds.values())
+
+
+@pytest.mark.parametrize('models', [1, 2, 3, 4])
+@pytest.mark.parametrize('inputs', [1, 2, 3, 4])
+def test_each_model_goes_first_equally_often_with_each_input(models, inputs):
+    seen = []
+    calls = {name: lambda x, name=name: seen.append((name, x)) for name in 'abcd'[:models]}
+    interleave(calls, rounds=models * inputs, warmup=0, inputs=range(inputs))
+    first = seen[::models]
+    assert len(set(first)) == models * inputs == len(first)
+
+
+def test_inputs_of_unlike_cost():
+    base, other = [1.0, 9.0] * 4, [1.0, 3.0] * 4
+    assert paired_ratio(base, other, inputs=2) == pytest.approx(dict(ratio=10 / 4, low=10 / 4, high=10 / 4))
+    drift = [1, 1, 2, 2, 5, 5, 7, 7]  # of the machine, which the pairs share
+    slow = paired_ratio([b * d for b, d in zip(base, drift)], [o * d for o, d in zip(other, drift)], inputs=2)
+    assert slow['ratio'] == pytest.approx(10 / 4) and slow['low'] < 10 / 4 < slow['high']
+    noisy = paired_ratio([1.0, 9.0] * 9, [x for n in range(9) for x in (1 + n / 20, 3 + n / 10)], inputs=2)
+    assert noisy['low'] < noisy['ratio'] < noisy['high'] < 2.6
+    with pytest.raises(ValueError, match='3 samples are not equally many of each of 2'):
+        paired_ratio([1.0] * 3, [1.0] * 3, inputs=2)
+    assert [whole_rounds(rounds, inputs) for rounds, inputs in [(7, 1), (5, 8), (17, 8), (24, 8)]] == [7, 16, 24, 24]
 
 
 def test_samples_are_seconds_and_the_faster_one_is_faster():

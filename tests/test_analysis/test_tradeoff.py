@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmtoken.analysis import segmentor_macs, tradeoff
+from mmtoken.analysis import segmentor_macs, tradeoff, variants
 from mmtoken.analysis.loading import build_model, read_config
 from mmtoken.analysis.tradeoff import Contender, Setting, Tradeoff
 from mmtoken.analysis.variants import check_key, parse_space, parse_values, smaller_input, with_settings
@@ -96,7 +97,7 @@ def test_sliding_windows_are_counted_and_timed_whole(town, tmp_path):
     cfg = read_config(town / 'pooled.py', {'model.test_cfg': dict(mode='slide', crop_size=(84, 84), stride=(28, 28))})
     contender = Contender(Setting('slide', 'reduced', cfg, str(town / 'weights.pth')), tmp_path, None, 1)
     crop = segmentor_macs(contender.model, (84, 84)).total
-    assert contender.macs() == 2 * crop
+    assert contender.macs().total == 2 * crop
     assert contender.run(0).shape == (1, 11, 84, 112)
 
 
@@ -104,7 +105,19 @@ def test_methods_that_look_at_the_picture_are_counted_on_several(town, tmp_path,
     _, macs = reference(town, 'loud.py')
     assert len(set(macs)) > 1
     setting = Setting('loud', 'reduced', read_config(town / 'loud.py'), str(town / 'weights.pth'))
-    assert Contender(setting, tmp_path, None, 4).macs() == np.mean(macs)
+    assert Contender(setting, tmp_path, None, 4).macs().total == np.mean(macs)
+
+
+def test_speed_ups_may_be_compared_with_macs_where_pictures_differ(town, tmp_path, loud, monkeypatch):
+    from mmtoken.analysis import count_macs, latency
+    monkeypatch.setattr(latency, '_sample_cpu', lambda call, args: count_macs(
+        call.__self__.model, args, call=call).total / 1e6)
+    monkeypatch.setattr(Contender, 'score', lambda self: dict(mIoU=1.0))
+    dense, ours = (Setting(name, 'reduced', read_config(town / f'{name}.py'), str(town / 'weights.pth'))
+                   for name in ('dense', 'loud'))
+    row = Tradeoff(tmp_path, dense, pictures=4, rounds=5).row(ours)
+    assert len(set(row['seconds'])) > 1 and len(row['seconds']) == len(row['dense_seconds']) == 8
+    assert row['efficiency'] == pytest.approx(1, abs=1e-12)
 
 
 def test_a_quick_look_says_so_everywhere(town, call, tmp_path, capsys):
@@ -114,6 +127,18 @@ def test_a_quick_look_says_so_everywhere(town, call, tmp_path, capsys):
     assert printed.count('on the first 2 images only') == 2
     assert all(row['first_only'] and row['images'] == 2 for row in rows(tmp_path).values())
     assert (tmp_path / 'tradeoff.csv').read_text().count('the first 2 images only') == 2
+
+
+def test_products_without_a_formula_are_told(town, call, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('mmtoken.analysis.counter.looks_like_a_product', lambda name: name == 'gelu')
+    flags = [town / 'pooled.py', town / 'weights.pth', '--sweep', 'reducer.grid=0.5', '--num', 1, '--rounds', 1,
+             '--work-dir', tmp_path]
+    for _ in range(2):  # measured, and read
+        call('tradeoff', *flags)
+        lines = capsys.readouterr().err.strip().splitlines()[-2:]
+        assert [line.split(' (')[0] for line in lines] == [
+            f'MACs of {name} are too low, no formula for gelu' for name in ('dense', 'grid=0.5')]
+    assert all(list(row['missed']) == ['gelu'] for row in rows(tmp_path).values())
 
 
 # ---------------------------------------------------------------------- going on
@@ -184,13 +209,27 @@ def test_a_point_is_known_by_all_that_decides_it(town, tmp_path):
     assert [a == b for a, b in zip(keys(dense=Setting('d', 'dense', cfg, str(weights))), same)] == [True, True, False]
 
 
+@pytest.mark.skipif(not Path('/proc/self/fd').exists(), reason='looks at the open files of Linux')
+def test_a_setting_that_is_done_holds_no_file(town, tmp_path):
+    def logs():
+        return [link for link in map(os.path.realpath, Path('/proc/self/fd').iterdir())
+                if link.startswith(str(tmp_path)) and link.endswith('.log')]
+
+    dense = Setting('dense', 'dense', read_config(town / 'dense.py'), str(town / 'weights.pth'))
+    tradeoff, cfg = Tradeoff(tmp_path, dense), read_config(town / 'pooled.py')
+    tradeoff.contender(dense)
+    for grid in (0.4, 0.5, 0.6):
+        tradeoff.contender(Setting('a', 'reduced', with_settings(cfg, {'reducer.grid': grid}), dense.checkpoint))
+    assert len(logs()) == 2  # of the dense one and the last
+
+
 # ---------------------------------------------------------------------- the search
 @pytest.fixture
 def steady(monkeypatch):
     """A machine whose speed is its MACs."""
 
     def interleave(calls, rounds, warmup, *, inputs, device):
-        return {name: [call.__self__.macs() / 1e9] * rounds for name, call in calls.items()}
+        return {name: [call.__self__.macs().total / 1e9] * rounds for name, call in calls.items()}
 
     monkeypatch.setattr(tradeoff, 'interleave', interleave)
 
@@ -216,15 +255,17 @@ def test_the_search_finds_what_trying_everything_finds(town, call, tmp_path, cap
         assert 0 < len(reaching) < len(everything)
         capsys.readouterr()
         call('tradeoff', *flags, *goal, '--trials', 24, *(word for text in settings for word in ('--search', text)),
-             '--cfg-options', 'model.backbone.reducer.grid=0.9')  # is not to come back in what was found
+             '--cfg-options', 'model.backbone.reducer.grid=0.9',  # is not to come back in what was found
+             'val_dataloader.drop_last=False')  # is to be in it
         dense, found = json.loads((tmp_path / 'found.json').read_text())['rows']
         assert better(found) == pytest.approx(max(map(better, reaching))) and met(found)
         # the config that was written is the one that was measured, and runs
         cfg = read_config(tmp_path / 'found.py')
+        assert cfg.val_dataloader.drop_last is False and cfg.val_dataloader.dataset.data_root == str(town / 'data')
         assert cfg.model.backbone.reducer == dict(
             type='mmtoken.AvgPool', **{k.removeprefix('reducer.'): v for k, v in found['values'].items()})
         contender = Contender(Setting('again', 'searched', cfg, str(town / 'weights.pth')), tmp_path / 'again', None, 1)
-        assert contender.score() == found['metrics'] and contender.macs() == found['macs']
+        assert contender.score() == found['metrics'] and contender.macs().total == found['macs']
         printed, comment = capsys.readouterr().out, (tmp_path / 'found.py').read_text()
         line = f'mIoU {found["metrics"]["mIoU"]:.2f} ({-loss(found):+.2f}) on 4 images'
         assert line in printed and line in comment and 'found.py' in printed and 'misses' not in printed
@@ -274,8 +315,10 @@ def test_what_is_hopeless_is_not_timed_and_what_is_refused_does_not_stop_the_sea
     flags = [town / 'tome.py', town / 'weights.pth', '--rounds', 1, '--num', 1, '--work-dir', tmp_path]
     with pytest.raises(SystemExit, match='None of 6 trials reaches a speed-up of at least 50; widen') as caught:
         call('tradeoff', *flags, '--target-speedup', 50, '--trials', 6, '--search', 'reducer.keep=0.1:0.9', '--search',
-             'reducer.r=None,3', '--search', 'reducer.layers=None')
-    assert '\n' not in str(caught.value) and timed == ['dense']
+             'reducer.r=None,3', '--search', 'reducer.layers=None', '--sweep', 'reducer.r=4')
+    assert '\n' not in str(caught.value) and timed == ['dense', 'r=4']
+    assert list(rows(tmp_path)) == ['dense', 'r=4'] and (tmp_path / 'tradeoff.png').exists()  # what was measured
+    assert len((tmp_path / 'tradeoff.csv').read_text().splitlines()) == 3
     printed = capsys.readouterr().out
     assert printed.count('far below 50.00: not timed, not scored') + printed.count('refused: ') == 6
     assert 'Give either r or keep' in printed and 'far below' in printed
@@ -284,14 +327,35 @@ def test_what_is_hopeless_is_not_timed_and_what_is_refused_does_not_stop_the_sea
 def test_a_config_that_is_written_holds_the_reducers_alone(town, tmp_path):
     search = pytest.importorskip('mmtoken.analysis.search')
     reducers = [dict(type='mmtoken.AvgPool', layer=1, grid=0.7), dict(type='mmtoken.ToMe', r=None, keep=0.5)]
-    search.write_config(tmp_path / 'a.py', town / 'stacked.py', reducers, ['first', 'second'])
+    wanted = read_config(town / 'stacked.py')
+    wanted.model.backbone.reducer = reducers
+    search.write_config(tmp_path / 'a.py', town / 'stacked.py', wanted, ['first', 'second'])
     cfg, before = read_config(tmp_path / 'a.py'), read_config(town / 'stacked.py')
     assert [dict(reducer) for reducer in cfg.model.backbone.pop('reducer')] == reducers
     before.model.backbone.pop('reducer')
     assert cfg.to_dict() == before.to_dict() and (tmp_path / 'a.py').read_text().startswith('# first\n# second\n_base_')
     package = 'mmtoken::tome/tome-r110_dinov2-s14_linear_camvid-672x504.py'
-    search.write_config(tmp_path / 'b.py', Path(package), dict(type='mmtoken.ToMe', keep=0.5), [])
+    wanted = read_config(package)
+    wanted.model.backbone.reducer = dict(type='mmtoken.ToMe', keep=0.5)
+    search.write_config(tmp_path / 'b.py', Path(package), wanted, [])
+    assert len((tmp_path / 'b.py').read_text().splitlines()) == 2
     assert read_config(tmp_path / 'b.py').model.backbone.reducer == dict(type='mmtoken.ToMe', keep=0.5)
+
+
+def test_a_config_that_is_written_holds_the_options(town, tmp_path):
+    search = pytest.importorskip('mmtoken.analysis.search')
+    wanted = read_config(town / 'pooled.py', {
+        'model.decode_head': dict(_delete_=True, type='SegHead', classes={'a b': 1}, names={'class': 1}),
+        'data_root': '/elsewhere',
+        'val_dataloader.dataset.pipeline.1.scale': (56, 42), 'model.backbone.patch_size': 7, 'new.key': [1, (2, None)],
+        'model.test_cfg': dict(mode='slide', stride=(2, 2)), 'val_dataloader.sampler': None})
+    search.write_config(tmp_path / 'a.py', town / 'pooled.py', wanted, [])
+    found = read_config(tmp_path / 'a.py')
+    assert found.to_dict() == wanted.to_dict()
+    del wanted.model['test_cfg']  # so that the model is written whole
+    search.write_config(tmp_path / 'b.py', town / 'pooled.py', wanted, [])
+    assert read_config(tmp_path / 'b.py').model.to_dict() == wanted.model.to_dict()
+    assert found.val_dataloader.dataset.pipeline[1].scale == (56, 42) and found.model.decode_head.type == 'SegHead'
 
 
 # ---------------------------------------------------------------------- what is typed
@@ -311,6 +375,16 @@ def test_ranges_and_places():
     assert parse_space('--search', 'reducer.r=10:80') == ('reducer.r', (10, 80))
     key, (low, high) = parse_space('--search', 'reducer.grid=0.3:1')
     assert (low, high) == (0.3, 1.0) and type(high) is float
+
+
+@pytest.mark.parametrize('text, expected', [
+    ('a.py:b.pth', ('a.py', 'b.pth', '')),
+    ('a.py:b.pth:small: ours', ('a.py', 'b.pth', 'small: ours')),
+    ('mmseg::vit/a.py:b.pth', ('mmseg::vit/a.py', 'b.pth', '')),
+    ('mmseg::vit/a.py:b.pth:small', ('mmseg::vit/a.py', 'b.pth', 'small')),
+])
+def test_competitors_are_files_or_of_packages(text, expected):
+    assert variants.parse_competitor('--competitor', text) == expected
 
 
 def test_settings_reach_every_reducer(town):
@@ -333,6 +407,11 @@ def test_settings_reach_every_reducer(town):
     (['--sweep', 'reducer.layer=1,7'], ['reducer.layer=7 is not a block', '0 to 3']),
     (['--search', 'reducer.grid=0.9:0.3', '--max-drop', '1'], ['--search reducer.grid=0.9:0.3', 'LOW:HIGH']),
     ([], ['--sweep', '--target-speedup']),
+    (['--sweep', 'reducer.grid=0.5', '--smaller-input', '0'], ['--smaller-input 0', 'between 0 and 1']),
+    (['--sweep', 'reducer.grid=0.5', '--smaller-input', '0.5', '-1'], ['--smaller-input -1', 'between 0 and 1']),
+    (['--sweep', 'reducer.grid=0.5', '--sweep', 'reducer.grid=0.7'], ['--sweep reducer.grid', 'twice', 'A,B']),
+    (['--max-drop', '1', '--search', 'reducer.grid=0.5', '--search', 'reducer.grid=0.7:0.9'],
+     ['--search reducer.grid', 'twice']),
     (['--sweep', 'reducer.grid=0.5', '--num', '0'], ['--num 0', 'above 0']),
     (['--sweep', 'reducer.grid=0.5', '--competitor', 'x.py'], ['--competitor x.py', 'CONFIG:CHECKPOINT']),
     (['--sweep', 'reducer.grid=0.5', '--competitor', 'x.py:y'], ['config file not found', 'x.py']),
@@ -342,6 +421,24 @@ def test_settings_reach_every_reducer(town):
 ])
 def test_bad_input_is_one_line(town, refuses, tmp_path, change, words):
     refuses('tradeoff', town / 'pooled.py', town / 'weights.pth', '--work-dir', tmp_path, *change, words=words)
+
+
+@pytest.fixture
+def torn(town, tmp_path):
+    """A copy of the town whose last picture is none."""
+    import shutil
+    data = shutil.copytree(town / 'data', tmp_path / 'torn')
+    (data / 'images/val/3.jpg').write_text('no picture')
+    return [f'{split}_dataloader.dataset.data_root={data}' for split in ('val', 'test')]
+
+
+def test_a_picture_that_cannot_be_read_is_one_line(town, refuses, tmp_path, torn):
+    refuses('get_flops', town / 'pooled.py', '--cfg-options', *torn,
+            words=['test_dataloader.dataset: item 3', '3.jpg', '--images DIR'])
+    cfg = read_config(town / 'dense.py', dict(line.split('=') for line in torn))
+    contender = Contender(Setting('a', 'dense', cfg, str(town / 'weights.pth')), tmp_path, None, 4)
+    with pytest.raises(UserError, match='val_dataloader.dataset: item 3: .*3.jpg'):
+        contender.macs()
 
 
 def test_missing_files_and_packages_are_one_line(town, refuses, tmp_path, monkeypatch):

@@ -51,6 +51,16 @@ def test_tokens_that_leave_and_another_size(town, call, tmp_path, capsys, loud):
     assert cv2.imread(str(tmp_path / 'a.png')) is not None
 
 
+def test_a_panel_tells_the_part_of_patches_that_exited():
+    from mmtoken.analysis.figures import tokens_figure
+    from mmtoken.analysis.tokens import TokenTrace
+    whole = np.arange(4).reshape(1, 2, 2)
+    trace = TokenTrace([whole, np.array([[[0, -1], [1, 2]]])], [np.array([4]), np.array([3])])
+    figure = tokens_figure(np.zeros((20, 20, 3), np.uint8), trace, [0, 1], 'a')
+    titles = [axes.get_title() for axes in figure.axes]
+    assert 'block 0: 4 tokens' in titles and 'block 1: 3 tokens, 25% of patches exited' in titles
+
+
 @pytest.mark.parametrize('change, words', [
     (dict(config='dense.py'), ['dense.py: model.backbone.reducer is missing', "type='mmtoken.ToMe'"]),
     (dict(config='gone.py'), ['config file not found', 'gone.py']),
@@ -58,10 +68,18 @@ def test_tokens_that_leave_and_another_size(town, call, tmp_path, capsys, loud):
     (dict(image='gone.jpg'), ['image: cannot read', 'gone.jpg']),
     (dict(image='weights.pth'), ['image: cannot read', 'weights.pth', 'JPEG']),
     (dict(more=['--device', 'cuda:99']), ['--device cuda:99', '--device cpu']),
+    (dict(more=['--out', 'x.foo']), ['--out x.foo', '.png', '.svg']),
+    (dict(more=['--out', '/proc/none/x.png']), ['--out /proc/none/x.png: cannot make the folder']),
+    (dict(checkpoint='dense.py'), ['checkpoint', 'dense.py cannot be read', 'weights of a model']),
+    (dict(config='upstream.py'), ['model.backbone.type=mmseg.VisionTransformer takes no reducer',
+                                  'use mmtoken.TokenVisionTransformer']),
+    (dict(config='foreign.py'), ['model.backbone.type=mmseg.ResNet takes no reducer', 'one of', 'mmtoken.TokenDINOv2']),
     (dict(more=['--layers', '2', '4']), ['--layers 4', 'blocks 0 to 3']),
     (dict(more=['--cfg-options', 'model.backbone.reducer.grid=(9,9)']), ["larger than the image's 6x8 tokens"]),
 ])
 def test_bad_input_is_one_line(town, refuses, change, words):
+    for name, kind in (('upstream', 'VisionTransformer'), ('foreign', 'ResNet')):
+        (town / f'{name}.py').write_text(f"_base_ = ['pooled.py']\nmodel = dict(backbone=dict(type='mmseg.{kind}'))\n")
     given = {**dict(config='pooled.py', checkpoint='weights.pth', image='data/images/val/0.jpg', more=[]), **change}
     refuses('vis_tokens', *[town / given[key] for key in ('config', 'checkpoint', 'image')], *given['more'],
             words=words)

@@ -6,25 +6,29 @@
 The first config is the baseline: give the dense host, whose attention is fused like that of the accelerated ones.
 --stock adds what upstream makes of it as a reference. Timed is what happens to normalised images at test time
 (backbone, neck and heads through to the class maps or boxes; one crop where the model slides), or with --train a
-training step on made-up labels; reading and normalising pictures is not. Pictures are those of --images, else of the
-baseline's test set if it is there, else noise, which is no input for methods that look at the picture.
+training step on made-up labels; reading and normalising pictures is not. Where pictures differ in cost each is timed
+equally often, and the speed-up is that of all together, as their mean MACs are. Pictures are those of --images, else
+of the baseline's test set if it is there, else noise, which is no input for methods that look at the picture.
 """
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import environment, loading
 from mmtoken.analysis.benchmark import Bench, break_even_points, ladder
+from mmtoken.analysis.flops import cost_varies
 from mmtoken.analysis.report import latency_table, operator_line, run_lengths
-from mmtoken.engine.checks import UserError, check_device, one_line_errors
+from mmtoken.engine.checks import UserError, check_device, check_output, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,19 +63,20 @@ def parse_args() -> argparse.Namespace:
 def build(args: argparse.Namespace) -> tuple[dict, dict]:
     """Configs and models by name, the baseline first."""
     configs, models = {}, {}
-    for path, weights in zip(args.configs, loading.one_for_each('--checkpoint', args.checkpoint, args.configs)):
-        name = Path(path).stem
+
+    def add(name: str, cfg: Config, weights: Optional[str]) -> None:
         while name in configs:
             name += "'"
-        configs[name] = loading.read_config(path)
-        models[name] = loading.build_model(configs[name], weights)
+        configs[name], models[name] = cfg, loading.build_model(cfg, weights)
+
+    for path, weights in zip(args.configs, loading.one_for_each('--checkpoint', args.checkpoint, args.configs)):
+        add(Path(path).stem, loading.read_config(path), weights)
     if args.stock:
         base = next(iter(configs))
         stock = loading.stock_config(configs[base], models[base])
         if stock is None:
             raise UserError('--stock: upstream has no class behind the backbone of the first config.')
-        configs['stock'], models['stock'] = stock, loading.build_model(
-            stock, args.checkpoint and args.checkpoint[0])
+        add('stock', stock, args.checkpoint and args.checkpoint[0])
     return configs, {name: model.to(args.device) for name, model in models.items()}
 
 
@@ -82,10 +87,10 @@ def pictures(args: argparse.Namespace, cfg, models: dict, shape: tuple[int, int]
         try:
             source = loading.dataset_pictures(cfg, 'give --images DIR')
         except UserError:
-            if any(map(loading.is_dynamic, models.values())):
+            if any(map(cost_varies, models.values())):
                 raise
-            return torch.randn(max(args.batch), 3, *shape, generator=torch.Generator().manual_seed(0)), 'noise'
-    images = loading.read_images(next(iter(models.values())), source, shape, args.num)
+            return torch.randn(max(args.batch), 3, *shape, generator=torch.manual_seed(0)).to(args.device), 'noise'
+    images = loading.read_images(next(iter(models.values())), source, shape, args.num).to(args.device)
     return images, f'{len(images)} pictures' + ('' if args.images else ' of the test set')
 
 
@@ -93,13 +98,13 @@ def pictures(args: argparse.Namespace, cfg, models: dict, shape: tuple[int, int]
 def main():
     args = parse_args()
     check_device(args.device)
+    check_output('--json', args.json)
     if args.threads:
         torch.set_num_threads(args.threads)
     configs, models = build(args)
     baseline = next(iter(models))
     shape = loading.image_shape(configs[baseline], args.shape)
     images, what = pictures(args, configs[baseline], models, shape)
-    images = images.to(args.device)
     optimizers = {name: cfg.get('optim_wrapper') or {} for name, cfg in configs.items()} if args.train else None
     bench = Bench(models, args.device, args.amp, args.compile, args.cuda_graph, optimizers)
     patch = getattr(getattr(models[baseline], 'backbone', None), 'patch_size', 32)
@@ -109,11 +114,14 @@ def main():
                  cuda_graph=args.cuda_graph, timed='training step' if args.train else 'prediction', shape=list(shape),
                  inputs=what, weights=' '.join(args.checkpoint or ['random']), rounds=args.rounds)
     print(', '.join(f'{key}: {value}' for key, value in about.items() if key != 'versions'))
+    rounds = {batch: bench.rounds(images, batch, args.rounds) for batch in args.batch}
+    for batch in (batch for batch, number in rounds.items() if number != args.rounds):
+        print(f'batch {batch}: {rounds[batch]} rounds: pictures differ in cost, and each is to come equally often')
     bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                    console=Console(stderr=True), transient=True, auto_refresh=False)  # no thread beside the samples
     rows, tokens, missed = [], {}, {}
     with bar:
-        task = bar.add_task('', total=len(shapes) * len(args.batch) * len(models) * (args.rounds + args.warmup))
+        task = bar.add_task('', total=len(shapes) * len(models) * sum(n + args.warmup for n in rounds.values()))
         for size in shapes:
             sized = images if size == shape else F.interpolate(images, size, mode='bilinear', antialias=True)
             costs = bench.costs(sized)
@@ -122,7 +130,7 @@ def main():
             missed |= {name: seen for cost in costs.values() for name, seen in cost.missed.items()}
             for batch in args.batch:
                 bar.update(task, description=f'{size[0]}x{size[1]}, batch {batch}')
-                measured = bench.measure(sized, batch, args.rounds, args.warmup, costs,
+                measured = bench.measure(sized, batch, rounds[batch], args.warmup, costs,
                                          lambda: (bar.advance(task), bar.refresh()))
                 rows += [dict(row, shape=list(size), tokens=size[0] * size[1] // patch**2) for row in measured]
     print(latency_table(rows, sweep=args.breakeven is not None))

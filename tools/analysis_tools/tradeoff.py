@@ -20,6 +20,7 @@ from mmengine.config import DictAction
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import variants
 from mmtoken.analysis.loading import read_config
+from mmtoken.analysis.report import operator_line
 from mmtoken.analysis.tradeoff import Setting, Tradeoff, describe, images_of, write_csv
 from mmtoken.engine.checks import UserError, check_installed, one_line_errors
 
@@ -43,7 +44,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--metric', default='mIoU', help='metric of the evaluator, higher is better (mIoU)')
     parser.add_argument('--num', type=int, help='score on the first so many images only, for a quick look')
     parser.add_argument('--pictures', type=int, default=8, help='images to count and time on (8)')
-    parser.add_argument('--rounds', type=int, default=10, help='timed runs of each model (10)')
+    parser.add_argument('--rounds', type=int, default=10,
+                        help='timed runs of each model (10), or more: pictures that differ in cost come equally often')
     parser.add_argument('--work-dir', type=Path, help='folder (work_dirs/tradeoff/<name of the config>)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
     args = parser.parse_args()
@@ -61,40 +63,30 @@ def rivals(args: argparse.Namespace, dense: Setting, patch: int) -> list[Setting
     settings = [Setting(f'input ×{factor:g}', 'smaller input', variants.smaller_input(dense.cfg, factor, patch),
                         args.checkpoint) for factor in args.smaller_input]
     for text in args.competitor:
-        path, _, rest = text.partition(':')
-        checkpoint, _, label = rest.partition(':')
-        if not checkpoint:
-            raise UserError(f'--competitor {text}: write it as CONFIG:CHECKPOINT or CONFIG:CHECKPOINT:LABEL')
+        path, checkpoint, label = variants.parse_competitor('--competitor', text)
         cfg = read_config(path, variants.without(args.cfg_options, 'model.'))
         settings.append(Setting(label or Path(path).stem, 'smaller backbone', cfg, checkpoint))
     return settings
 
 
-def find(args: argparse.Namespace, tradeoff: Tradeoff, cfg, space: dict) -> tuple[Setting, list[Setting]]:
-    """Searches, writes the config that was found, and measures it on the whole validation set."""
-    from mmtoken.analysis.search import Goal, search, write_config
-    goal = Goal(args.target_speedup, args.max_drop, args.metric)
-    best, scored = search(tradeoff, cfg, args.checkpoint, space, goal, args.trials, print)
-    if best is None:
-        raise SystemExit(f'None of {args.trials} trials reaches a {goal}; widen --search or raise --trials')
+def report(args: argparse.Namespace, tradeoff: Tradeoff, best: Setting, goal) -> None:
+    """Writes the config that was found, and measures it on the whole validation set."""
+    from mmtoken.analysis.search import write_config
     path = args.work_dir / 'found.py'
-    reducer = best.cfg.to_dict()['model']['backbone']['reducer']
     lines = [f'Found by {" ".join(sys.argv)}', f'Goal: {goal}.']
-    write_config(path, args.config, reducer, lines)
+    write_config(path, args.config, best.cfg, lines)
     # Timed anew: of many samples the luckiest was taken.
     whole = Tradeoff(tradeoff.work_dir, tradeoff.dense, None, args.pictures, 2 * args.rounds)
-    written = read_config(path, variants.without(args.cfg_options, 'model.backbone.reducer'))
-    row = whole.row(Setting('found', 'searched', written, args.checkpoint, best.values))
+    row = whole.row(Setting('found', 'searched', read_config(path), args.checkpoint, best.values))
     dense = whole.row(whole.dense)
     drop = dense['metrics'][args.metric] - row['metrics'][args.metric]
     lines.append(f'Measured on the whole validation set: {describe(row, dense, args.metric)}.')
     if not goal.reached(row['speedup']['ratio'], drop):
         lines.append(f'There it misses the {goal}: search on more images (--num) or with a margin.')
-    write_config(path, args.config, reducer, lines)
+    write_config(path, args.config, best.cfg, lines)
     about = dict(command=sys.argv, goal=str(goal), rows=[dense, row])
     (args.work_dir / 'found.json').write_text(json.dumps(about, indent=1) + '\n')
-    print('\n'.join(['', *lines[1:], f'reducer={reducer}', str(path)]))
-    return best, scored
+    print('\n'.join(['', *lines[1:], f'reducer={best.cfg.model.backbone.reducer}', str(path)]))
 
 
 @one_line_errors()
@@ -104,11 +96,8 @@ def main():
     from mmtoken.analysis.figures import tradeoff_figure
     cfg = read_config(args.config, args.cfg_options)
     variants.check_reducer(cfg, args.config)
-    sweeps = dict(variants.parse_values('--sweep', text) for text in args.sweep)
-    given = dict(variants.parse_space('--search', text) for text in args.search)
-    for flag, keys in (('--sweep', sweeps), ('--search', given)):
-        for key in keys:
-            variants.check_key(cfg, flag, key)
+    sweeps = variants.by_key(cfg, '--sweep', [variants.parse_values('--sweep', text) for text in args.sweep])
+    given = variants.by_key(cfg, '--search', [variants.parse_space('--search', text) for text in args.search])
     args.work_dir = args.work_dir or Path('work_dirs/tradeoff') / args.config.stem
     dense = Setting('dense', 'dense', variants.dense_config(cfg), args.checkpoint)
     tradeoff = Tradeoff(args.work_dir, dense, args.num, args.pictures, args.rounds)
@@ -123,6 +112,12 @@ def main():
             variants.check_settings(setting.cfg, host.info())
         tradeoff.key(setting, 'metrics')  # refuses a missing checkpoint
 
+    if args.search_wanted:
+        from mmtoken.analysis.search import Goal, declared_space, search
+        accelerated = tradeoff.contender(Setting('config', 'searched', cfg, args.checkpoint)).model.backbone
+        if not (space := {**declared_space(accelerated.reducer, host.info()), **given}):
+            raise UserError('the method of this config declares nothing to search: give --search KEY=LOW:HIGH')
+
     tradeoff.score(dense, args.metric)
     rows = [tradeoff.row(dense)]
     print(f'dense: {describe(rows[0], rows[0], args.metric)}', flush=True)
@@ -131,19 +126,24 @@ def main():
         print(f'{number} of {len(settings)}, {setting.name}: {describe(rows[-1], rows[0], args.metric)}', flush=True)
     best = None
     if args.search_wanted:
-        from mmtoken.analysis.search import declared_space
-        accelerated = tradeoff.contender(Setting('config', 'searched', cfg, args.checkpoint)).model.backbone
-        if not (space := {**declared_space(accelerated.reducer, host.info()), **given}):
-            raise UserError('the method of this config declares nothing to search: give --search KEY=LOW:HIGH')
-        best, scored = find(args, tradeoff, cfg, space)
+        goal = Goal(args.target_speedup, args.max_drop, args.metric)
+        best, scored = search(tradeoff, cfg, args.checkpoint, space, goal, args.trials, print)
         rows += [tradeoff.row(setting) for setting in scored]
+        if best is not None:
+            report(args, tradeoff, best, goal)
 
     about = dict(command=sys.argv, config=str(args.config), checkpoint=args.checkpoint, **tradeoff.machine, rows=rows)
     (args.work_dir / 'tradeoff.json').write_text(json.dumps(about, indent=1) + '\n')
     write_csv(args.work_dir / 'tradeoff.csv', rows, args.metric)
-    title = f'{args.config.stem}\n{images_of(rows[0])}, {tradeoff.machine["device"]}, {args.rounds} rounds, batch 1'
+    rounds = '-'.join(map(str, sorted({len(row['seconds']) for row in rows})))  # more where pictures differ in cost
+    title = f'{args.config.stem}\n{images_of(rows[0])}, {tradeoff.machine["device"]}, {rounds} rounds, batch 1'
     tradeoff_figure(rows, args.metric, title, best and best.name).savefig(args.work_dir / 'tradeoff.png', dpi=150)
-    print(f'{args.work_dir}/tradeoff.png, .csv, .json')
+    print(f'{args.work_dir}/tradeoff.png, .csv, .json ({rounds} rounds)')
+    for row in filter(lambda row: row['missed'], rows):
+        print(f'MACs of {row["name"]} are too low, no formula for {operator_line(row["missed"])}; see get_flops.py',
+              file=sys.stderr)
+    if args.search_wanted and best is None:
+        raise SystemExit(f'None of {args.trials} trials reaches a {goal}; widen --search or raise --trials')
 
 
 if __name__ == '__main__':

@@ -18,9 +18,9 @@ from mmengine.registry import DATASETS
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import inference_path, trace_tokens
-from mmtoken.analysis.loading import build_model, image_shape, read_config
+from mmtoken.analysis.loading import build_model, image_shape, read_config, spread_out
 from mmtoken.analysis.variants import check_reducer, dense_config
-from mmtoken.engine.checks import UserError, check_device, check_installed, one_line_errors
+from mmtoken.engine.checks import UserError, check_device, check_installed, check_output, one_line_errors
 
 PANELS = 8
 
@@ -48,22 +48,21 @@ def class_colors(cfg, number: int) -> tuple[list, list]:
     return list(meta.get('classes') or map(str, range(number))), palette
 
 
-def spread(layers: list, number: int) -> list:
-    """At most so many of a list, evenly, the first and the last among them."""
-    return [layers[i] for i in np.linspace(0, len(layers) - 1, min(number, len(layers))).round().astype(int)]
-
-
 @one_line_errors()
 def main():
     args = parse_args()
     check_installed('matplotlib')
     check_device(args.device)
-    from mmtoken.analysis.figures import tokens_figure
+    from mmtoken.analysis.figures import check_format, tokens_figure
+    name = Path(args.config).stem
+    out = args.out or Path('outputs') / f'{name}_{Path(args.image).stem}.png'
+    check_format('--out', out)
     cfg = read_config(args.config, args.cfg_options)
     check_reducer(cfg, args.config)
     pixels = cv2.imread(args.image)
     if pixels is None:
         raise UserError(f'image: cannot read {args.image}; give a JPEG or PNG file')
+    check_output('--out', out)
     model = build_model(cfg, args.checkpoint).to(args.device)
     depth = len(model.backbone.blocks)
     unknown = [i for i in args.layers or [] if i not in range(depth)]
@@ -83,10 +82,7 @@ def main():
         labels = {name: value.argmax(1)[0].cpu().numpy() for name, value in both.items()}
         classes, palette = class_colors(cfg, logits.shape[1])
 
-    layers = args.layers or spread(trace.changes() or [0, depth - 1], PANELS)
-    name = Path(args.config).stem
-    out = args.out or Path('outputs') / f'{name}_{Path(args.image).stem}.png'
-    out.parent.mkdir(parents=True, exist_ok=True)
+    layers = args.layers or spread_out(trace.changes() or [0, depth - 1], PANELS)
     picture = np.ascontiguousarray(pixels[..., ::-1])
     tokens_figure(picture, trace, layers, name, labels, classes, palette).savefig(out, dpi=150)
     print('tokens in each block: ' + ', '.join(str(count[0]) for count in trace.counts))

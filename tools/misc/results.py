@@ -14,11 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mmengine.config import Config
-
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis.loading import one_for_each
-from mmtoken.engine.checks import one_line_errors
+from mmtoken.engine.checks import UserError, check_output, load_config, one_line_errors
 
 TEST = Path(__file__).resolve().parents[1] / 'test.py'
 HEAD = ('config', 'mIoU', 'Δ', 'GMACs', 'MACs ×', 'ms, batch {0}', 'speed-up, batch {0}', 'speed-up ÷ MAC speed-up')
@@ -38,7 +36,9 @@ def score(config: Path, checkpoint: str, work_dir: Path) -> dict:
     """Metrics of one run of ``tools/test.py``, as it wrote them into its log."""
     before = set(work_dir.glob('*/*.json'))
     command = [sys.executable, str(TEST), str(config), checkpoint, '--work-dir', str(work_dir)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, stdout=subprocess.DEVNULL)
+    if done.returncode:  # it has said why
+        sys.exit(done.returncode)
     (log, ) = set(work_dir.glob('*/*.json')) - before
     metrics = json.loads(log.read_text().splitlines()[-1])
     return {key: value for key, value in metrics.items() if key not in ('data_time', 'time')}
@@ -63,16 +63,37 @@ def table(rows: list, latencies: dict) -> str:
     return '\n'.join(lines)
 
 
+def read_latencies(paths: list) -> dict:
+    """Rows of ``benchmark.py --json`` by name and batch size; those of later files go first."""
+    latencies = {}
+    for path in paths:
+        for row in json.loads(path.read_text())['rows']:
+            key = row['name'], row['batch']
+            if latencies.get(key, row).get('shape') != row.get('shape'):
+                raise UserError(f'--benchmark {path}: {row["name"]} was timed at several sizes, of which a table shows '
+                                'one; give files of one size, without --breakeven')
+            latencies[key] = row
+    return latencies
+
+
 @one_line_errors()
 def main():
     args = parse_args()
+    check_output('--out', args.out)
+    checkpoints = one_for_each('--checkpoint', args.checkpoint, args.configs)
+    configs = [load_config(str(config)) for config in args.configs]
+    for flag, paths in (('--checkpoint', checkpoints), ('--benchmark', args.benchmark)):
+        missing = [path for path in paths if not Path(path).is_file()]
+        if missing:
+            raise UserError(f'{flag}: file not found: {missing[0]}')
+    latencies = read_latencies(args.benchmark)
     old = json.loads(args.out.read_text()) if args.out.exists() else {}
     # older files name one checkpoint for all of their rows
     shared = {key: old.get(key) for key in ('checkpoint', 'weights')}
     known = {row['config']: shared | row for row in old.get('rows', [])}
-    for config, checkpoint in zip(args.configs, one_for_each('--checkpoint', args.checkpoint, args.configs)):
+    for config, cfg, checkpoint in zip(args.configs, configs, checkpoints):
         weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12]
-        digest = hashlib.sha256(Config.fromfile(str(config)).pretty_text.encode()).hexdigest()[:12]
+        digest = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:12]
         row = known.get(config.stem, {})
         if (row.get('digest'), row.get('weights')) != (digest, weights):
             metrics = score(config, checkpoint, args.work_dir / config.stem)
@@ -81,8 +102,6 @@ def main():
             result = dict(command=' '.join(sys.argv), rows=list(known.values()))
             args.out.write_text(json.dumps(result, indent=1) + '\n')
         print(config.stem, known[config.stem]['metrics'], flush=True)
-    latencies = {(row['name'], row['batch']): row for path in args.benchmark
-                 for row in json.loads(path.read_text())['rows']}
     print(table([known[config.stem] for config in args.configs], latencies))
 
 
