@@ -112,3 +112,13 @@ def test_base_config_gives_whole_patches(camvid):
         assert label.shape[-2:] == ((504, 672) if name == 'train' else (9, 12))
         assert label.unique().tolist() == [*range(11), 255]
     assert cfg.crop_size == (504, 672)
+
+
+def test_labels_alone_are_resized():
+    from mmseg.registry import TRANSFORMS
+    labels = np.arange(12, dtype=np.uint8).reshape(3, 4).repeat(4, 0).repeat(4, 1)  # 12×16, blocks of 4
+    image = np.zeros((12, 16, 3), np.uint8)
+    resize = TRANSFORMS.build(dict(type='mmtoken.ResizeLabels', scale=(4, 3)))
+    out = resize(dict(img=image, gt_seg_map=labels, seg_fields=['gt_seg_map']))
+    assert out['gt_seg_map'].tolist() == np.arange(12).reshape(3, 4).tolist()
+    assert out['gt_seg_map'].dtype == np.uint8 and out['img'] is image
