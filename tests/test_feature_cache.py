@@ -71,5 +71,5 @@ def test_other_weights_or_types_have_other_folders(tmp_path):
 def test_refusals(tmp_path):
     with pytest.raises(ValueError, match=r'needs a frozen backbone, but backbone\.\S+ is trained; set backbone.frozen'):
         start(tmp_path, frozen=False)
-    with pytest.raises(ValueError, match=r"set custom_hooks=\[\] \(restore='late'"):
+    with pytest.raises(ValueError, match=r"set custom_hooks=\[\] with reducer.restore='late'"):
         start(tmp_path, late=True)

@@ -4,4 +4,3 @@ model = dict(
     type='mmtoken.TokenEncoderDecoder',
     backbone=dict(
         reducer=dict(type='mmtoken.DToP', exits=(5, 8), threshold=0.99, keep_per_class=30, proportional=True)))
-custom_hooks = []  # what DToP leaves to the decode head is not in the feature maps that a cache would keep

@@ -2,4 +2,3 @@
 _base_ = '../baselines/dinov2-s14_fcn-deep_camvid-672x504.py'
 model = dict(
     type='mmtoken.TokenEncoderDecoder', backbone=dict(reducer=dict(type='mmtoken.DToP', threshold=0.95)))
-custom_hooks = []  # what DToP leaves to the decode head is not in the feature maps that a cache would keep

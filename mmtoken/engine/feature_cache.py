@@ -19,7 +19,8 @@ class FeatureCacheHook(Hook):
     A picture is known by its pixels after the pipeline, so augmentations with few outcomes, such as a flip of the
     whole image, fill the cache in a few epochs; random crops never hit it. The folder is named after the config
     and the weights of the backbone, so several heads can share it and a stale one is never read. Validation runs
-    the real backbone.
+    the real backbone. Where exit heads are frozen in a reducer, a decode head learns from all tokens, also from those
+    whose predictions are final already.
 
     Args:
         cache_dir (str): Folder of the cache. Defaults to ``work_dirs/feature_cache``.
@@ -33,7 +34,7 @@ class FeatureCacheHook(Hook):
         """Puts the cache in front of the backbone.
 
         Raises:
-            ValueError: If the backbone is being trained, or its reducer leaves work to the model.
+            ValueError: If the backbone is being trained, or its reducer is late.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         backbone = model.backbone
@@ -41,10 +42,9 @@ class FeatureCacheHook(Hook):
         if trained:
             raise ValueError(f'FeatureCacheHook needs a frozen backbone, but backbone.{trained[0]} is trained; set '
                              'backbone.frozen=True or remove the hook.')
-        unfinished = getattr(getattr(backbone, 'reducer', None), 'completes', '')
-        if unfinished:
-            raise ValueError(f'FeatureCacheHook keeps maps, not how to complete what is made of them: set '
-                             f'custom_hooks=[] ({unfinished}).')
+        if getattr(getattr(backbone, 'reducer', None), 'late', False):
+            raise ValueError("FeatureCacheHook keeps maps, not how to restore them: set custom_hooks=[] with "
+                             "reducer.restore='late'.")
         settings = {k: v for k, v in runner.cfg.model.backbone.items() if k != 'init_cfg'}
         # the reducer as it was built: a model may have handed it more than the backbone's config says
         settings['reducer'] = repr(getattr(backbone, 'reducer', None))
