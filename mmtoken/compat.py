@@ -5,8 +5,10 @@ waits in an import hook until the module that it mends is loaded (one that is lo
 patch names the upstream fault that it answers, so that it can go when the fault does.
 """
 
+import functools
 import importlib.metadata
 import importlib.util
+import inspect
 import os.path as osp
 import pickle
 import re
@@ -238,7 +240,30 @@ def _resize_tables(module: ModuleType, run: Callable) -> None:
     module.interpolate = SimpleNamespace(interp2d=_interp2d)
 
 
+# ------------------------------------------------------------------------------------- (h) one dropout layer for all
+def _own_dropout_layer(module: ModuleType, run: Callable) -> None:
+    """Each of mmcv's ``MultiheadAttention`` has a dropout layer of its own.
+
+    Fault: its default config is one dict for the whole process, into which the old argument ``dropout`` of DETR models
+    is written, so that a ViT built after one drops a tenth of what its attention gives, in training.
+    """
+    run(module)
+    attention = module.MultiheadAttention
+    init = attention.__init__
+    default = dict(inspect.signature(init).parameters['dropout_layer'].default)
+
+    @functools.wraps(init)
+    def own(self, *args, **kwargs):
+        if len(args) < 5:  # it is not given by position
+            layer = kwargs.get('dropout_layer', default)
+            kwargs['dropout_layer'] = layer if layer is None else dict(layer)
+        init(self, *args, **kwargs)
+
+    attention.__init__ = own
+
+
 _PATCHES: Dict[str, Patch] = {
+    'mmcv.cnn.bricks.transformer': _own_dropout_layer,
     'mmseg.models.backbones.beit': _resize_tables,
     'mmengine.config.utils': _name_packages,
     'mmengine.utils.package_utils': _find_packages,

@@ -330,3 +330,15 @@ def _geometric_nodes(source: int, target: int) -> list:
         low, high = (low, q) if (1 - q**(source // 2)) / (1 - q) > target // 2 else (q, high)
     right = [sum(q**k for k in range(i + 1)) for i in range(source // 2)]
     return [-r for r in reversed(right)] + [0.0] + right
+
+
+# ------------------------------------------------------------------------------------- (h) one dropout layer for all
+def test_attention_of_a_detector_leaves_that_of_a_vit_alone():
+    from mmcv.cnn.bricks.transformer import MultiheadAttention
+    with pytest.warns(DeprecationWarning):
+        assert MultiheadAttention(8, 2, dropout=0.1).dropout_layer.p == 0.1
+    assert getattr(MultiheadAttention(8, 2).dropout_layer, 'p', 0) == 0
+    given = dict(type='DropPath', drop_prob=0.3)
+    assert MultiheadAttention(8, 2, dropout_layer=given).dropout_layer.drop_prob == 0.3
+    assert given == dict(type='DropPath', drop_prob=0.3)
+    assert isinstance(MultiheadAttention(8, 2, dropout_layer=None).dropout_layer, torch.nn.Identity)
