@@ -25,6 +25,7 @@ test: setup  ## the tests
 
 lint: setup  ## ruff
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 
 test-full: .venv-full/.done  ## the tests on the compiled mmcv (5 minutes to build), stand-in ops held against its ops
 	$(PYTEST) MMTOKEN_TEST_COMPILED=1 .venv-full/bin/python -m pytest -q -n 2 $(ARGS)

@@ -45,8 +45,14 @@ TOKENS = ['torch>=2.6', 'numpy', 'fvcore']
 # builds of one package: over a compiled mmcv, install mmtoken without this extra.
 MM = ['mmengine>=0.10.7,<1', 'mmcv-lite>=2.1,<2.2', 'mmsegmentation>=1.2.2', 'mmdet>=3.3', 'ftfy', 'regex']
 # The maintained fork: the same import names, so never beside the extra `mm`.
-ONEDL = ['onedl-mmengine>=0.10.12', 'onedl-mmcv>=2.3.6', 'onedl-mmsegmentation>=1.4.2', 'onedl-mmdetection>=3.5.1',
-         'ftfy', 'regex']
+ONEDL = [
+    'onedl-mmengine>=0.10.12',
+    'onedl-mmcv>=2.3.6',
+    'onedl-mmsegmentation>=1.4.2',
+    'onedl-mmdetection>=3.5.1',
+    'ftfy',
+    'regex',
+]
 EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
 # The demo's backbone comes out of an ONNX file, its picture out of scikit-learn.
 DEMO = ['onnx', 'scikit-learn']
@@ -76,7 +82,7 @@ setup(
         'export': EXPORT,
         'hmr': ['scipy'],
         'test': TEST,
-        'dev': TEST + ['build'],
+        'dev': [*TEST, 'build'],
     },
     zip_safe=False,
 )

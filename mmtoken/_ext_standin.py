@@ -5,7 +5,8 @@ detail (see ``mmcv/ops/*.py`` for the callers): torchvision's ops where they loa
 """
 
 import functools
-from typing import Iterator, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,8 @@ def __getattr__(name: str):
     def missing(*args, **kwargs):
         raise NotImplementedError(
             f'mmcv op `{name}` is not in mmcv-lite, and mmtoken has no stand-in for it: it comes with the compiled ops '
-            'of mmcv (`pip install --no-build-isolation "mmcv>=2.1,<2.2"` in place of mmcv-lite) or of onedl-mmcv')
+            'of mmcv (`pip install --no-build-isolation "mmcv>=2.1,<2.2"` in place of mmcv-lite) or of onedl-mmcv'
+        )
 
     return missing
 
@@ -35,7 +37,7 @@ def get_compiling_cuda_version() -> str:
     return 'n/a'
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _torchvision(device: str):
     """``torch.ops.torchvision`` if its kernels run on this type of device, else None; asked on the first use only."""
     try:
@@ -93,6 +95,7 @@ def _iou(a: Tensor, b: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- roi_align
 class _Samples(NamedTuple):
     """Sampling points of some RoIs; ``S`` points over all bins of all RoIs, bins in raster order."""
+
     rois: slice  # which RoIs
     bins: int  # number of bins, over all these RoIs
     bin: Tensor  # (S,) bin of each point
@@ -131,14 +134,15 @@ def _samples(rois: Tensor, shape: tuple, size: tuple, scale: float, ratio: int, 
     """Points that each bin of each RoI averages: ``ratio``² of them, or as many as the bin has pixels if 0."""
     (out_h, out_w), (height, width) = size, shape[2:]
     for start in range(0, len(rois), _ROIS_AT_ONCE):
-        part = rois[start:start + _ROIS_AT_ONCE]
+        part = rois[start : start + _ROIS_AT_ONCE]
         left, top, right, bottom = (part[:, 1:] * scale - (0.5 if aligned else 0.0)).unbind(1)
         extent_h, extent_w = bottom - top, right - left
         if not aligned:
             extent_h, extent_w = extent_h.clamp(min=1), extent_w.clamp(min=1)
         bin_h, bin_w = extent_h / out_h, extent_w / out_w
-        rows, columns = ((torch.full_like(b, ratio) if ratio > 0 else b.ceil().clamp(min=0)).long()
-                         for b in (bin_h, bin_w))
+        rows, columns = (
+            (torch.full_like(b, ratio) if ratio > 0 else b.ceil().clamp(min=0)).long() for b in (bin_h, bin_w)
+        )
         # Bins of different RoIs have different numbers of points: all points in one list, numbered within their RoI.
         counts = rows * columns * out_h * out_w
         roi = torch.arange(len(part), device=rois.device).repeat_interleave(counts)
@@ -150,13 +154,32 @@ def _samples(rois: Tensor, shape: tuple, size: tuple, scale: float, ratio: int, 
         x = left[roi] + (number % out_w) * bin_w + (column + 0.5) * bin_w / columns
         pixel, weight = _bilinear(y, x, height, width)
         pixel = pixel + (part[:, 0].long()[roi] * (height * width))[:, None]
-        yield _Samples(slice(start, start + len(part)), len(part) * out_h * out_w, roi * (out_h * out_w) + number,
-                       1 / (rows * columns).to(weight), y, x, pixel, weight)
+        yield _Samples(
+            slice(start, start + len(part)),
+            len(part) * out_h * out_w,
+            roi * (out_h * out_w) + number,
+            1 / (rows * columns).to(weight),
+            y,
+            x,
+            pixel,
+            weight,
+        )
 
 
-def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, *,
-                      aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int,
-                      pool_mode: int, aligned: bool) -> None:
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    *,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
     """Pools each RoI into ``aligned_height × aligned_width`` bins.
 
     Args:
@@ -173,7 +196,7 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Ten
     if output.numel() == 0:
         return
     x, rois = _wide(input), rois.to(_wide(input))
-    batch, channels, height, width = x.shape
+    _batch, channels, _height, _width = x.shape
     size = (aligned_height, aligned_width)
     vision = _torchvision(x.device.type) if pool_mode == 1 else None
     if vision is not None:
@@ -190,19 +213,30 @@ def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Ten
             continue
         values = part.values(table)
         where = part.bin[:, None].expand_as(values)
-        best = values.new_full((part.bins, channels), -10000.).scatter_reduce_(0, where, values, 'amax')
+        best = values.new_full((part.bins, channels), -10000.0).scatter_reduce_(0, where, values, 'amax')
         # The first point that holds the maximum; one past the last stands for "nowhere".
         number = torch.arange(len(values), device=x.device)[:, None].expand_as(values)
         number = number.masked_fill(values != best.gather(0, where), len(values))
         first = number.new_full(best.shape, len(values)).scatter_reduce_(0, where, number, 'amin')
         fill(output, part.rois, best)
         for buffer, at in ((argmax_y, part.y), (argmax_x, part.x)):
-            fill(buffer, part.rois, F.pad(at, (0, 1), value=-1.)[first])
+            fill(buffer, part.rois, F.pad(at, (0, 1), value=-1.0)[first])
 
 
-def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, grad_input: Tensor, *,
-                       aligned_height: int, aligned_width: int, spatial_scale: float, sampling_ratio: int,
-                       pool_mode: int, aligned: bool) -> None:
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    *,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
     """Gradient of :func:`roi_align_forward` with respect to the feature map, into ``grad_input`` ``(B, C, H, W)``."""
     if grad_output.numel() == 0 or grad_input.numel() == 0:
         return
@@ -211,8 +245,11 @@ def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argm
     size = (aligned_height, aligned_width)
     vision = _torchvision(grad.device.type) if pool_mode == 1 else None
     if vision is not None:
-        grad_input.copy_(vision._roi_align_backward(grad, rois, spatial_scale, *size, batch, channels, height, width,
-                                                    sampling_ratio, aligned))
+        grad_input.copy_(
+            vision._roi_align_backward(
+                grad, rois, spatial_scale, *size, batch, channels, height, width, sampling_ratio, aligned
+            )
+        )
     elif pool_mode == 1:
         table = grad.new_zeros(batch * height * width, channels)
         for part in _samples(rois, grad_input.shape, size, spatial_scale, sampling_ratio, aligned):
@@ -239,29 +276,44 @@ def _focal_terms(x: Tensor, target: Tensor, weight: Tensor, alpha: float) -> tup
     scale = x.new_ones(len(x), 1)
     if weight.numel():
         # Weights are given by class; the background, index C, has none of its own.
-        scale = F.pad(weight.to(x), (0, 1), value=1.)[target][:, None]
-    return (p, p.clamp(min=tiny).log(), (1 - p).clamp(min=tiny).log(), -alpha * positive * scale,
-            -(1 - alpha) * (1 - positive) * scale)
+        scale = F.pad(weight.to(x), (0, 1), value=1.0)[target][:, None]
+    return (
+        p,
+        p.clamp(min=tiny).log(),
+        (1 - p).clamp(min=tiny).log(),
+        -alpha * positive * scale,
+        -(1 - alpha) * (1 - positive) * scale,
+    )
 
 
-def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, *, gamma: float,
-                               alpha: float) -> None:
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, *, gamma: float, alpha: float
+) -> None:
     """Focal loss of logits ``(N, C)`` and classes ``(N,)`` in ``0…C`` (C: background), unreduced, into ``output``."""
     p, log_p, log_q, positive, negative = _focal_terms(input, target, weight, alpha)
-    output.copy_(positive * (1 - p)**gamma * log_p + negative * p**gamma * log_q)
+    output.copy_(positive * (1 - p) ** gamma * log_p + negative * p**gamma * log_q)
 
 
-def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, *, gamma: float,
-                                alpha: float) -> None:
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, *, gamma: float, alpha: float
+) -> None:
     """Derivative of the unreduced loss with respect to the logits, into ``grad_input`` ``(N, C)``."""
     p, log_p, log_q, positive, negative = _focal_terms(input, target, weight, alpha)
-    grad_input.copy_(positive * (1 - p)**gamma * (1 - p - gamma * p * log_p) +
-                     negative * p**gamma * (gamma * (1 - p) * log_q - p))
+    grad_input.copy_(
+        positive * (1 - p) ** gamma * (1 - p - gamma * p * log_p) + negative * p**gamma * (gamma * (1 - p) * log_q - p)
+    )
 
 
 # ---------------------------------------------------------------------------------- multi-scale deformable attention
-def ms_deform_attn_forward(value: Tensor, spatial_shapes: Tensor, level_start_index: Tensor, sampling_loc: Tensor,
-                           attn_weight: Tensor, *, im2col_step: int) -> Tensor:
+def ms_deform_attn_forward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_loc: Tensor,
+    attn_weight: Tensor,
+    *,
+    im2col_step: int,
+) -> Tensor:
     """Weighted sum of bilinear samples from several feature maps.
 
     Args:
@@ -281,7 +333,7 @@ def ms_deform_attn_forward(value: Tensor, spatial_shapes: Tensor, level_start_in
     if out.numel() == 0:
         return value.new_zeros(batch, queries, heads * channels)
     for level, ((height, width), start) in enumerate(zip(spatial_shapes.tolist(), level_start_index.tolist())):
-        rows = value[:, start:start + height * width]
+        rows = value[:, start : start + height * width]
         maps = rows.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
         grid = sampling_loc[:, :, :, level].transpose(1, 2).flatten(0, 1) * 2 - 1
         samples = F.grid_sample(maps, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
@@ -290,16 +342,26 @@ def ms_deform_attn_forward(value: Tensor, spatial_shapes: Tensor, level_start_in
     return out.view(batch, heads * channels, queries).transpose(1, 2).contiguous()
 
 
-def ms_deform_attn_backward(value: Tensor, spatial_shapes: Tensor, level_start_index: Tensor, sampling_loc: Tensor,
-                            attn_weight: Tensor, grad_output: Tensor, grad_value: Tensor, grad_sampling_loc: Tensor,
-                            grad_attn_weight: Tensor, *, im2col_step: int) -> None:
+def ms_deform_attn_backward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_loc: Tensor,
+    attn_weight: Tensor,
+    grad_output: Tensor,
+    grad_value: Tensor,
+    grad_sampling_loc: Tensor,
+    grad_attn_weight: Tensor,
+    *,
+    im2col_step: int,
+) -> None:
     """Gradients of :func:`ms_deform_attn_forward`, into the three ``grad_*`` buffers."""
     if grad_output.numel() == 0:
         return
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x in (value, sampling_loc, attn_weight)]
-        out = ms_deform_attn_forward(inputs[0], spatial_shapes, level_start_index, *inputs[1:],
-                                     im2col_step=im2col_step)
-    for buffer, grad in zip((grad_value, grad_sampling_loc, grad_attn_weight),
-                            torch.autograd.grad(out, inputs, grad_output)):
+        out = ms_deform_attn_forward(inputs[0], spatial_shapes, level_start_index, *inputs[1:], im2col_step=im2col_step)
+    for buffer, grad in zip(
+        (grad_value, grad_sampling_loc, grad_attn_weight), torch.autograd.grad(out, inputs, grad_output)
+    ):
         buffer.copy_(grad)

@@ -14,8 +14,9 @@ import pickle
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
-from typing import Any, Callable, Dict, Optional
+from typing import Any
 
 #: Versions known to work, as (lowest, first too new), over both families. Outside of them mmtoken only warns.
 TESTED_VERSIONS = {
@@ -46,7 +47,7 @@ def _name_packages(module: ModuleType, run: Callable) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ (b) no pkg_resources
-def _distribution(package: str) -> Optional[importlib.metadata.Distribution]:
+def _distribution(package: str) -> importlib.metadata.Distribution | None:
     try:
         return importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError:
@@ -139,8 +140,9 @@ def _trust_history(module: ModuleType, run: Callable) -> None:
     add_safe_globals(trusted)
 
 
-def _torch_load(file: Any, map_location: Any = None, weights_only: Optional[bool] = None) -> Any:
+def _torch_load(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
     import torch
+
     return torch.load(file, map_location=map_location, weights_only=weights_only is not False)
 
 
@@ -164,7 +166,8 @@ def _refuse_plainly(module: ModuleType, run: Callable) -> None:
             why = f'it holds {name[1]}, which is no part of a checkpoint' if name else line[1] if line else str(error)
             raise pickle.UnpicklingError(
                 f'{filename} was not loaded: {why}. If you trust the file, pass its types to '
-                'torch.serialization.add_safe_globals first, or save its state_dict alone.') from error
+                'torch.serialization.add_safe_globals first, or save its state_dict alone.'
+            ) from error
 
     module.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
 
@@ -203,8 +206,9 @@ def _warn_of_version(module: ModuleType, run: Callable) -> None:
     low, high = TESTED_VERSIONS[module.__name__]
     version = getattr(module, '__version__', low)
     if not _release(low) <= _release(version) < _release(high):
-        warnings.warn(f'mmtoken is known to work with {module.__name__}>={low},<{high}; this is {version}.',
-                      stacklevel=2)
+        warnings.warn(
+            f'mmtoken is known to work with {module.__name__}>={low},<{high}; this is {version}.', stacklevel=2
+        )
 
 
 # -------------------------------------------------------------------------------------------- (f) a broken torchvision
@@ -226,13 +230,14 @@ def _import_or_importerror(module: ModuleType, run: Callable) -> None:
 def _interp2d(x: Any, y: Any, z: Any, kind: str = 'cubic') -> Callable:
     """What SciPy advises instead of ``interp2d`` on a grid; ``z`` is ``(len(y), len(x))``, as is what comes back."""
     from scipy.interpolate import RectBivariateSpline
+
     degree = dict(linear=1, cubic=3, quintic=5)[kind]
     spline = RectBivariateSpline(x, y, z.T, kx=degree, ky=degree)
     return lambda new_x, new_y: spline(new_x, new_y).T
 
 
 def _resize_tables(module: ModuleType, run: Callable) -> None:
-    """mmseg's BEiT resizes its relative position tables with ``scipy.interpolate.interp2d``.
+    """Mmseg's BEiT resizes its relative position tables with ``scipy.interpolate.interp2d``.
 
     Fault: SciPy 1.14 removed it, so the usual recipe, pretrained at 224 and trained at 640, dies in ``init_weights``.
     """
@@ -262,7 +267,7 @@ def _own_dropout_layer(module: ModuleType, run: Callable) -> None:
     attention.__init__ = own
 
 
-_PATCHES: Dict[str, Patch] = {
+_PATCHES: dict[str, Patch] = {
     'mmcv.cnn.bricks.transformer': _own_dropout_layer,
     'mmseg.models.backbones.beit': _resize_tables,
     'mmengine.config.utils': _name_packages,

@@ -1,6 +1,6 @@
 """Toy hosts, shared by the tests and the documentation: four blocks of width 32, patches of 4 pixels."""
 
-from typing import Callable
+from collections.abc import Callable
 
 from torch import nn
 
@@ -39,11 +39,14 @@ def toy_hosts() -> dict[str, Callable[..., nn.Module]]:
             img_size=PATCH * SIDE,
             patch_size=PATCH,
             num_registers=2,
-            layer_scale=1.0),
+            layer_scale=1.0,
+        ),
         TokenPretrainViT=dict(
             arch=dict(embed_dims=32, num_layers=DEPTH, num_heads=2, feedforward_channels=128),
             img_size=PATCH * SIDE,
-            patch_size=PATCH))
+            patch_size=PATCH,
+        ),
+    )
     return {name: factory(name, **args) for name, args in toys.items() if name in MODELS.module_dict}
 
 

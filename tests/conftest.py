@@ -29,10 +29,12 @@ def pytest_collection_modifyitems(items):
 def loud(monkeypatch):
     """``mmtoken.Loud``, a method whose token count depends on the picture; known while the test runs."""
     from mmtoken.registry import REDUCERS
+
     REDUCERS.import_from_location()
     known = dict(REDUCERS.module_dict)
     monkeypatch.syspath_prepend(str(Path(__file__).parent / 'contract'))
     from newcomers import Loud
+
     for name in set(REDUCERS.module_dict) - set(known):
         del REDUCERS.module_dict[name]
     monkeypatch.setitem(REDUCERS.module_dict, 'Loud', Loud)

@@ -9,36 +9,44 @@ from mmtoken.testing import PATCH, SIDE, toy_hosts
 HOST = toy_hosts()['TokenVisionTransformer']
 
 
-@pytest.mark.parametrize(('reducer', 'expected'), [
-    (dict(type='mmtoken.Exepdit', layer=1), r"reducer.type='mmtoken.Exepdit'.*mmtoken.Expedit"),
-    (dict(layer=1), r"reducer.type='None' is not.*mmtoken.Expedit"),
-    (dict(type='mmtoken.Expedit', layer=1, grid=1.5), r'Expedit: grid=1.5 is outside \(0, 1\]'),
-    (dict(type='mmtoken.Expedit', layer=1, grid=0), r'grid=0 is outside \(0, 1\]'),
-    (dict(type='mmtoken.AvgPool', layer=1, grid=(4, )), r'grid=\(4,\) is not a grid; give \(height, width\)'),
-    (dict(type='mmtoken.ToMe', keep=-0.1), r'keep=-0.1 is outside \(0, 1\]'),
-    (dict(type='mmtoken.ToMe', r=4, keep=0.5), 'either r or keep'),
-    (dict(type='mmtoken.ToMe'), 'either r or keep'),
-    (dict(type='mmtoken.ToMe', r=[1, 2, 3]), r'r has 3 entries; this model merges in 4 blocks'),
-    (dict(type='mmtoken.ToMe', r=-3), 'integers >= 0'),
-    (dict(type='mmtoken.ToMe', keep='0.5'), r"keep='0.5' is outside"),
-    (dict(type='mmtoken.ToMe', r=3, layers=[]), r'layers=\[\] must be a list of different blocks'),
-    (dict(type='mmtoken.ToMe', r=3, layers=2), 'layers=2 must be a list'),
-    (dict(type='mmtoken.ToMe', r=3, layers=[1, 1]), r'layers=\[1, 1\] must be a list of different blocks'),
-    ('mmtoken.ToMe', r"reducer='mmtoken.ToMe' must be a dict"),
-    ([], 'reducer=.. is empty'),
-    ([dict(type='mmtoken.Expedit', layer=1, grid=0.5, restore='late'), dict(type='mmtoken.ToMe', r=1)],
-     "restore='late' must be the last"),
-    (dict(type='mmtoken.ToMe', r=3, layers=[2, 7]), r'layers=\[2, 7\] goes beyond the blocks 0 to 3'),
-    (dict(type='mmtoken.Expedit', layer=4, grid=0.5), 'reducer.layer=4 is not a block.*0 to 3'),
-    (dict(type='mmtoken.Expedit', layer=-1, grid=0.5), 'reducer.layer=-1 is not a block'),
-    (dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore_at=9), 'reducer.restore_at=9 is not a block'),
-    (dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore_at=2), 'restore_at=2 must come after layer=2'),
-    (dict(type='mmtoken.Expedit', layer=2, grid=0.5, window=4), 'window=4 must be odd'),
-    (dict(type='mmtoken.Expedit', layer=2, grid=0.5, temperature='hot'), "temperature='hot' must be 'auto'"),
-    (dict(type='mmtoken.Expedit', layer=2, grid=0.5, neighbors=0), 'neighbors=0 must be at least 1'),
-    (dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore='later'), "restore='later' must be 'feature' or 'late'"),
-    (dict(type='mmtoken.AvgPool', layer=1, mode='cubic'), "mode='cubic' must be"),
-])
+@pytest.mark.parametrize(
+    ('reducer', 'expected'),
+    [
+        (dict(type='mmtoken.Exepdit', layer=1), r"reducer.type='mmtoken.Exepdit'.*mmtoken.Expedit"),
+        (dict(layer=1), r"reducer.type='None' is not.*mmtoken.Expedit"),
+        (dict(type='mmtoken.Expedit', layer=1, grid=1.5), r'Expedit: grid=1.5 is outside \(0, 1\]'),
+        (dict(type='mmtoken.Expedit', layer=1, grid=0), r'grid=0 is outside \(0, 1\]'),
+        (dict(type='mmtoken.AvgPool', layer=1, grid=(4,)), r'grid=\(4,\) is not a grid; give \(height, width\)'),
+        (dict(type='mmtoken.ToMe', keep=-0.1), r'keep=-0.1 is outside \(0, 1\]'),
+        (dict(type='mmtoken.ToMe', r=4, keep=0.5), 'either r or keep'),
+        (dict(type='mmtoken.ToMe'), 'either r or keep'),
+        (dict(type='mmtoken.ToMe', r=[1, 2, 3]), r'r has 3 entries; this model merges in 4 blocks'),
+        (dict(type='mmtoken.ToMe', r=-3), 'integers >= 0'),
+        (dict(type='mmtoken.ToMe', keep='0.5'), r"keep='0.5' is outside"),
+        (dict(type='mmtoken.ToMe', r=3, layers=[]), r'layers=\[\] must be a list of different blocks'),
+        (dict(type='mmtoken.ToMe', r=3, layers=2), 'layers=2 must be a list'),
+        (dict(type='mmtoken.ToMe', r=3, layers=[1, 1]), r'layers=\[1, 1\] must be a list of different blocks'),
+        ('mmtoken.ToMe', r"reducer='mmtoken.ToMe' must be a dict"),
+        ([], 'reducer=.. is empty'),
+        (
+            [dict(type='mmtoken.Expedit', layer=1, grid=0.5, restore='late'), dict(type='mmtoken.ToMe', r=1)],
+            "restore='late' must be the last",
+        ),
+        (dict(type='mmtoken.ToMe', r=3, layers=[2, 7]), r'layers=\[2, 7\] goes beyond the blocks 0 to 3'),
+        (dict(type='mmtoken.Expedit', layer=4, grid=0.5), 'reducer.layer=4 is not a block.*0 to 3'),
+        (dict(type='mmtoken.Expedit', layer=-1, grid=0.5), 'reducer.layer=-1 is not a block'),
+        (dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore_at=9), 'reducer.restore_at=9 is not a block'),
+        (dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore_at=2), 'restore_at=2 must come after layer=2'),
+        (dict(type='mmtoken.Expedit', layer=2, grid=0.5, window=4), 'window=4 must be odd'),
+        (dict(type='mmtoken.Expedit', layer=2, grid=0.5, temperature='hot'), "temperature='hot' must be 'auto'"),
+        (dict(type='mmtoken.Expedit', layer=2, grid=0.5, neighbors=0), 'neighbors=0 must be at least 1'),
+        (
+            dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore='later'),
+            "restore='later' must be 'feature' or 'late'",
+        ),
+        (dict(type='mmtoken.AvgPool', layer=1, mode='cubic'), "mode='cubic' must be"),
+    ],
+)
 def test_reducer_arguments(reducer, expected):
     with pytest.raises(ValueError, match=expected) as error:
         HOST(reducer=reducer)
@@ -47,6 +55,7 @@ def test_reducer_arguments(reducer, expected):
 
 def test_a_gpu_that_is_named_becomes_the_current_one(monkeypatch):
     from mmtoken.engine.checks import check_device
+
     chosen = []
     monkeypatch.setattr(torch, 'empty', lambda *args, **kwargs: None)
     monkeypatch.setattr(torch.cuda, 'set_device', chosen.append)
@@ -60,6 +69,7 @@ def test_a_reducer_on_a_stock_backbone(scope, name):
     from mmengine.config import Config
 
     from mmtoken.engine.checks import UserError, build_runner
+
     backbone = dict(type=name, reducer=dict(type='mmtoken.ToMe', r=1))
     with pytest.raises(UserError, match=f'backbone.type={name} takes no reducer; use mmtoken.TokenVisionTransformer$'):
         build_runner(Config(dict(default_scope=scope, model=dict(backbone=backbone))))
@@ -67,6 +77,7 @@ def test_a_reducer_on_a_stock_backbone(scope, name):
 
 def test_an_output_that_may_not_be_written(tmp_path, monkeypatch):
     from mmtoken.engine import checks
+
     asked = []
     monkeypatch.setattr(checks.os, 'access', lambda path, mode: asked.append(path) or False)
     (tmp_path / 'there').write_text('')
@@ -79,6 +90,7 @@ def test_an_output_that_may_not_be_written(tmp_path, monkeypatch):
 
 def test_a_file_that_is_no_checkpoint(tmp_path):
     from mmtoken.engine.checks import UserError, check_checkpoint
+
     (tmp_path / 'text.pth').write_text('no weights')
     (tmp_path / 'empty.pth').write_bytes(b'')
     torch.save([1, 2], tmp_path / 'list.pth')

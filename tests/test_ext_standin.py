@@ -15,8 +15,9 @@ PATH = os.path.join(os.path.dirname(mmtoken.__file__), '_ext_standin.py')
 COMPILED = mmcv._ext if mmcv._ext.__file__ != PATH else None
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)]
 
-compiled = pytest.mark.skipif(COMPILED is None and 'MMTOKEN_TEST_COMPILED' not in os.environ,
-                              reason='mmcv has no compiled ops (make test-full)')
+compiled = pytest.mark.skipif(
+    COMPILED is None and 'MMTOKEN_TEST_COMPILED' not in os.environ, reason='mmcv has no compiled ops (make test-full)'
+)
 
 
 def load():
@@ -45,7 +46,7 @@ def behind(module, monkeypatch):
 
 def make_rois(number, device='cpu'):
     """Boxes in and around a 264 × 152 image, some empty, some partly outside, of two batch images."""
-    corner = torch.rand(number, 2) * torch.tensor([284., 172.]) - 20
+    corner = torch.rand(number, 2) * torch.tensor([284.0, 172.0]) - 20
     size = torch.rand(number, 2) * 150 * (torch.arange(number) % 7 != 6)[:, None]
     image = torch.randint(0, 2, (number, 1)).float()
     return torch.cat([image, corner, corner + size], 1).to(device)
@@ -72,12 +73,13 @@ def interpolate(image, y, x):
     height, width = image.shape[1:]
     if y < -1 or y > height or x < -1 or x > width:
         return image.new_zeros(len(image))
-    y, x = min(max(y, 0.), height - 1.), min(max(x, 0.), width - 1.)
+    y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
     y0, x0 = int(y), int(x)
     y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
     fy, fx = y - y0, x - x0
-    return ((1 - fy) * ((1 - fx) * image[:, y0, x0] + fx * image[:, y0, x1]) +
-            fy * ((1 - fx) * image[:, y1, x0] + fx * image[:, y1, x1]))
+    return (1 - fy) * ((1 - fx) * image[:, y0, x0] + fx * image[:, y0, x1]) + fy * (
+        (1 - fx) * image[:, y1, x0] + fx * image[:, y1, x1]
+    )
 
 
 def slow_roi_align(x, rois, size, scale, ratio, mode, aligned):
@@ -86,18 +88,22 @@ def slow_roi_align(x, rois, size, scale, ratio, mode, aligned):
         left, top, right, bottom = (v * scale - (0.5 if aligned else 0) for v in box)
         height, width = bottom - top, right - left
         if not aligned:
-            height, width = max(height, 1.), max(width, 1.)
+            height, width = max(height, 1.0), max(width, 1.0)
         bin_h, bin_w = height / size[0], width / size[1]
         rows, columns = (ratio, ratio) if ratio else (-int(-bin_h // 1), -int(-bin_w // 1))
         for i in range(size[0]):
             for j in range(size[1]):
-                points = [interpolate(x[int(image)], top + (i + (a + .5) / rows) * bin_h,
-                                      left + (j + (b + .5) / columns) * bin_w)
-                          for a in range(rows) for b in range(columns)]
+                points = [
+                    interpolate(
+                        x[int(image)], top + (i + (a + 0.5) / rows) * bin_h, left + (j + (b + 0.5) / columns) * bin_w
+                    )
+                    for a in range(rows)
+                    for b in range(columns)
+                ]
                 if mode == 'avg':
                     out.append(sum(points) / len(points) if points else x.new_zeros(x.shape[1]))
                 else:
-                    out.append(torch.stack(points).amax(0) if points else x.new_full((x.shape[1],), -10000.))
+                    out.append(torch.stack(points).amax(0) if points else x.new_full((x.shape[1],), -10000.0))
     if not out:
         return x.new_zeros(0, x.shape[1], *size)
     return torch.stack(out).view(len(rois), *size, -1).permute(0, 3, 1, 2)
@@ -119,9 +125,9 @@ def test_nms(standin, number, offset, device):
 
 def test_nms_over_many_blocks_and_long_chains(standin):
     """Each box of the chain overlaps its neighbour only: every second one stays."""
-    left = torch.arange(3000.) * 0.4
+    left = torch.arange(3000.0) * 0.4
     boxes = torch.stack([left, left * 0, left + 1, left * 0 + 1], 1)
-    kept = ops.nms(boxes, torch.arange(3000, 0, -1.), 0.3)[1]
+    kept = ops.nms(boxes, torch.arange(3000, 0, -1.0), 0.3)[1]
     assert kept.tolist() == list(range(0, 3000, 2))
 
 
@@ -155,26 +161,27 @@ def test_roi_align_in_other_precisions(standin, dtype):
 @pytest.mark.parametrize('weighted', [False, True])
 @pytest.mark.parametrize('number', [0, 30])
 def test_sigmoid_focal_loss(standin, number, weighted, device):
-    x, gamma, alpha = torch.randn(number, 5) * 2, 2., 0.3
+    x, gamma, alpha = torch.randn(number, 5) * 2, 2.0, 0.3
     target = torch.randint(0, 5 if weighted else 6, (number,))  # 5 is the background
     weight = torch.rand(5) + 0.5 if weighted else None
     wide = x.double().requires_grad_()
     hit = target[:, None] == torch.arange(5)
     p = wide.sigmoid()
-    expected = torch.where(hit, -alpha * (1 - p)**gamma * p.log(), -(1 - alpha) * p**gamma * (1 - p).log())
+    expected = torch.where(hit, -alpha * (1 - p) ** gamma * p.log(), -(1 - alpha) * p**gamma * (1 - p).log())
     if weighted:
         expected = expected * weight[target][:, None]
     x = x.to(device).requires_grad_()
-    got = ops.sigmoid_focal_loss(x, target.to(device), gamma, alpha, weight if weight is None else weight.to(device),
-                                 'sum')
+    got = ops.sigmoid_focal_loss(
+        x, target.to(device), gamma, alpha, weight if weight is None else weight.to(device), 'sum'
+    )
     torch.testing.assert_close(got.cpu().double(), expected.sum(), rtol=1e-5, atol=1e-5)
     (grad,), (wanted,) = torch.autograd.grad(got, x), torch.autograd.grad(expected.sum(), wide)
     torch.testing.assert_close(grad.cpu().double(), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_sigmoid_focal_loss_is_finite_at_the_ends(standin):
-    x = torch.tensor([[-200., 200.]], requires_grad=True)
-    loss = ops.sigmoid_focal_loss(x, torch.tensor([0]), 2., 0.25, None, 'none')
+    x = torch.tensor([[-200.0, 200.0]], requires_grad=True)
+    loss = ops.sigmoid_focal_loss(x, torch.tensor([0]), 2.0, 0.25, None, 'none')
     assert torch.isfinite(loss).all() and torch.isfinite(torch.autograd.grad(loss.sum(), x)[0]).all()
 
 
@@ -192,7 +199,7 @@ def test_deformable_attention(standin, batch, queries, device):
         """Zeros beyond the border: a map with one more ring of zeros, sampled one pixel further."""
         total, start = 0, 0
         for level, (height, width) in enumerate(sizes):
-            rows = value[b, start:start + height * width, h].view(height, width, channels).permute(2, 0, 1)
+            rows = value[b, start : start + height * width, h].view(height, width, channels).permute(2, 0, 1)
             ring = torch.nn.functional.pad(rows, (2, 2, 2, 2))
             for point in range(points):
                 x, y = where[b, q, h, level, point] * torch.tensor([width, height]) - 0.5 + 2
@@ -200,8 +207,9 @@ def test_deformable_attention(standin, batch, queries, device):
                 y0, x0 = min(int(y), height + 2), min(int(x), width + 2)
                 fy, fx = y - y0, x - x0
                 total = total + weight[b, q, h, level, point] * (
-                    (1 - fy) * ((1 - fx) * ring[:, y0, x0] + fx * ring[:, y0, x0 + 1]) +
-                    fy * ((1 - fx) * ring[:, y0 + 1, x0] + fx * ring[:, y0 + 1, x0 + 1]))
+                    (1 - fy) * ((1 - fx) * ring[:, y0, x0] + fx * ring[:, y0, x0 + 1])
+                    + fy * ((1 - fx) * ring[:, y0 + 1, x0] + fx * ring[:, y0 + 1, x0 + 1])
+                )
             start += height * width
         return total
 
@@ -213,8 +221,12 @@ def test_deformable_attention(standin, batch, queries, device):
     if got.numel() == 0:
         assert all((grad == 0).all() for grad in grads)
         return
-    expected = torch.stack([torch.stack([torch.cat([sample(b, q, h) for h in range(heads)]) for q in range(queries)])
-                            for b in range(batch)])
+    expected = torch.stack(
+        [
+            torch.stack([torch.cat([sample(b, q, h) for h in range(heads)]) for q in range(queries)])
+            for b in range(batch)
+        ]
+    )
     torch.testing.assert_close(got.cpu(), expected, rtol=1e-5, atol=1e-5)
     for grad, wanted in zip(grads, torch.autograd.grad(expected.sum(), (value, where, weight))):
         torch.testing.assert_close(grad.cpu(), wanted, rtol=1e-4, atol=1e-5)
@@ -233,18 +245,50 @@ class FakeTorchvision:
     def roi_align(self, input, rois, spatial_scale, pooled_height, pooled_width, sampling_ratio, aligned):
         self.calls.append('roi_align')
         output = input.new_zeros(len(rois), input.shape[1], pooled_height, pooled_width)
-        self.plain.roi_align_forward(input, rois, output, None, None, aligned_height=pooled_height,
-                                     aligned_width=pooled_width, spatial_scale=spatial_scale,
-                                     sampling_ratio=sampling_ratio, pool_mode=1, aligned=aligned)
+        self.plain.roi_align_forward(
+            input,
+            rois,
+            output,
+            None,
+            None,
+            aligned_height=pooled_height,
+            aligned_width=pooled_width,
+            spatial_scale=spatial_scale,
+            sampling_ratio=sampling_ratio,
+            pool_mode=1,
+            aligned=aligned,
+        )
         return output
 
-    def _roi_align_backward(self, grad, rois, spatial_scale, pooled_height, pooled_width, batch_size, channels, height,
-                            width, sampling_ratio, aligned):
+    def _roi_align_backward(
+        self,
+        grad,
+        rois,
+        spatial_scale,
+        pooled_height,
+        pooled_width,
+        batch_size,
+        channels,
+        height,
+        width,
+        sampling_ratio,
+        aligned,
+    ):
         self.calls.append('_roi_align_backward')
         out = grad.new_zeros(batch_size, channels, height, width)
-        self.plain.roi_align_backward(grad, rois, None, None, out, aligned_height=pooled_height,
-                                      aligned_width=pooled_width, spatial_scale=spatial_scale,
-                                      sampling_ratio=sampling_ratio, pool_mode=1, aligned=aligned)
+        self.plain.roi_align_backward(
+            grad,
+            rois,
+            None,
+            None,
+            out,
+            aligned_height=pooled_height,
+            aligned_width=pooled_width,
+            spatial_scale=spatial_scale,
+            sampling_ratio=sampling_ratio,
+            pool_mode=1,
+            aligned=aligned,
+        )
         return out
 
 
@@ -336,11 +380,14 @@ def test_focal_loss_and_deformable_attention_equal_the_compiled(standin, monkeyp
 
     def call():
         x = (torch.randn(50, 5) * 2).cuda().requires_grad_()
-        loss = ops.sigmoid_focal_loss(x, torch.randint(0, 6, (50,)).cuda(), 2., 0.25, None, 'none')
-        value, where, weight = (t.cuda().requires_grad_() for t in (
-            torch.randn(2, 47, 2, 8), torch.rand(2, 9, 2, 2, 4, 2) * 1.4 - 0.2, torch.rand(2, 9, 2, 2, 4)))
-        out = MultiScaleDeformableAttnFunction.apply(value, torch.tensor([[5, 7], [3, 4]]).cuda(),
-                                                     torch.tensor([0, 35]).cuda(), where, weight, 64)
+        loss = ops.sigmoid_focal_loss(x, torch.randint(0, 6, (50,)).cuda(), 2.0, 0.25, None, 'none')
+        value, where, weight = (
+            t.cuda().requires_grad_()
+            for t in (torch.randn(2, 47, 2, 8), torch.rand(2, 9, 2, 2, 4, 2) * 1.4 - 0.2, torch.rand(2, 9, 2, 2, 4))
+        )
+        out = MultiScaleDeformableAttnFunction.apply(
+            value, torch.tensor([[5, 7], [3, 4]]).cuda(), torch.tensor([0, 35]).cuda(), where, weight, 64
+        )
         return (loss, out, *torch.autograd.grad(loss.sum() + out.square().sum(), (x, value, where, weight)))
 
     ours, theirs = both(call, standin, monkeypatch)

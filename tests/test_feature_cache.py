@@ -18,7 +18,8 @@ def start(tmp_path, dtype='float32', late=False, frozen=True):
     model.backbone = backbone
     settings = dict(type='mmtoken.TokenDINOv2', out_indices=(1, 3))
     runner = SimpleNamespace(
-        model=model, cfg=SimpleNamespace(model=SimpleNamespace(backbone=settings)), logger=logging.getLogger('test'))
+        model=model, cfg=SimpleNamespace(model=SimpleNamespace(backbone=settings)), logger=logging.getLogger('test')
+    )
     hook = FeatureCacheHook(str(tmp_path), dtype)
     hook.before_train(runner)
     return hook, runner, backbone
@@ -34,7 +35,7 @@ def count_runs(hook, monkeypatch):
 def test_features_are_those_of_the_backbone(tmp_path, monkeypatch, dtype, tolerance):
     torch.manual_seed(0)
     images = torch.randn(3, 3, 32, 32)
-    hook, runner, backbone = start(tmp_path, dtype)
+    hook, _runner, backbone = start(tmp_path, dtype)
     expected = hook.run(images)
     runs = count_runs(hook, monkeypatch)
     first, again = backbone(images), backbone(images.flip(0))

@@ -30,16 +30,20 @@ def host(**kwargs):
 
 def transformers_names(state: dict) -> dict:
     """The same weights as transformers' Dinov2Model names them: written out here, not derived from the converter."""
-    out = {'embeddings.cls_token': state['cls_token'], 'embeddings.mask_token': torch.zeros(1, DIMS),
-           'embeddings.position_embeddings': state['pos_embed'], 'layernorm.weight': state['norm.weight'],
-           'layernorm.bias': state['norm.bias']}
+    out = {
+        'embeddings.cls_token': state['cls_token'],
+        'embeddings.mask_token': torch.zeros(1, DIMS),
+        'embeddings.position_embeddings': state['pos_embed'],
+        'layernorm.weight': state['norm.weight'],
+        'layernorm.bias': state['norm.bias'],
+    }
     for part in ('weight', 'bias'):
         out[f'embeddings.patch_embeddings.projection.{part}'] = state[f'patch_embed.proj.{part}']
     for i in range(DEPTH):
         old, new = f'blocks.{i}.', f'encoder.layer.{i}.'
         for part in ('weight', 'bias'):
             for k, name in enumerate(('query', 'key', 'value')):
-                rows = state[f'{old}attn.qkv.{part}'][k * DIMS:(k + 1) * DIMS]
+                rows = state[f'{old}attn.qkv.{part}'][k * DIMS : (k + 1) * DIMS]
                 out[f'{new}attention.attention.{name}.{part}'] = rows
             out[f'{new}attention.output.dense.{part}'] = state[f'{old}attn.proj.{part}']
             for name in ('norm1', 'norm2', 'mlp.fc1', 'mlp.fc2'):
@@ -70,8 +74,12 @@ def write_onnx(state: dict, path: Path):
             node('Concat', '/backbone/embeddings/Concat_6', 'onnx::Concat_1', '/backbone/embeddings/Reshape_1_out')
         elif name.endswith('weight') and tensor.ndim == 2:
             add(tensor.T, f'onnx::MatMul_{k + 100}')
-            node('MatMul', '/backbone/' + name.removesuffix('.weight').replace('.', '/').replace('layer/', 'layer.') +
-                 '/MatMul', 'x', f'onnx::MatMul_{k + 100}')
+            node(
+                'MatMul',
+                '/backbone/' + name.removesuffix('.weight').replace('.', '/').replace('layer/', 'layer.') + '/MatMul',
+                'x',
+                f'onnx::MatMul_{k + 100}',
+            )
         else:
             add(tensor, f'backbone.{name}')
     add(torch.ones(3), 'decoder.bn1.weight')
@@ -87,8 +95,11 @@ def check(tmp_path, source, model):
     saved = torch.load(target, weights_only=True)
     assert saved['state_dict'].keys() == model.state_dict().keys()
     assert len(saved['meta']['source_sha256']) == 64
-    again = host(init_cfg=dict(type='Pretrained', checkpoint=str(target)),
-                 num_registers=model.num_prefix - 1, ffn='swiglu' if hasattr(model.blocks[0].mlp, 'w12') else 'mlp')
+    again = host(
+        init_cfg=dict(type='Pretrained', checkpoint=str(target)),
+        num_registers=model.num_prefix - 1,
+        ffn='swiglu' if hasattr(model.blocks[0].mlp, 'w12') else 'mlp',
+    )
     for parameter in again.parameters():
         torch.nn.init.zeros_(parameter)
     again.init_weights()

@@ -51,7 +51,7 @@ def built(tmp_path_factory):
     sdist = build('sdist', source, base / 'dist')
     with tarfile.open(sdist) as archive:
         archive.extractall(base, **({'filter': 'data'} if hasattr(tarfile, 'data_filter') else {}))
-    wheel = build('wheel', base / sdist.name[:-len('.tar.gz')], base / 'dist')
+    wheel = build('wheel', base / sdist.name[: -len('.tar.gz')], base / 'dist')
     return dict(source=source, sdist=sdist, wheel=wheel, editable=build('editable', source, base / 'editable'))
 
 
@@ -64,7 +64,11 @@ def check_install(target, cwd, home):
     others = [p for p in sys.path if 'site-packages' in p or 'dist-packages' in p]
     cwd.mkdir()
     (cwd / 'mine.py').write_text("_base_ = ['mmtoken::_base_/default_runtime.py']\nextra = 1\n")
-    run(sys.executable, '-S', '-c', textwrap.dedent(f'''
+    run(
+        sys.executable,
+        '-S',
+        '-c',
+        textwrap.dedent(f"""
         import os, site, sys
         sys.path[:] = [{str(target)!r}] + [p for p in sys.path if p] + {others!r}
         site.addsitedir({str(target)!r})
@@ -80,7 +84,9 @@ def check_install(target, cwd, home):
         index = mmengine.load(os.path.join(mim, 'model-index.yml'))['Import']
         assert 'configs/made_up/metafile.yml' in index
         assert all(os.path.isfile(os.path.join(mim, path)) for path in index)
-    '''), cwd=cwd)
+    """),
+        cwd=cwd,
+    )
 
 
 def test_sdist_holds_all_that_a_build_needs(built):
@@ -120,8 +126,17 @@ def test_metadata(built):
         text = archive.read(f'mmtoken-{mmtoken.__version__}.dist-info/METADATA').decode()
     about = email.message_from_string(text)
     assert {req for req in about.get_all('Requires-Dist') if 'extra ==' not in req} == {'torch>=2.6', 'numpy', 'fvcore'}
-    assert set(about.get_all('Provides-Extra')) == {'mm', 'onedl', 'pretrain', 'test', 'dev', 'hmr', 'export', 'demo',
-                                                     'analysis'}
+    assert set(about.get_all('Provides-Extra')) == {
+        'mm',
+        'onedl',
+        'pretrain',
+        'test',
+        'dev',
+        'hmr',
+        'export',
+        'demo',
+        'analysis',
+    }
 
 
 def test_this_environment(tmp_path):
@@ -129,8 +144,12 @@ def test_this_environment(tmp_path):
     if not [d for p in site.getsitepackages() for d in Path(p).glob('mmtoken-*.dist-info')]:
         pytest.skip('mmtoken is not installed here, it only lies on the path')
     (tmp_path / 'mine.py').write_text("_base_ = ['mmtoken::_base_/default_runtime.py']\n")
-    run(sys.executable, '-c', "import mmtoken; from mmengine.config import Config; Config.fromfile('mine.py')",
-        cwd=tmp_path)
+    run(
+        sys.executable,
+        '-c',
+        "import mmtoken; from mmengine.config import Config; Config.fromfile('mine.py')",
+        cwd=tmp_path,
+    )
 
 
 @pytest.mark.parametrize('target', ['help', 'setup', 'demo', 'test', 'lint', 'test-full', 'test-onedl', 'clean'])

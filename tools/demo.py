@@ -30,7 +30,8 @@ CONFIGS = dict(
     dense='baselines/dinov2-s14_linear_2k_camvid-672x504.py',
     expedit='expedit/expedit-prop-l6-g50_dinov2-s14_linear_camvid-672x504.py',
     tome='tome/tome-r110_dinov2-s14_linear_camvid-672x504.py',
-    avgpool='avgpool/avgpool-l6-g50_dinov2-s14_linear_camvid-672x504.py')
+    avgpool='avgpool/avgpool-l6-g50_dinov2-s14_linear_camvid-672x504.py',
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,6 +48,7 @@ def pictures(paths) -> dict[str, np.ndarray]:
     """Pictures ``(h, w, 3)``, BGR, uint8, by name."""
     if not paths:
         from sklearn.datasets import load_sample_image
+
         return dict(china=load_sample_image('china.jpg')[..., ::-1].copy())
     read = {path.stem: cv2.imread(str(path)) for path in paths}
     bad = [str(path) for path in paths if read[path.stem] is None]
@@ -117,7 +119,7 @@ def main():
             if key != 'dense':
                 panels.append(panel(painted(picture, labels[key]), f'{key}, {median * 1e3:.0f} ms'))
                 panels.append(panel(overlay_groups(picture, token_index(model, image)), f'{key}: {tokens:.0f} tokens'))
-        rows = [np.hstack(panels[:2] + panels[i:i + 2]) for i in range(2, len(panels), 2)]
+        rows = [np.hstack(panels[:2] + panels[i : i + 2]) for i in range(2, len(panels), 2)]
         out = args.out_dir / f'{name}.png'
         cv2.imwrite(str(out), np.vstack(rows))
         print(f'input | dense | accelerated | token map: {out}')

@@ -22,11 +22,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder for the log and the metrics (work_dirs/<name of the config>)')
     parser.add_argument('--out', help='folder for the predicted label maps')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir',
-                        help='folder for painted predictions, one of every default_hooks.visualization.interval')
+    parser.add_argument(
+        '--show-dir', help='folder for painted predictions, one of every default_hooks.visualization.interval'
+    )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that each picture is shown')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        help='override settings of the config: key=value, key="[a,b]", key="[(a,b),(c,d)]"')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override settings of the config: key=value, key="[a,b]", key="[(a,b),(c,d)]"',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation by tta_pipeline and tta_model')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)

@@ -8,6 +8,7 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(size=(512, 512)),
     backbone=dict(img_size=(512, 512)),
-    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
+    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
+)
 optim_wrapper = dict(optimizer=dict(lr=0.001, weight_decay=0.0))
 train_dataloader = dict(batch_size=1)

@@ -8,6 +8,7 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(size=(640, 640)),
     backbone=dict(img_size=(640, 640)),
-    test_cfg=dict(mode='slide', crop_size=(640, 640), stride=(608, 608)))
+    test_cfg=dict(mode='slide', crop_size=(640, 640), stride=(608, 608)),
+)
 optim_wrapper = dict(optimizer=dict(lr=0.001, weight_decay=0.0))
 train_dataloader = dict(batch_size=1)

@@ -10,6 +10,7 @@ model = dict(
     backbone=dict(img_size=(768, 768)),
     decode_head=dict(num_classes=19),
     auxiliary_head=[{**head, 'num_classes': 19} for head in _base_.model.auxiliary_head],
-    test_cfg=dict(mode='slide', crop_size=(768, 768), stride=(512, 512)))
+    test_cfg=dict(mode='slide', crop_size=(768, 768), stride=(512, 512)),
+)
 optim_wrapper = dict(optimizer=dict(lr=0.01, weight_decay=0.0))
 train_dataloader = dict(batch_size=1)

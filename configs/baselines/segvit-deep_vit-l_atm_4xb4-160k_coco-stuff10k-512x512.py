@@ -8,5 +8,6 @@ _base_ = [
 head = dict(num_heads=16, num_classes=171)
 model = dict(
     decode_head=head,
-    auxiliary_head=[{**_base_.model.auxiliary_head[0], **head}, {**_base_.model.auxiliary_head[1], **head}])
+    auxiliary_head=[{**_base_.model.auxiliary_head[0], **head}, {**_base_.model.auxiliary_head[1], **head}],
+)
 train_dataloader = dict(batch_size=4)

@@ -11,5 +11,6 @@ model = dict(
     backbone=dict(img_size=(480, 480)),
     decode_head=head,
     auxiliary_head=[{**_base_.model.auxiliary_head[0], **head}, {**_base_.model.auxiliary_head[1], **head}],
-    test_cfg=dict(crop_size=(480, 480), stride=(320, 320)))
+    test_cfg=dict(crop_size=(480, 480), stride=(320, 320)),
+)
 train_dataloader = dict(batch_size=4)

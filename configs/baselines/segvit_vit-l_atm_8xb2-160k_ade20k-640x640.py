@@ -8,5 +8,6 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(size=(640, 640)),
     backbone=dict(img_size=(640, 640)),
-    test_cfg=dict(crop_size=(640, 640), stride=(320, 320)))
+    test_cfg=dict(crop_size=(640, 640), stride=(320, 320)),
+)
 train_dataloader = dict(batch_size=2)

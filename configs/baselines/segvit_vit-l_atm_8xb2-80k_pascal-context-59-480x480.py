@@ -9,6 +9,7 @@ model = dict(
     data_preprocessor=dict(size=(480, 480)),
     backbone=dict(img_size=(480, 480)),
     decode_head=dict(num_classes=59),
-    test_cfg=dict(crop_size=(480, 480), stride=(320, 320)))
+    test_cfg=dict(crop_size=(480, 480), stride=(320, 320)),
+)
 optim_wrapper = dict(optimizer=dict(weight_decay=0.03))
 train_dataloader = dict(batch_size=2)

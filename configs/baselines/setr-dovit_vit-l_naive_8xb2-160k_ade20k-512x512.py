@@ -10,7 +10,9 @@ model = dict(
     backbone=dict(img_size=(512, 512)),
     decode_head=dict(num_classes=150),
     auxiliary_head=[{**head, 'num_classes': 150, 'num_convs': 2} for head in _base_.model.auxiliary_head],
-    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
+    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
+)
 optim_wrapper = dict(
-    optimizer=dict(lr=0.01, weight_decay=0.0), paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=10.0)}))
+    optimizer=dict(lr=0.01, weight_decay=0.0), paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=10.0)})
+)
 train_dataloader = dict(batch_size=2)

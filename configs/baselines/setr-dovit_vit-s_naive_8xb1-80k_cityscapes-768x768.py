@@ -8,7 +8,9 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(size=(768, 768)),
     backbone=dict(img_size=(768, 768)),
-    test_cfg=dict(mode='slide', crop_size=(768, 768), stride=(512, 512)))
+    test_cfg=dict(mode='slide', crop_size=(768, 768), stride=(512, 512)),
+)
 optim_wrapper = dict(
-    optimizer=dict(lr=0.01, weight_decay=0.0), paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=10.0)}))
+    optimizer=dict(lr=0.01, weight_decay=0.0), paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=10.0)})
+)
 train_dataloader = dict(batch_size=1)

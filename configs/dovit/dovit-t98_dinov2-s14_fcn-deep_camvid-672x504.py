@@ -3,4 +3,5 @@
 _base_ = '../baselines/dinov2-s14_fcn-deep_camvid-672x504.py'
 model = dict(
     type='mmtoken.TokenEncoderDecoder',
-    backbone=dict(reducer=dict(type='mmtoken.DoViT', exits=(5, 8), threshold=0.98, frozen=True)))
+    backbone=dict(reducer=dict(type='mmtoken.DoViT', exits=(5, 8), threshold=0.98, frozen=True)),
+)

@@ -2,4 +2,5 @@
 _base_ = '../baselines/segmenter-dovit_vit-s_mask_8xb1-80k_cityscapes-768x768.py'
 model = dict(
     type='mmtoken.TokenEncoderDecoder',
-    backbone=dict(reducer=dict(type='mmtoken.DoViT', threshold=0.985, anneal_iters=70000, aggregate=0.1)))
+    backbone=dict(reducer=dict(type='mmtoken.DoViT', threshold=0.985, anneal_iters=70000, aggregate=0.1)),
+)

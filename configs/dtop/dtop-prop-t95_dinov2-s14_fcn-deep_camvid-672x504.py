@@ -3,4 +3,6 @@ _base_ = '../baselines/dinov2-s14_fcn-deep_camvid-672x504.py'
 model = dict(
     type='mmtoken.TokenEncoderDecoder',
     backbone=dict(
-        reducer=dict(type='mmtoken.DToP', exits=(5, 8), threshold=0.95, keep_per_class=30, proportional=True)))
+        reducer=dict(type='mmtoken.DToP', exits=(5, 8), threshold=0.95, keep_per_class=30, proportional=True)
+    ),
+)

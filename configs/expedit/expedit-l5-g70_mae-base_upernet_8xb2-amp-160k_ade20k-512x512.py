@@ -1,6 +1,3 @@
 # Expedit before block 5 of 12, 0.7 of each side: the share that the paper takes for Segmenter ViT-L.
 _base_ = 'mmseg::mae/mae-base_upernet_8xb2-amp-160k_ade20k-512x512.py'
-model = dict(
-    backbone=dict(
-        type='mmtoken.TokenMAE',
-        reducer=dict(type='mmtoken.Expedit', layer=5, grid=0.7)))
+model = dict(backbone=dict(type='mmtoken.TokenMAE', reducer=dict(type='mmtoken.Expedit', layer=5, grid=0.7)))

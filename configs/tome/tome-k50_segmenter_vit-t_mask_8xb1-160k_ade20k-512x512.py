@@ -1,6 +1,3 @@
 # ToMe down to half of the tokens.
 _base_ = 'mmseg::segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py'
-model = dict(
-    backbone=dict(
-        type='mmtoken.TokenVisionTransformer',
-        reducer=dict(type='mmtoken.ToMe', keep=0.5)))
+model = dict(backbone=dict(type='mmtoken.TokenVisionTransformer', reducer=dict(type='mmtoken.ToMe', keep=0.5)))

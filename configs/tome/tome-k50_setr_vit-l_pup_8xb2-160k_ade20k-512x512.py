@@ -1,6 +1,3 @@
 # ToMe down to half of the tokens.
 _base_ = 'mmseg::setr/setr_vit-l_pup_8xb2-160k_ade20k-512x512.py'
-model = dict(
-    backbone=dict(
-        type='mmtoken.TokenVisionTransformer',
-        reducer=dict(type='mmtoken.ToMe', keep=0.5)))
+model = dict(backbone=dict(type='mmtoken.TokenVisionTransformer', reducer=dict(type='mmtoken.ToMe', keep=0.5)))

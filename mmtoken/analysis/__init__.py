@@ -7,7 +7,20 @@ from .operators import CONVENTION
 from .tokens import TokenTrace, average_groups, colorize_groups, overlay_groups, trace_tokens
 
 __all__ = [
-    'CONVENTION', 'MacReport', 'TokenTrace', 'average_groups', 'colorize_groups', 'count_macs', 'environment',
-    'inference_path', 'interleave', 'model_parts', 'overlay_groups', 'paired_ratio', 'part_table', 'segmentor_macs',
-    'spread', 'trace_tokens'
+    'CONVENTION',
+    'MacReport',
+    'TokenTrace',
+    'average_groups',
+    'colorize_groups',
+    'count_macs',
+    'environment',
+    'inference_path',
+    'interleave',
+    'model_parts',
+    'overlay_groups',
+    'paired_ratio',
+    'part_table',
+    'segmentor_macs',
+    'spread',
+    'trace_tokens',
 ]

@@ -3,9 +3,10 @@
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Optional, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +41,10 @@ class Bench:
 
     models: dict[str, nn.Module]
     device: str = 'cpu'
-    amp: Optional[str] = None
+    amp: str | None = None
     compile: bool = False
     cuda_graph: bool = False
-    optimizers: Optional[dict[str, dict]] = None
+    optimizers: dict[str, dict] | None = None
 
     def __post_init__(self):
         if self.cuda_graph and torch.device(self.device).type != 'cuda':
@@ -52,8 +53,10 @@ class Bench:
             raise UserError('--cuda-graph replays predictions; leave it out with --train')
         varying = [name for name, model in self.models.items() if cost_varies(model)]
         if self.cuda_graph and varying:
-            raise UserError(f'--cuda-graph needs the same work for each picture, and that of {varying[0]} depends on '
-                            'what it sees; leave out the one or the other')
+            raise UserError(
+                f'--cuda-graph needs the same work for each picture, and that of {varying[0]} depends on '
+                'what it sees; leave out the one or the other'
+            )
         self.varies = bool(varying)
         self.baseline = next(iter(self.models))
         self.states: dict[str, dict] = {}  # of the optimizers
@@ -62,8 +65,13 @@ class Bench:
     def _step(self, name: str, model: nn.Module) -> Callable[[Tensor], Any]:
         """What is timed: a prediction or a training step on normalised images ``(B, 3, H, W)``."""
         model.train(self.optimizers is not None)
-        run = torch.compile(model.loss if self.optimizers else inference_path(model)) if self.compile else \
-            model.loss if self.optimizers else inference_path(model)
+        run = (
+            torch.compile(model.loss if self.optimizers else inference_path(model))
+            if self.compile
+            else model.loss
+            if self.optimizers
+            else inference_path(model)
+        )
         kind, dtype = torch.device(self.device).type, DTYPES.get(self.amp)
 
         def predict(images: Tensor) -> Any:
@@ -87,8 +95,9 @@ class Bench:
             except ValueError as error:
                 if 'more than 1 value per channel' not in str(error):
                     raise
-                raise UserError(f'--train: a batch normalisation of {name} needs more than one picture; give '
-                                '--batch 2 or more') from error
+                raise UserError(
+                    f'--train: a batch normalisation of {name} needs more than one picture; give --batch 2 or more'
+                ) from error
             wrapper.update_params(model.parse_losses(losses)[0])
 
         return train
@@ -105,8 +114,10 @@ class Bench:
         """MACs and tokens of each model a picture, mean over the pictures."""
         size = 2 if self.optimizers else 1  # a batch normalisation that trains needs more than one value a channel
         inputs = batches(images, size, self.varies)
-        return {name: mean_report(over_pictures(model, inputs, lambda n, name=name: self.count(name, inputs[n])), size)
-                for name, model in self.models.items()}
+        return {
+            name: mean_report(over_pictures(model, inputs, lambda n, name=name: self.count(name, inputs[n])), size)
+            for name, model in self.models.items()
+        }
 
     def rounds(self, images: Tensor, batch: int, wanted: int) -> int:
         """How often each model is timed: as often as wanted, or more where pictures differ in cost."""
@@ -116,8 +127,15 @@ class Bench:
         """Inputs that may differ in cost; the pictures have one size."""
         return len(inputs) if self.varies else 1
 
-    def measure(self, images: Tensor, batch: int, rounds: int, warmup: int, macs: dict[str, MacReport],
-                progress: Callable[[], Any] = lambda: None) -> list[dict]:
+    def measure(
+        self,
+        images: Tensor,
+        batch: int,
+        rounds: int,
+        warmup: int,
+        macs: dict[str, MacReport],
+        progress: Callable[[], Any] = lambda: None,
+    ) -> list[dict]:
         """Times all models in turns on batches of the images.
 
         Args:
@@ -141,10 +159,20 @@ class Bench:
             milliseconds = {key: value * 1000 / batch for key, value in spread(samples).items()}
             speedup = paired_ratio(seconds[self.baseline], samples, strata)
             ratio = macs[name].total / macs[self.baseline].total
-            rows.append(dict(
-                name=name, batch=batch, ms_per_image=milliseconds, images_per_second=1000 / milliseconds['median'],
-                speedup=speedup, macs=macs[name].total, mac_ratio=ratio, efficiency=speedup['ratio'] * ratio,
-                peak_memory=self.peak_memory(name, inputs[0]), seconds=samples))
+            rows.append(
+                dict(
+                    name=name,
+                    batch=batch,
+                    ms_per_image=milliseconds,
+                    images_per_second=1000 / milliseconds['median'],
+                    speedup=speedup,
+                    macs=macs[name].total,
+                    mac_ratio=ratio,
+                    efficiency=speedup['ratio'] * ratio,
+                    peak_memory=self.peak_memory(name, inputs[0]),
+                    seconds=samples,
+                )
+            )
         return rows
 
     def peak_memory(self, name: str, images: Tensor) -> int:
@@ -200,14 +228,16 @@ class _Graphs:
             with torch.cuda.graph(graph):
                 out = self.call(buffer)
         except RuntimeError as error:
-            raise UserError(f'--cuda-graph: {self.name} cannot be captured ({str(error).splitlines()[0]}); leave '
-                            '--cuda-graph out') from error
+            raise UserError(
+                f'--cuda-graph: {self.name} cannot be captured ({str(error).splitlines()[0]}); leave --cuda-graph out'
+            ) from error
         return graph, buffer, out
 
 
-def _optimizer(model: nn.Module, cfg: dict, amp: Optional[str]):
+def _optimizer(model: nn.Module, cfg: dict, amp: str | None):
     """The optimizer wrapper of a config, with the precision that was asked for on a GPU, and no accumulation."""
     from mmengine.optim import build_optim_wrapper
+
     kept = {key: cfg[key] for key in ('optimizer', 'paramwise_cfg', 'clip_grad', 'constructor') if cfg.get(key)}
     # fp16 needs its losses scaled; bf16 does not, and autocast is ours
     kept['type'] = 'AmpOptimWrapper' if amp == 'fp16' else 'OptimWrapper'
@@ -232,6 +262,7 @@ def _quiet_stderr() -> Iterator[None]:
 def _peak_on_the_cpu(call: Callable[[], Any]) -> int:
     """Bytes of torch's CPU allocator at the height of a call, above those before it."""
     from torch.profiler import ProfilerActivity, profile
+
     with _quiet_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == '[memory]']
@@ -242,7 +273,7 @@ def _peak_on_the_cpu(call: Callable[[], Any]) -> int:
     return peak
 
 
-def break_even(tokens: Sequence[float], ratios: Sequence[float]) -> Optional[float]:
+def break_even(tokens: Sequence[float], ratios: Sequence[float]) -> float | None:
     """Token count from which on a method is faster than the baseline.
 
     Args:

@@ -12,9 +12,10 @@ channels that carry a key bias on CUDA, are work too; a batch of one picture has
 
 import functools
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Union
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -181,7 +182,7 @@ def _noting_tokens(tokens: list[list[float]]) -> Callable[[Callable], Callable]:
     return wrap
 
 
-def restore_name(model: nn.Module) -> Optional[str]:
+def restore_name(model: nn.Module) -> str | None:
     """Name that undoing reductions goes by in a report: ``backbone.restore``; None if the model has no reducer."""
     name = next((name for name, module in model.named_modules() if isinstance(module, Reducer)), None)
     return None if name is None else '.'.join([*name.split('.')[:-1], 'restore'])
@@ -219,7 +220,8 @@ def _attributed(model: nn.Module, counter: _Counter, tokens: list) -> Iterator[N
 @contextmanager
 def _evaluating(model: nn.Module, training: bool) -> Iterator[None]:
     """Evaluation mode, module by module: upstream's ``eval()`` may do more than that, and return None. Buffers that
-    training moves, such as the statistics of batch norms, are put back."""
+    training moves, such as the statistics of batch norms, are put back.
+    """
     modes = [(m, m.training) for m in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training else []
     # nn.MultiheadAttention's own fast path is one opaque kernel
@@ -237,10 +239,9 @@ def _evaluating(model: nn.Module, training: bool) -> Iterator[None]:
             buffer.copy_(before)
 
 
-def count_macs(model: Union[nn.Module, Callable],
-               inputs: Any,
-               call: Optional[Callable] = None,
-               training: bool = False) -> MacReport:
+def count_macs(
+    model: nn.Module | Callable, inputs: Any, call: Callable | None = None, training: bool = False
+) -> MacReport:
     """Counts the MACs of one call, without gradients.
 
     Args:
@@ -256,11 +257,12 @@ def count_macs(model: Union[nn.Module, Callable],
     modules = model if isinstance(model, nn.Module) else nn.Module()
     counter, tokens = _Counter(), []
     with _evaluating(modules, training), _attributed(modules, counter, tokens), torch.no_grad(), counter:
-        (call or model)(*(inputs if isinstance(inputs, tuple) else (inputs, )))
+        (call or model)(*(inputs if isinstance(inputs, tuple) else (inputs,)))
     names = [name for name, _ in modules.named_modules()] + [restore_name(modules) or '', '']
     return MacReport(
         total=counter.by_module[''],
         by_operator=dict(counter.by_operator),
         by_module={name: counter.by_module[name] for name in names},
         uncounted=counter.uncounted,
-        tokens=[sum(block) / len(tokens) for block in zip(*tokens)])
+        tokens=[sum(block) / len(tokens) for block in zip(*tokens)],
+    )

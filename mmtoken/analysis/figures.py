@@ -1,7 +1,8 @@
 """Figures of the analysis tools."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -56,13 +57,15 @@ def paint_tokens(picture: np.ndarray, index: np.ndarray, left: np.ndarray, color
     return overlay_groups(painted, np.where(left >= 0, -2 - left, shared))
 
 
-def tokens_figure(picture: np.ndarray,
-                  trace: TokenTrace,
-                  layers: Sequence[int],
-                  title: str,
-                  labels: Optional[dict[str, np.ndarray]] = None,
-                  classes: Sequence[str] = (),
-                  palette: Sequence[Sequence[int]] = ()) -> Figure:
+def tokens_figure(
+    picture: np.ndarray,
+    trace: TokenTrace,
+    layers: Sequence[int],
+    title: str,
+    labels: dict[str, np.ndarray] | None = None,
+    classes: Sequence[str] = (),
+    palette: Sequence[Sequence[int]] = (),
+) -> Figure:
     """What happened to the tokens of one picture.
 
     Args:
@@ -110,7 +113,7 @@ def tokens_figure(picture: np.ndarray,
         count, gone = int(trace.counts[i][0]), (left >= 0).mean()
         text = f'block {i}: {count} tokens' + (f', {gone:.0%} of patches exited' if gone else '')
         show(1 + number // COLUMNS, number % COLUMNS, paint_tokens(picture, trace.index[i][0], left, blocks), text)
-    chart(figure.add_subplot(grid[-1, used if beside else 0:]), trace, layers, blocks)
+    chart(figure.add_subplot(grid[-1, used if beside else 0 :]), trace, layers, blocks)
     return figure
 
 
@@ -121,8 +124,14 @@ def chart(axes: Any, trace: TokenTrace, layers: Sequence[int], blocks: np.ndarra
     leaves = [bool((trace.left(i) == i).any()) for i in range(depth)]
     bars = axes.bar(range(depth), counts, color=[blocks[i] / 255 if leaves[i] else '#5b7fa6' for i in range(depth)])
     axes.axhline(patches, color=QUIET, linewidth=1, linestyle='--')
-    axes.bar_label(bars, [f'{count}\n{count / patches:.0%}' for count in counts], fontsize=8, padding=3, color=INK,
-                   bbox=dict(facecolor='white', edgecolor='none', pad=0.5))
+    axes.bar_label(
+        bars,
+        [f'{count}\n{count / patches:.0%}' for count in counts],
+        fontsize=8,
+        padding=3,
+        color=INK,
+        bbox=dict(facecolor='white', edgecolor='none', pad=0.5),
+    )
     axes.set_xticks(range(depth), [str(i) for i in range(depth)])
     axes.set(xlim=(-0.6, depth - 0.4), ylim=(0, patches * 1.35), xlabel='block')
     title = 'patch tokens that enter the MLP of each block; dashed: dense'
@@ -155,7 +164,7 @@ def series_of(rows: Sequence[dict]) -> dict[str, list[dict]]:
     return lines
 
 
-def tradeoff_figure(rows: Sequence[dict], metric: str, title: str, best: Optional[str] = None) -> Figure:
+def tradeoff_figure(rows: Sequence[dict], metric: str, title: str, best: str | None = None) -> Figure:
     """Accuracy against measured speed-up, and against MACs.
 
     Args:
@@ -176,8 +185,14 @@ def tradeoff_figure(rows: Sequence[dict], metric: str, title: str, best: Optiona
     return figure
 
 
-def points(axes: Any, rows: Sequence[dict], metric: str, cost: Callable[[dict], float], best: Optional[str],
-           spread: bool = False) -> None:
+def points(
+    axes: Any,
+    rows: Sequence[dict],
+    metric: str,
+    cost: Callable[[dict], float],
+    best: str | None,
+    spread: bool = False,
+) -> None:
     """Draws a metric against a cost: lines for sweeps, marks for the rest; ``spread`` adds that of the speed-up."""
 
     def value(row: dict) -> float:
@@ -188,8 +203,15 @@ def points(axes: Any, rows: Sequence[dict], metric: str, cost: Callable[[dict], 
         error = None
         if spread:
             error = [[abs(row['speedup'][end] - cost(row)) for row in group] for end in ('low', 'high')]
-        axes.errorbar([cost(row) for row in group], [value(row) for row in group], xerr=error, label=label,
-                      elinewidth=1, capsize=2, **style)
+        axes.errorbar(
+            [cost(row) for row in group],
+            [value(row) for row in group],
+            xerr=error,
+            label=label,
+            elinewidth=1,
+            capsize=2,
+            **style,
+        )
 
     def name(row: dict, text: str, color: str, offset: tuple[int, int]) -> None:
         axes.annotate(text, (cost(row), value(row)), offset, textcoords='offset points', fontsize=8, color=color)
@@ -204,14 +226,22 @@ def points(axes: Any, rows: Sequence[dict], metric: str, cost: Callable[[dict], 
     for kind, (marker, color) in RIVALS.items():
         group = [row for row in rows if row['kind'] == kind]
         if group:
-            plot(group, kind, marker=marker, markersize=13 if kind == 'dense' else 7, color=color,
-                 linewidth=1 if kind == 'smaller input' else 0, linestyle='--')
+            plot(
+                group,
+                kind,
+                marker=marker,
+                markersize=13 if kind == 'dense' else 7,
+                color=color,
+                linewidth=1 if kind == 'smaller input' else 0,
+                linestyle='--',
+            )
         for row in group if kind != 'dense' else ():
             name(row, row['name'], color, (5, -11))
     for row in rows:
         if row['name'] == best:
-            axes.plot(cost(row), value(row), 'o', markersize=15, markerfacecolor='none', markeredgecolor=INK,
-                      label='found')
+            axes.plot(
+                cost(row), value(row), 'o', markersize=15, markerfacecolor='none', markeredgecolor=INK, label='found'
+            )
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(color='#eeeeee')
     axes.set_axisbelow(True)

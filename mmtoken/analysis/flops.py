@@ -2,7 +2,8 @@
 
 import statistics
 import sys
-from typing import Any, Callable, Hashable, Sequence, TypeVar, Union
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,23 @@ from .counter import MacReport, Seen, count_macs, replaced, restore_name
 from .operators import CONVENTION
 
 __all__ = [
-    'CONVENTION', 'PARTS', 'MacReport', 'cost_keys', 'cost_varies', 'count_macs', 'crop_macs', 'inference_path',
-    'is_dynamic', 'mean_report', 'model_parts', 'over_pictures', 'part_table', 'predicts_boxes', 'segmentor_macs',
-    'slides', 'sum_uncounted'
+    'CONVENTION',
+    'PARTS',
+    'MacReport',
+    'cost_keys',
+    'cost_varies',
+    'count_macs',
+    'crop_macs',
+    'inference_path',
+    'is_dynamic',
+    'mean_report',
+    'model_parts',
+    'over_pictures',
+    'part_table',
+    'predicts_boxes',
+    'segmentor_macs',
+    'slides',
+    'sum_uncounted',
 ]
 
 T = TypeVar('T')
@@ -71,7 +86,8 @@ def mean_report(reports: Sequence[MacReport], batch: int = 1) -> MacReport:
     return MacReport(
         total=statistics.mean(report.total for report in reports) / batch,
         uncounted=sum_uncounted(reports),
-        tokens=[statistics.mean(block) for block in zip(*(report.tokens for report in reports))])
+        tokens=[statistics.mean(block) for block in zip(*(report.tokens for report in reports))],
+    )
 
 
 def sum_uncounted(reports: Sequence[MacReport]) -> dict[str, Seen]:
@@ -97,8 +113,14 @@ def inference_path(model: nn.Module, whole: bool = False) -> Callable[[Tensor], 
 
     def about(images: Tensor) -> list[dict]:
         size = tuple(images.shape[2:])
-        one = dict(ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size, padding_size=[0, 0, 0, 0],
-                   scale_factor=(1.0, 1.0))
+        one = dict(
+            ori_shape=size,
+            img_shape=size,
+            pad_shape=size,
+            batch_input_shape=size,
+            padding_size=[0, 0, 0, 0],
+            scale_factor=(1.0, 1.0),
+        )
         return [dict(one) for _ in images]
 
     if hasattr(model, 'encode_decode'):
@@ -106,12 +128,14 @@ def inference_path(model: nn.Module, whole: bool = False) -> Callable[[Tensor], 
         return lambda images: run(images, about(images))
     if predicts_boxes(model):
         from mmdet.structures import DetDataSample
-        return lambda images: model.predict(images, [DetDataSample(metainfo=meta) for meta in about(images)],
-                                            rescale=False)
+
+        return lambda images: model.predict(
+            images, [DetDataSample(metainfo=meta) for meta in about(images)], rescale=False
+        )
     return getattr(model, 'extract_feat', model)
 
 
-def segmentor_macs(model: nn.Module, images: Union[Tensor, Sequence[int]], whole: bool = False) -> MacReport:
+def segmentor_macs(model: nn.Module, images: Tensor | Sequence[int], whole: bool = False) -> MacReport:
     """Counts the MACs of a model on its way at test time, see :func:`inference_path`.
 
     Args:
@@ -157,8 +181,9 @@ def part_table(report: MacReport, model: nn.Module) -> list[tuple[str, int]]:
     names = _part_names(model)
     restore = restore_name(model)
     if restore is not None:
-        names.insert(1 + next(i for i, name in enumerate(names) if name == f'{restore[:-len("restore")]}reducer'),
-                     restore)
+        names.insert(
+            1 + next(i for i, name in enumerate(names) if name == f'{restore[: -len("restore")]}reducer'), restore
+        )
     rows = [(name, report.by_module.get(name, 0)) for name in names]
     rows.append(('rest', report.total - sum(macs for _, macs in rows)))
     return [row for row in rows if row[1]]

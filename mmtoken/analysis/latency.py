@@ -6,25 +6,40 @@ import platform
 import random
 import statistics
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Sequence, Union
+from typing import Any
 
 import torch
 
 #: Distributions that may bring what is timed; the forks' names too.
-_PACKAGES = ('mmtoken', 'mmengine', 'mmcv', 'mmcv-lite', 'mmsegmentation', 'mmdet', 'mmpretrain', 'onedl-mmengine',
-             'onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection', 'torchvision')
+_PACKAGES = (
+    'mmtoken',
+    'mmengine',
+    'mmcv',
+    'mmcv-lite',
+    'mmsegmentation',
+    'mmdet',
+    'mmpretrain',
+    'onedl-mmengine',
+    'onedl-mmcv',
+    'onedl-mmsegmentation',
+    'onedl-mmdetection',
+    'torchvision',
+)
 
 
-def interleave(calls: Mapping[str, Callable],
-               rounds: int = 20,
-               warmup: int = 3,
-               *,
-               inputs: Optional[Sequence[Any]] = None,
-               device: Union[str, torch.device] = 'cpu',
-               progress: Callable[[], Any] = lambda: None) -> dict[str, list[float]]:
+def interleave(
+    calls: Mapping[str, Callable],
+    rounds: int = 20,
+    warmup: int = 3,
+    *,
+    inputs: Sequence[Any] | None = None,
+    device: str | torch.device = 'cpu',
+    progress: Callable[[], Any] = lambda: None,
+) -> dict[str, list[float]]:
     """Times calls in turns: in each round every call once, starting with another one each time, and with another one
     at each turn of the same input.
 
@@ -49,7 +64,7 @@ def interleave(calls: Mapping[str, Callable],
     if not calls or rounds < 1:
         raise ValueError('interleave() needs at least one call and rounds >= 1.')
     sample = _sample_cuda if torch.device(device).type == 'cuda' else _sample_cpu
-    arguments = [()] if inputs is None else [(one, ) for one in inputs]
+    arguments = [()] if inputs is None else [(one,) for one in inputs]
     names = list(calls)
     for name in names:
         for n in range(warmup):
@@ -98,12 +113,14 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 def whole_rounds(rounds: int, inputs: int) -> int:
     """The least number of rounds, no fewer than asked for, in which each of several inputs that differ in cost comes
-    equally often; and at least twice, since one sample has no spread."""
+    equally often; and at least twice, since one sample has no spread.
+    """
     return rounds if inputs == 1 else max(2, math.ceil(rounds / inputs)) * inputs
 
 
-def paired_ratio(base: Sequence[float], other: Sequence[float], inputs: int = 1,
-                 resamples: int = 1000) -> dict[str, float]:
+def paired_ratio(
+    base: Sequence[float], other: Sequence[float], inputs: int = 1, resamples: int = 1000
+) -> dict[str, float]:
     """How many times faster ``other`` is than ``base``, from samples that were taken in turns.
 
     It is the time of the baseline on all inputs over that of the other. On one input the ratio is the median over its
@@ -137,7 +154,7 @@ def paired_ratio(base: Sequence[float], other: Sequence[float], inputs: int = 1,
     return dict(ratio=ratio(groups), low=found[int(0.025 * resamples)], high=found[int(0.975 * resamples)])
 
 
-def environment(device: Union[str, torch.device] = 'cpu') -> dict[str, Any]:
+def environment(device: str | torch.device = 'cpu') -> dict[str, Any]:
     """What a latency means nothing without: the machine, its threads, and the version of everything that runs."""
     device = torch.device(device)
     versions = {}
@@ -152,5 +169,10 @@ def environment(device: Union[str, torch.device] = 'cpu') -> dict[str, Any]:
         lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
         models = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
         name = models[0] if models else platform.processor() or platform.machine()
-    return dict(device=name, torch=torch.__version__, threads=torch.get_num_threads(), python=platform.python_version(),
-                versions=versions)
+    return dict(
+        device=name,
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        versions=versions,
+    )

@@ -1,9 +1,10 @@
 """Models and pictures for the analysis tools, from a config."""
 
 import copy
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Optional, Sequence, Union
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -19,7 +20,7 @@ _UPSTREAM = ('mmseg', 'mmdet', 'mmpretrain')
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
 
-def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Config:
+def read_config(path: str | Path, options: dict | None = None) -> Config:
     """Reads a config and applies ``--cfg-options``; the model is not to fetch pretrained weights."""
     cfg = load_config(str(path), options)
     if 'model' not in cfg:
@@ -57,7 +58,7 @@ def quiet_log() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def one_for_each(flag: str, given: Optional[Sequence[str]], configs: Sequence) -> list[Optional[str]]:
+def one_for_each(flag: str, given: Sequence[str] | None, configs: Sequence) -> list[str | None]:
     """What a flag gives each of several configs: its one value, or one of as many values as there are configs.
 
     Raises:
@@ -69,7 +70,7 @@ def one_for_each(flag: str, given: Optional[Sequence[str]], configs: Sequence) -
     return list(given) * (len(configs) // len(given))
 
 
-def build_model(cfg: Config, checkpoint: Optional[str] = None, initialise: bool = True) -> nn.Module:
+def build_model(cfg: Config, checkpoint: str | None = None, initialise: bool = True) -> nn.Module:
     """Builds the model of a config in evaluation mode.
 
     Args:
@@ -89,7 +90,7 @@ def build_model(cfg: Config, checkpoint: Optional[str] = None, initialise: bool 
     return model
 
 
-def stock_config(cfg: Config, model: nn.Module) -> Optional[Config]:
+def stock_config(cfg: Config, model: nn.Module) -> Config | None:
     """The same model as upstream has it: the classes that ours derive from, no reducer.
 
     Returns:
@@ -105,28 +106,34 @@ def stock_config(cfg: Config, model: nn.Module) -> Optional[Config]:
     return stock
 
 
-def image_shape(cfg: Config, shape: Optional[Sequence[int]] = None) -> tuple[int, int]:
+def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, int]:
     """``(H, W)`` asked for, or the one that the config trains or slides with.
 
     Raises:
         ValueError: If the config does not tell, or the shape is none.
     """
     if shape and (len(shape) > 2 or min(shape) < 1):
-        raise ValueError(f'--shape {" ".join(map(str, shape))} is no image size; give height and width in pixels, or '
-                         'one number for a square.')
+        raise ValueError(
+            f'--shape {" ".join(map(str, shape))} is no image size; give height and width in pixels, or '
+            'one number for a square.'
+        )
     if not shape:
         test_cfg = cfg.model.get('test_cfg') or {}
         shape = (
-            test_cfg.get('crop_size') or (cfg.model.get('data_preprocessor') or {}).get('size')
-            or (cfg.model.get('backbone') or {}).get('img_size'))
+            test_cfg.get('crop_size')
+            or (cfg.model.get('data_preprocessor') or {}).get('size')
+            or (cfg.model.get('backbone') or {}).get('img_size')
+        )
     if not shape:
-        raise ValueError('The config names no image size (test_cfg.crop_size, data_preprocessor.size or '
-                         'backbone.img_size); give --shape H W.')
-    shape = (shape, ) if isinstance(shape, int) else tuple(shape)
+        raise ValueError(
+            'The config names no image size (test_cfg.crop_size, data_preprocessor.size or '
+            'backbone.img_size); give --shape H W.'
+        )
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
     return shape * 2 if len(shape) == 1 else shape
 
 
-def read_images(model: nn.Module, source: Union[str, Path, Sequence[Path]], shape: tuple[int, int], num: int) -> Tensor:
+def read_images(model: nn.Module, source: str | Path | Sequence[Path], shape: tuple[int, int], num: int) -> Tensor:
     """Pictures, resized, then normalised and put in order as the model's own preprocessor does it.
 
     Args:
@@ -143,6 +150,7 @@ def read_images(model: nn.Module, source: Union[str, Path, Sequence[Path]], shap
         ValueError: If the folder holds no picture, or a file is none.
     """
     import mmcv
+
     paths = source
     if isinstance(source, (str, Path)):
         paths = sorted(p for p in Path(source).rglob('*') if p.suffix.lower() in _SUFFIXES)

@@ -3,16 +3,19 @@
 import inspect
 import re
 import sys
+from collections.abc import Callable, Iterator
 from math import prod
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-CONVENTION = ('1 multiply-add = 1 MAC. Counted: matrix products, convolutions, QK^T and AV of attention, pairwise '
-              'distances, and what deformable operators sample (4 for a bilinear sample, 1 for its weight). Not '
-              'counted: normalisation, softmax, activations, element-wise, pooling, interpolation, gather, scatter, '
-              'sorting.')
+CONVENTION = (
+    '1 multiply-add = 1 MAC. Counted: matrix products, convolutions, QK^T and AV of attention, pairwise '
+    'distances, and what deformable operators sample (4 for a bilinear sample, 1 for its weight). Not '
+    'counted: normalisation, softmax, activations, element-wise, pooling, interpolation, gather, scatter, '
+    'sorting.'
+)
 
 
 # ------------------------------------------------------------------------------------------------ matrix products
@@ -67,7 +70,7 @@ def _cdist(args: tuple, out: Tensor) -> int:
 
 # ------------------------------------------------------------------------------------------------------ attention
 def _attention(args: tuple, out: Any) -> int:
-    """q ``(…, h, L, d)``, k ``(…, S, d)``, v ``(…, S, dv)``: ``L·S·(d + dv)`` a head; masks spare nothing."""
+    """Q ``(…, h, L, d)``, k ``(…, S, d)``, v ``(…, S, dv)``: ``L·S·(d + dv)`` a head; masks spare nothing."""
     q, k, v = args[:3]
     return prod(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1])
 
@@ -113,8 +116,9 @@ def _deformable_convolution(args: tuple, out: Any) -> int:
 def _modulated_convolution(args: tuple, out: Any) -> int:
     """The mask is one more factor of each sample."""
     x, weight, result = args[0], args[1], args[6]
-    return (_sampled_convolution(x, weight, result) +
-            result.shape[0] * prod(result.shape[2:]) * x.shape[1] * prod(weight.shape[2:]))
+    return _sampled_convolution(x, weight, result) + result.shape[0] * prod(result.shape[2:]) * x.shape[1] * prod(
+        weight.shape[2:]
+    )
 
 
 #: Kernel name (of the namespace aten unless said otherwise) -> (kind, formula of its arguments and its result).
@@ -161,16 +165,20 @@ FORMULAS: dict[str, tuple[str, Callable[[tuple, Any], int]]] = {
 
 #: Kernels that move, make or look at data and compute nothing; views are told by their schema.
 FREE = frozenset(
-    ('_to_copy clone copy copy_ contiguous empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like '
-     'new_zeros ones ones_like new_ones full full_like new_full fill_ zero_ arange scalar_tensor lift_fresh cat stack '
-     'lift_fresh_copy constant_pad_nd repeat _local_scalar_dense _unsafe_view _reshape_alias detach alias eye '
-     'linspace').split())
+    (
+        '_to_copy clone copy copy_ contiguous empty empty_like empty_strided new_empty new_empty_strided zeros '
+        'zeros_like new_zeros ones ones_like new_ones full full_like new_full fill_ zero_ arange scalar_tensor '
+        'lift_fresh cat stack lift_fresh_copy constant_pad_nd repeat _local_scalar_dense _unsafe_view '
+        '_reshape_alias detach alias eye linspace '
+    ).split()
+)
 
 #: Words of a kernel's name that tell of products, if the table above does not know it.
 _PRODUCTS = re.compile(
     r'(\w*(mm|gemm|gemv|matmul|matvec)|mv|addmv|v?dot|einsum|linear|trilinear|bilinear|linalg|'
     r'\w*(conv|convolution|deconv)(\dd)?|attention|attn|mha|sdpa|sdp|flash|flashattn|\w*rnn|lstm|gru|'
-    r'[cp]dist|correlation|carafe|withk|dcn(v\d)?|lu|qr|svd|cholesky|inverse|solve|lstsq|ormqr|geqrf|matrix)')
+    r'[cp]dist|correlation|carafe|withk|dcn(v\d)?|lu|qr|svd|cholesky|inverse|solve|lstsq|ormqr|geqrf|matrix)'
+)
 #: Except these: they resample, take a norm, or prepare or look at the work of another kernel.
 _NO_PRODUCTS = re.compile(r'.*(upsample|interpolate|norm|cross|check_errors|choice|prepack|unpack|im2col|col2im)')
 

@@ -2,7 +2,8 @@
 
 import itertools
 import statistics
-from typing import Any, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,20 +34,30 @@ def costs(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
         sizes=[list(image.shape[2:]) for image in inputs],
         split={part: [split[part] for split in splits] for part in PARTS},
         parts={name: [table.get(name, 0) for table in tables] for table in tables for name in table},
-        by_operator={kind: statistics.mean(report.by_operator.get(kind, 0) for report in reports)
-                     for report in reports for kind in report.by_operator},
-        tokens={name: [of(block) for block in blocks]
-                for name, of in dict(mean=statistics.mean, min=min, max=max).items()},
+        by_operator={
+            kind: statistics.mean(report.by_operator.get(kind, 0) for report in reports)
+            for report in reports
+            for kind in report.by_operator
+        },
+        tokens={
+            name: [of(block) for block in blocks] for name, of in dict(mean=statistics.mean, min=min, max=max).items()
+        },
         uncounted=sum_uncounted(reports),
-        missed=sorted({name for report in reports for name in report.missed}))
+        missed=sorted({name for report in reports for name in report.missed}),
+    )
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table, its columns as wide as they need to be."""
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     lines = [' | '.join(cell.ljust(width) for cell, width in zip(line, widths)) for line in [head, *rows]]
-    return '\n'.join([f'| {lines[0]} |', '|' + '|'.join('-' * (width + 2) for width in widths) + '|',
-                      *(f'| {line} |' for line in lines[1:])])
+    return '\n'.join(
+        [
+            f'| {lines[0]} |',
+            '|' + '|'.join('-' * (width + 2) for width in widths) + '|',
+            *(f'| {line} |' for line in lines[1:]),
+        ]
+    )
 
 
 def amount(macs: Sequence[int]) -> str:
@@ -58,7 +69,7 @@ def amount(macs: Sequence[int]) -> str:
     return f'{text} ± {statistics.stdev(giga):.3f} ({min(giga):.3f}-{max(giga):.3f})'
 
 
-def cost_table(cost: dict, baseline: Optional[dict] = None, modules: bool = False) -> str:
+def cost_table(cost: dict, baseline: dict | None = None, modules: bool = False) -> str:
     """GMACs of each part that has any, of a model and of its dense twin.
 
     Args:
@@ -67,7 +78,7 @@ def cost_table(cost: dict, baseline: Optional[dict] = None, modules: bool = Fals
         modules (bool): Every block by itself instead of the parts. Defaults to False.
     """
     key = 'parts' if modules else 'split'
-    names = [name for name in cost[key] if any(cost[key][name]) or baseline and any(baseline[key].get(name, [0]))]
+    names = [name for name in cost[key] if any(cost[key][name]) or (baseline and any(baseline[key].get(name, [0])))]
     if baseline:
         names += [name for name in baseline[key] if name not in cost[key]]
     mean, rows = statistics.mean, []
@@ -83,8 +94,10 @@ def cost_table(cost: dict, baseline: Optional[dict] = None, modules: bool = Fals
 
 def token_line(tokens: dict) -> str:
     """Tokens by block, equal neighbours as one: ``24 x2, 6.5 (4-9) x2``."""
-    cells = [f'{round(mean, 1):g}' + (f' ({low:g}-{high:g})' if low != high else '')
-             for mean, low, high in zip(tokens['mean'], tokens['min'], tokens['max'])]
+    cells = [
+        f'{round(mean, 1):g}' + (f' ({low:g}-{high:g})' if low != high else '')
+        for mean, low, high in zip(tokens['mean'], tokens['min'], tokens['max'])
+    ]
     return run_lengths(cells)
 
 
@@ -109,15 +122,31 @@ def _short(count: int) -> str:
 
 def latency_table(rows: Sequence[dict], sweep: bool = False) -> str:
     """Rows of :meth:`~mmtoken.analysis.benchmark.Bench.measure`; with ``sweep``, their ``shape`` and ``tokens`` too."""
-    head = ['model', 'batch', 'ms/image (p5-p95)', 'images/s', 'speed-up (95 %)', 'GMACs', 'MAC speed-up',
-            'speed-up ÷ MAC speed-up', 'peak MiB']
+    head = [
+        'model',
+        'batch',
+        'ms/image (p5-p95)',
+        'images/s',
+        'speed-up (95 %)',
+        'GMACs',
+        'MAC speed-up',
+        'speed-up ÷ MAC speed-up',
+        'peak MiB',
+    ]
     lines = []
     for row in rows:
         ms, speedup = row['ms_per_image'], row['speedup']
         cells = [f'{row["shape"][0]}x{row["shape"][1]}', str(row['tokens'])] if sweep else []
-        cells += [row['name'], str(row['batch']), f'{ms["median"]:.1f} ({ms["p5"]:.1f}-{ms["p95"]:.1f})',
-                  f'{row["images_per_second"]:.2f}',
-                  f'{speedup["ratio"]:.2f} ({speedup["low"]:.2f}-{speedup["high"]:.2f})', f'{row["macs"] / 1e9:.2f}',
-                  f'{1 / row["mac_ratio"]:.2f}', f'{row["efficiency"]:.2f}', f'{row["peak_memory"] / 2**20:.0f}']
+        cells += [
+            row['name'],
+            str(row['batch']),
+            f'{ms["median"]:.1f} ({ms["p5"]:.1f}-{ms["p95"]:.1f})',
+            f'{row["images_per_second"]:.2f}',
+            f'{speedup["ratio"]:.2f} ({speedup["low"]:.2f}-{speedup["high"]:.2f})',
+            f'{row["macs"] / 1e9:.2f}',
+            f'{1 / row["mac_ratio"]:.2f}',
+            f'{row["efficiency"]:.2f}',
+            f'{row["peak_memory"] / 2**20:.0f}',
+        ]
         lines.append(cells)
     return markdown(['size', 'tokens'] * sweep + head, lines)

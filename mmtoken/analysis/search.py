@@ -2,9 +2,10 @@
 
 import hashlib
 import keyword
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any
 
 import optuna
 from mmengine.config import Config
@@ -45,8 +46,11 @@ def declared_space(reducer: Reducer, host: HostInfo) -> dict[str, Any]:
     parts = {'reducer': reducer}
     if isinstance(reducer, ReducerSequence):
         parts = {f'reducer.{i}': part for i, part in enumerate(reducer.reducers)}
-    return {f'{name}.{argument}': values for name, part in parts.items()
-            for argument, values in part.search_space(host).items()}
+    return {
+        f'{name}.{argument}': values
+        for name, part in parts.items()
+        for argument, values in part.search_space(host).items()
+    }
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,16 @@ class Goal:
         metric (str): Which one, higher is better. Defaults to ``mIoU``.
     """
 
-    speedup: Optional[float] = None
-    drop: Optional[float] = None
+    speedup: float | None = None
+    drop: float | None = None
     metric: str = 'mIoU'
 
     def __str__(self) -> str:
-        return (f'speed-up of at least {self.speedup:g}' if self.drop is None else
-                f'speed-up with a loss of at most {self.drop:g} {self.metric}')
+        return (
+            f'speed-up of at least {self.speedup:g}'
+            if self.drop is None
+            else f'speed-up with a loss of at most {self.drop:g} {self.metric}'
+        )
 
     def reached(self, speedup: float, drop: float) -> bool:
         """Whether a setting with these does it."""
@@ -101,8 +108,15 @@ def judge(tradeoff: Tradeoff, setting: Setting, goal: Goal, best: float) -> tupl
     return (PENALTY + drop, False, f'{found}, loses too much') if drop > goal.drop else (-faster, True, found)
 
 
-def search(tradeoff: Tradeoff, cfg: Config, checkpoint: str, space: dict[str, Any], goal: Goal, trials: int,
-           report: Callable[[str], None]) -> tuple[Optional[Setting], list[Setting]]:
+def search(
+    tradeoff: Tradeoff,
+    cfg: Config,
+    checkpoint: str,
+    space: dict[str, Any],
+    goal: Goal,
+    trials: int,
+    report: Callable[[str], None],
+) -> tuple[Setting | None, list[Setting]]:
     """Looks for the best setting.
 
     The state lies in the work dir: the same search goes on where it stopped, and since every proposal is seeded by the
@@ -125,8 +139,9 @@ def search(tradeoff: Tradeoff, cfg: Config, checkpoint: str, space: dict[str, An
     name = repr([str(goal), sorted(space.items()), tradeoff.key(base, 'seconds')])
     tradeoff.work_dir.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(tradeoff.work_dir / 'search.journal')))
-    kept = optuna.create_study(study_name=hashlib.sha256(name.encode()).hexdigest()[:16], storage=storage,
-                               load_if_exists=True)
+    kept = optuna.create_study(
+        study_name=hashlib.sha256(name.encode()).hexdigest()[:16], storage=storage, load_if_exists=True
+    )
     while (number := len(done := kept.trials)) < trials:
         # Asked in memory and kept when finished: a trial that was killed half-way would change later proposals.
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=number))
@@ -156,8 +171,9 @@ def search(tradeoff: Tradeoff, cfg: Config, checkpoint: str, space: dict[str, An
 def searched(cfg: Config, checkpoint: str, values: dict[str, Any]) -> Setting:
     """The setting of a trial."""
     short = {key.removeprefix('reducer.'): value for key, value in values.items() if value is not None}
-    name = ', '.join(f'{key}={value:.3g}' if isinstance(value, float) else f'{key}={value}'
-                     for key, value in short.items())
+    name = ', '.join(
+        f'{key}={value:.3g}' if isinstance(value, float) else f'{key}={value}' for key, value in short.items()
+    )
     return Setting(name, 'searched', with_settings(cfg, values), checkpoint, values)
 
 

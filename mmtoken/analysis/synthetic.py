@@ -46,6 +46,7 @@ def _fewest(model: nn.Module, name: str) -> int:
 def _label_map(model: nn.Module, rng: np.random.Generator, shape: tuple[int, int]):
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
+
     sample = SegDataSample(metainfo=_meta(shape))
     classes = _fewest(model.decode_head, 'num_classes')
     sample.gt_sem_seg = PixelData(data=torch.from_numpy(rng.integers(0, classes, (1, *shape))))
@@ -57,6 +58,7 @@ def _objects(model: nn.Module, rng: np.random.Generator, shape: tuple[int, int])
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData, PixelData
+
     things = _fewest(model, 'num_things_classes') or _fewest(model, 'num_classes')
     stuff = _fewest(model, 'num_stuff_classes')
     size = np.array(shape[::-1])
@@ -65,11 +67,12 @@ def _objects(model: nn.Module, rng: np.random.Generator, shape: tuple[int, int])
     boxes = np.concatenate([corner, corner + extent], 1)
     masks = np.zeros((OBJECTS, *shape), np.uint8)
     for mask, (left, top, right, bottom) in zip(masks, boxes.round().astype(int)):
-        mask[top:bottom + 1, left:right + 1] = 1
+        mask[top : bottom + 1, left : right + 1] = 1
     sample = DetDataSample(metainfo=_meta(shape))
     sample.gt_instances = InstanceData(
         bboxes=torch.from_numpy(boxes).float(),
         labels=torch.from_numpy(rng.integers(0, things, OBJECTS)),
-        masks=BitmapMasks(masks, *shape))
+        masks=BitmapMasks(masks, *shape),
+    )
     sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(rng.integers(things, things + max(stuff, 1), (1, *shape))))
     return sample

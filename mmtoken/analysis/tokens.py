@@ -1,8 +1,8 @@
 """What becomes of the patches of a picture on their way through a backbone, and pictures of it."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Iterator
 
 import cv2
 import numpy as np
@@ -154,10 +154,12 @@ def colorize_groups(index: np.ndarray) -> np.ndarray:
     """
     _, group = np.unique(index, return_inverse=True)
     group = group.reshape(index.shape)
-    pairs = np.concatenate([
-        np.stack([group[1:], group[:-1]], -1).reshape(-1, 2),
-        np.stack([group[:, 1:], group[:, :-1]], -1).reshape(-1, 2)
-    ])
+    pairs = np.concatenate(
+        [
+            np.stack([group[1:], group[:-1]], -1).reshape(-1, 2),
+            np.stack([group[:, 1:], group[:, :-1]], -1).reshape(-1, 2),
+        ]
+    )
     pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0)
     earlier = [[] for _ in range(group.max() + 1)]  # neighbours that have their colour by then
     for first, second in pairs:

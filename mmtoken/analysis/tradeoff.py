@@ -6,11 +6,12 @@ import hashlib
 import itertools
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -26,8 +27,16 @@ from .loading import dataset_input, spread_out
 #: What decides the numbers of a config.
 _SECTIONS = ('model', 'val_dataloader', 'val_evaluator', 'val_cfg')
 #: What validation does without.
-_UNUSED = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'test_dataloader',
-           'test_cfg', 'test_evaluator')
+_UNUSED = (
+    'train_dataloader',
+    'train_cfg',
+    'optim_wrapper',
+    'param_scheduler',
+    'auto_scale_lr',
+    'test_dataloader',
+    'test_cfg',
+    'test_evaluator',
+)
 #: Raised when MACs or seconds come to mean something else, so that those of older runs are not taken for them.
 _RULES = 2
 #: Of the runners, which share a logger if they share a name.
@@ -63,7 +72,7 @@ class Contender:
         pictures (int): Images to count and time on, spread over the set.
     """
 
-    def __init__(self, setting: Setting, work_dir: Path, num: Optional[int], pictures: int):
+    def __init__(self, setting: Setting, work_dir: Path, num: int | None, pictures: int):
         cfg = copy.deepcopy(setting.cfg)
         for key in _UNUSED:
             cfg[key] = None
@@ -96,8 +105,10 @@ class Contender:
     def inputs(self) -> list[Tensor]:
         """Images ``(1, 3, H, W)`` as the model gets them from its own pipeline."""
         dataset = self.runner.val_dataloader.dataset
-        return [dataset_input(dataset, i, self.model, 'val_dataloader.dataset')
-                for i in spread_out(range(len(dataset)), self.pictures)]
+        return [
+            dataset_input(dataset, i, self.model, 'val_dataloader.dataset')
+            for i in spread_out(range(len(dataset)), self.pictures)
+        ]
 
     @torch.no_grad()
     def run(self, n: int) -> Any:
@@ -133,7 +144,7 @@ class Tradeoff:
         rounds (int): Timed runs of each model. Defaults to 10.
     """
 
-    def __init__(self, work_dir: Path, dense: Setting, num: Optional[int] = None, pictures: int = 8, rounds: int = 10):
+    def __init__(self, work_dir: Path, dense: Setting, num: int | None = None, pictures: int = 8, rounds: int = 10):
         self.work_dir, self.dense, self.num, self.pictures, self.rounds = work_dir, dense, num, pictures, rounds
         self.path = work_dir / 'points.json'
         self.points: dict[str, dict] = json.loads(self.path.read_text()) if self.path.exists() else {}
@@ -176,7 +187,8 @@ class Tradeoff:
 
     def measure(self, setting: Setting, *stages: str) -> dict:
         """Numbers of a setting: ``macs``, with what they ``missed``; ``seconds``, with ``dense_seconds`` and how many
-        ``inputs`` of unlike cost took turns; ``metrics``, with ``images``."""
+        ``inputs`` of unlike cost took turns; ``metrics``, with ``images``.
+        """
         found = {}
         for stage in stages:
             key = self.key(setting, stage)
@@ -239,19 +251,32 @@ class Tradeoff:
         speedup = paired_ratio(point['dense_seconds'], point['seconds'], point['inputs'])
         saved = self.mac_speedup(setting)
         return dict(
-            name=setting.name, kind=setting.kind, values=setting.values, images=point['images'],
-            first_only=bool(self.num), metrics=point['metrics'], batch=1, macs=point['macs'], missed=point['missed'],
+            name=setting.name,
+            kind=setting.kind,
+            values=setting.values,
+            images=point['images'],
+            first_only=bool(self.num),
+            metrics=point['metrics'],
+            batch=1,
+            macs=point['macs'],
+            missed=point['missed'],
             mac_ratio=1 / saved,
-            ms_per_image={key: value * 1000 for key, value in spread(point['seconds']).items()}, speedup=speedup,
-            efficiency=speedup['ratio'] / saved, seconds=point['seconds'], dense_seconds=point['dense_seconds'])
+            ms_per_image={key: value * 1000 for key, value in spread(point['seconds']).items()},
+            speedup=speedup,
+            efficiency=speedup['ratio'] / saved,
+            seconds=point['seconds'],
+            dense_seconds=point['dense_seconds'],
+        )
 
 
 def describe(row: dict, dense: dict, metric: str) -> str:
     """One line about a row."""
     value, speedup, ms = row['metrics'][metric], row['speedup'], row['ms_per_image']['median']
-    return (f'{metric} {value:.2f} ({value - dense["metrics"][metric]:+.2f}) on {images_of(row)}, '
-            f'{row["macs"] / 1e9:.3g} GMACs (×{row["mac_ratio"]:.2f}), {ms:.{0 if ms >= 100 else 2}f} ms, '
-            f'speed-up {speedup["ratio"]:.2f} ({speedup["low"]:.2f}-{speedup["high"]:.2f})')
+    return (
+        f'{metric} {value:.2f} ({value - dense["metrics"][metric]:+.2f}) on {images_of(row)}, '
+        f'{row["macs"] / 1e9:.3g} GMACs (×{row["mac_ratio"]:.2f}), {ms:.{0 if ms >= 100 else 2}f} ms, '
+        f'speed-up {speedup["ratio"]:.2f} ({speedup["low"]:.2f}-{speedup["high"]:.2f})'
+    )
 
 
 def images_of(row: dict) -> str:
@@ -264,9 +289,30 @@ def write_csv(path: Path, rows: Sequence[dict], metric: str) -> None:
     base = rows[0]['metrics'][metric]
     with path.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
-        writer.writerow(['name', 'kind', 'images', metric, 'delta', 'GMACs', 'MACs ratio', 'ms', 'speed-up',
-                         'speed-up low', 'speed-up high', 'speed-up / MAC speed-up'])
+        writer.writerow(
+            [
+                'name',
+                'kind',
+                'images',
+                metric,
+                'delta',
+                'GMACs',
+                'MACs ratio',
+                'ms',
+                'speed-up',
+                'speed-up low',
+                'speed-up high',
+                'speed-up / MAC speed-up',
+            ]
+        )
         for row in rows:
-            numbers = [row['metrics'][metric], row['metrics'][metric] - base, row['macs'] / 1e9, row['mac_ratio'],
-                       row['ms_per_image']['median'], *row['speedup'].values(), row['efficiency']]
+            numbers = [
+                row['metrics'][metric],
+                row['metrics'][metric] - base,
+                row['macs'] / 1e9,
+                row['mac_ratio'],
+                row['ms_per_image']['median'],
+                *row['speedup'].values(),
+                row['efficiency'],
+            ]
             writer.writerow([row['name'], row['kind'], images_of(row), *(f'{number:.4f}' for number in numbers)])

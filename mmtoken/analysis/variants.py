@@ -4,7 +4,8 @@ import ast
 import copy
 import inspect
 import re
-from typing import Any, Iterable, Optional
+from collections.abc import Iterable
+from typing import Any
 
 from mmengine.config import Config
 
@@ -17,11 +18,13 @@ from mmtoken.models.segmentors import hand_over
 def check_reducer(cfg: Config, path: str) -> None:
     """Fail if the model of a config has no reducer."""
     if not (cfg.model.get('backbone') or {}).get('reducer'):
-        raise UserError(f"{path}: model.backbone.reducer is missing, so there is nothing to look at; add reducer=dict("
-                        "type='mmtoken.ToMe', …) or name a config of an accelerated model")
+        raise UserError(
+            f'{path}: model.backbone.reducer is missing, so there is nothing to look at; add reducer=dict('
+            "type='mmtoken.ToMe', …) or name a config of an accelerated model"
+        )
 
 
-def without(options: Optional[dict], prefix: str) -> dict:
+def without(options: dict | None, prefix: str) -> dict:
     """Of the ``--cfg-options`` those whose keys do not start like that."""
     return {key: value for key, value in (options or {}).items() if not key.startswith(prefix)}
 
@@ -122,7 +125,8 @@ def parse_space(flag: str, text: str) -> tuple[str, Any]:
 
 def parse_competitor(flag: str, text: str) -> tuple[str, str, str]:
     """``CONFIG:CHECKPOINT`` or ``CONFIG:CHECKPOINT:LABEL`` in its parts, the last maybe empty; a config of a package
-    has a ``::`` of its own."""
+    has a ``::`` of its own.
+    """
     path, checkpoint, label, *_ = [*re.split('(?<!:):(?!:)', text, maxsplit=2), '', '']
     if not checkpoint:
         raise UserError(f'{flag} {text}: write it as CONFIG:CHECKPOINT or CONFIG:CHECKPOINT:LABEL')

@@ -6,6 +6,19 @@ from .reducer import GridReducer, HostInfo, Reducer, ReducerSequence
 from .state import Gather, Interpolate, Restore, Scatter, TokenState, WeightedSum
 
 __all__ = [
-    'Gather', 'GridReducer', 'HostInfo', 'Interpolate', 'Packing', 'Reducer', 'ReducerSequence', 'Restore', 'Scatter',
-    'TokenState', 'WeightedSum', 'attention_scores', 'dense_attention', 'ragged_attention', 'self_attention'
+    'Gather',
+    'GridReducer',
+    'HostInfo',
+    'Interpolate',
+    'Packing',
+    'Reducer',
+    'ReducerSequence',
+    'Restore',
+    'Scatter',
+    'TokenState',
+    'WeightedSum',
+    'attention_scores',
+    'dense_attention',
+    'ragged_attention',
+    'self_attention',
 ]

@@ -6,8 +6,6 @@ backends: ``varlen`` (CUDA, half precision), ``padded`` (fused kernel with a mas
 the reference).
 """
 
-from typing import Optional, Union
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,19 +30,21 @@ def _key_bias_as_channels(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor, sca
     lo = (key_bias - hi.to(key_bias.dtype)).to(k.dtype)
     zeros = torch.zeros_like(hi)
     extra_k = torch.stack([hi, lo] + [zeros] * 6, dim=-1)
-    extra_q = torch.cat([q.new_full((2, ), 1 / scale), q.new_zeros(6)]).expand(*q.shape[:-1], 8)
+    extra_q = torch.cat([q.new_full((2,), 1 / scale), q.new_zeros(6)]).expand(*q.shape[:-1], 8)
     return torch.cat([q, extra_q], -1), torch.cat([k, extra_k.expand(*k.shape[:-1], 8)], -1), F.pad(v, (0, 8))
 
 
-def dense_attention(q: Tensor,
-                    k: Tensor,
-                    v: Tensor,
-                    *,
-                    scale: Optional[float] = None,
-                    bias: Optional[Tensor] = None,
-                    key_bias: Optional[Tensor] = None,
-                    dropout_p: float = 0.0,
-                    channels: Optional[bool] = None) -> Tensor:
+def dense_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    key_bias: Tensor | None = None,
+    dropout_p: float = 0.0,
+    channels: bool | None = None,
+) -> Tensor:
     """Softmax attention over all tokens, by the fused kernel.
 
     Args:
@@ -62,7 +62,7 @@ def dense_attention(q: Tensor,
     Returns:
         Tensor: ``(B, heads, L, d)``.
     """
-    scale = q.shape[-1]**-0.5 if scale is None else scale
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     width = v.shape[-1]
     if key_bias is not None:
         if (q.is_cuda if channels is None else channels) and bias is None:
@@ -75,15 +75,17 @@ def dense_attention(q: Tensor,
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout_p, scale=scale)[..., :width]
 
 
-def ragged_attention(q: Tensor,
-                     k: Tensor,
-                     v: Tensor,
-                     lengths: Union[Tensor, Packing],
-                     *,
-                     scale: Optional[float] = None,
-                     key_bias: Optional[Tensor] = None,
-                     dropout_p: float = 0.0,
-                     backend: str = 'auto') -> Tensor:
+def ragged_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: Tensor | Packing,
+    *,
+    scale: float | None = None,
+    key_bias: Tensor | None = None,
+    dropout_p: float = 0.0,
+    backend: str = 'auto',
+) -> Tensor:
     """Softmax attention inside each image of a packed batch; images may hold different numbers of tokens.
 
     Args:
@@ -116,7 +118,7 @@ def ragged_attention(q: Tensor,
         return _even(q, k, v, packing, scale, key_bias, dropout_p)
     if backend == 'auto':
         backend = 'varlen' if can_varlen else 'padded' if q.is_cuda else 'loop'
-    scale = q.shape[-1]**-0.5 if scale is None else scale
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     return _RAGGED[backend](q, k, v, packing, scale, key_bias, dropout_p)
 
 
@@ -162,8 +164,9 @@ def _loop(q, k, v, packing, scale, key_bias, dropout_p):
     packed = q.dim() == 3
     biases = [None] * len(packing) if key_bias is None else key_bias.split(packing.sizes)
     outs = []
-    for queries, keys, values, bias in zip(q.split(packing.sizes) if packed else q, k.split(packing.sizes),
-                                           v.split(packing.sizes), biases):
+    for queries, keys, values, bias in zip(
+        q.split(packing.sizes) if packed else q, k.split(packing.sizes), v.split(packing.sizes), biases
+    ):
         queries = queries.transpose(0, 1) if packed else queries
         out = dense_attention(
             queries[None],
@@ -171,7 +174,8 @@ def _loop(q, k, v, packing, scale, key_bias, dropout_p):
             values.transpose(0, 1)[None],
             scale=scale,
             key_bias=None if bias is None else bias[None],
-            dropout_p=dropout_p)[0]
+            dropout_p=dropout_p,
+        )[0]
         outs.append(out.transpose(0, 1) if packed else out)
     return torch.cat(outs) if packed else torch.stack(outs)
 
@@ -179,7 +183,7 @@ def _loop(q, k, v, packing, scale, key_bias, dropout_p):
 _RAGGED = dict(varlen=_varlen, padded=_padded, loop=_loop)
 
 
-def attention_scores(q: Tensor, k: Tensor, num_heads: int, lengths: Union[Tensor, Packing, None] = None) -> Tensor:
+def attention_scores(q: Tensor, k: Tensor, num_heads: int, lengths: Tensor | Packing | None = None) -> Tensor:
     """What each key gives each query before the softmax, as the mean over heads.
 
     ``mean_h q_h·k_h / √d`` is one product over all channels, so no tensor with a head dimension is made.
@@ -193,21 +197,23 @@ def attention_scores(q: Tensor, k: Tensor, num_heads: int, lengths: Union[Tensor
     Returns:
         Tensor: ``(B, N, K)``, or packed ``(ΣL, K)``.
     """
-    q = q * (num_heads * (q.shape[-1] / num_heads)**0.5)**-1
+    q = q * (num_heads * (q.shape[-1] / num_heads) ** 0.5) ** -1
     if lengths is None:
         return k @ q.transpose(1, 2)
     packing = Packing.of(lengths)
     return packing.unpad(packing.pad(k) @ q.transpose(1, 2))
 
 
-def self_attention(qkv: Tensor,
-                   num_heads: int,
-                   *,
-                   lengths: Union[Tensor, Packing, None] = None,
-                   scale: Optional[float] = None,
-                   bias: Optional[Tensor] = None,
-                   key_bias: Optional[Tensor] = None,
-                   dropout_p: float = 0.0) -> tuple[Tensor, Tensor]:
+def self_attention(
+    qkv: Tensor,
+    num_heads: int,
+    *,
+    lengths: Tensor | Packing | None = None,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    key_bias: Tensor | None = None,
+    dropout_p: float = 0.0,
+) -> tuple[Tensor, Tensor]:
     """Self-attention from the joint projection, dense or ragged: what every host calls.
 
     Args:
@@ -224,8 +230,8 @@ def self_attention(qkv: Tensor,
     q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).unbind(-3)
     if lengths is None:
         out = dense_attention(
-            *(t.transpose(1, 2) for t in (q, k, v)), scale=scale, bias=bias, key_bias=key_bias,
-            dropout_p=dropout_p).transpose(1, 2)
+            *(t.transpose(1, 2) for t in (q, k, v)), scale=scale, bias=bias, key_bias=key_bias, dropout_p=dropout_p
+        ).transpose(1, 2)
     else:
         if bias is not None:
             raise ValueError('A ragged batch takes no position bias; use a method with a static token count.')

@@ -1,7 +1,6 @@
 """Pure tensor functions that the methods are made of; no state, no modules, nothing but torch."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -77,11 +76,11 @@ def scatter_to_neighbours(values: Tensor, grid: tuple[int, int], window: int) ->
     plane = values.new_zeros(values.shape[0], h + 2 * radius, w + 2 * radius, values.shape[-1])
     for k in range(window * window):
         dy, dx = divmod(k, window)
-        plane[:, dy:dy + h, dx:dx + w] += values[:, :, :, k]
-    return plane[:, radius:radius + h, radius:radius + w].flatten(1, 2)
+        plane[:, dy : dy + h, dx : dx + w] += values[:, :, :, k]
+    return plane[:, radius : radius + h, radius : radius + w].flatten(1, 2)
 
 
-def pool_to_grid(x: Tensor, raster: tuple[int, int], grid: tuple[int, int], valid: Optional[Tensor] = None) -> Tensor:
+def pool_to_grid(x: Tensor, raster: tuple[int, int], grid: tuple[int, int], valid: Tensor | None = None) -> Tensor:
     """Adaptive average pooling of tokens, over the valid ones only.
 
     Args:
@@ -146,7 +145,7 @@ def top_of_group(score: Tensor, group: Tensor, k: int, groups: int) -> Tensor:
     return torch.zeros_like(top).index_copy(0, order, top)
 
 
-def bipartite_match(metric: Tensor, r: int, valid: Optional[Tensor] = None) -> tuple[Tensor, Tensor, Tensor]:
+def bipartite_match(metric: Tensor, r: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """ToMe's bipartite soft matching (arXiv 2210.09461, section 3): the ``r`` best edges from even to odd tokens.
 
     Args:

@@ -1,7 +1,7 @@
 """Where the images of a ragged batch lie in its packed rows."""
 
 from functools import cached_property
-from typing import Optional, Union
+from typing import Union
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ class Packing:
         sizes (list[int], optional): The same, where the host knows it already.
     """
 
-    def __init__(self, lengths: Tensor, sizes: Optional[list[int]] = None):
+    def __init__(self, lengths: Tensor, sizes: list[int] | None = None):
         self.lengths = lengths
         self.sizes: list[int] = lengths.tolist() if sizes is None else sizes
         self.total, self.longest = sum(self.sizes), max(self.sizes, default=0)
@@ -34,7 +34,7 @@ class Packing:
     @classmethod
     def even(cls, batch: int, length: int, device: torch.device) -> 'Packing':
         """Images of one length, as a dense batch has them; no synchronisation."""
-        return cls(torch.full((batch, ), length, device=device), [length] * batch)
+        return cls(torch.full((batch,), length, device=device), [length] * batch)
 
     def without(self, first: int) -> 'Packing':
         """The packing that is left without the ``first`` rows of each image; no synchronisation."""

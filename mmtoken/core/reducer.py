@@ -1,7 +1,8 @@
 """Reducer: the one interface between a token reduction method and a host."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, ClassVar, Optional, Sequence, Union
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -52,14 +53,14 @@ class Reducer(nn.Module):
     examples: ClassVar[Sequence[dict]] = ()
 
     #: The argument that takes the configs of the model's auxiliary heads where the config leaves it out.
-    auxiliary: ClassVar[Optional[str]] = None
+    auxiliary: ClassVar[str | None] = None
 
     #: Whether features leave the host on the reduced raster and are restored after the head.
     late: bool = False
     #: Why the model has to let the method complete what its head makes of the features; empty if it need not.
     completes: str = ''
 
-    def search_space(self, host: HostInfo) -> dict[str, Union[tuple, list]]:
+    def search_space(self, host: HostInfo) -> dict[str, tuple | list]:
         """Arguments that trade accuracy for speed on the host that this is bound to; none by default.
 
         Returns:
@@ -115,12 +116,14 @@ class Reducer(nn.Module):
         if not self.late:
             return logits
         if not isinstance(logits, Tensor) or logits.shape[-2:] != tuple(state.raster):
-            raise ValueError(f"reducer.restore='late' needs a head with one logit map on the tokens it gets; "
-                             f"{type(head).__name__} gives another shape. Set restore='feature'.")
+            raise ValueError(
+                f"reducer.restore='late' needs a head with one logit map on the tokens it gets; "
+                f"{type(head).__name__} gives another shape. Set restore='feature'."
+            )
         full = state.dense(logits.flatten(2).transpose(1, 2))
         return full.transpose(1, 2).unflatten(2, state.grid)
 
-    def losses(self, state: TokenState, targets: Optional[list] = None) -> dict[str, Tensor]:
+    def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
         """Losses of a trainable method, by name; empty for the others."""
         return {}
 
@@ -138,12 +141,12 @@ class GridReducer(Reducer):
         proportional (bool): Weigh keys by token size in attention from there on. Defaults to False.
     """
 
-    def __init__(self, layer: int, grid: Grid, restore_at: Optional[int] = None, proportional: bool = False):
+    def __init__(self, layer: int, grid: Grid, restore_at: int | None = None, proportional: bool = False):
         super().__init__()
         self.layer, self.grid, self.restore_at = layer, check_grid('grid', grid), restore_at
         self.proportional = proportional
 
-    def search_space(self, host: HostInfo) -> dict[str, Union[tuple, list]]:
+    def search_space(self, host: HostInfo) -> dict[str, tuple | list]:
         return dict(layer=(min(1, host.depth - 1), host.depth - 1), grid=(0.3, 1.0))
 
     def bind(self, host: HostInfo) -> None:
@@ -179,10 +182,17 @@ class GridReducer(Reducer):
             padding=None if exists is None else ~exists,
             coords=lambda _: ops.grid_coords(raster, grid, tokens.device),
             sizes=lambda: sizes(before.sizes),
-            proportional=self.proportional or state.proportional)
+            proportional=self.proportional or state.proportional,
+        )
 
-    def pool(self, x: Tensor, raster: tuple[int, int], grid: tuple[int, int], valid: Optional[Tensor],
-             exists: Optional[Tensor]) -> tuple[Tensor, Restore, Callable[[Tensor], Tensor]]:
+    def pool(
+        self,
+        x: Tensor,
+        raster: tuple[int, int],
+        grid: tuple[int, int],
+        valid: Tensor | None,
+        exists: Tensor | None,
+    ) -> tuple[Tensor, Restore, Callable[[Tensor], Tensor]]:
         """Makes the coarser grid.
 
         Args:
@@ -221,8 +231,9 @@ class ReducerSequence(Reducer):
         for reducer in self.reducers:
             reducer.bind(host)
         if any(reducer.late for reducer in list(self.reducers)[:-1]):
-            raise ValueError("reducer.restore='late' must be the last of several reducers: the head runs on its "
-                             'raster.')
+            raise ValueError(
+                "reducer.restore='late' must be the last of several reducers: the head runs on its raster."
+            )
         if sum(bool(reducer.completes) for reducer in self.reducers) > 1:
             raise ValueError('reducer=[…]: two of the methods complete the logits of the head; leave one of them out.')
 
@@ -245,5 +256,5 @@ class ReducerSequence(Reducer):
     def complete(self, state: TokenState, head: nn.Module, feats: tuple) -> Any:
         return next((r for r in self.reducers if r.completes), super()).complete(state, head, feats)
 
-    def losses(self, state: TokenState, targets: Optional[list] = None) -> dict[str, Tensor]:
+    def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
         return {k: v for reducer in self.reducers for k, v in reducer.losses(state, targets).items()}

@@ -1,8 +1,8 @@
 """Keep ratios, grids and layer lists in one notation, checked in one place."""
 
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
-Grid = Union[float, Sequence[int]]
+Grid = float | Sequence[int]
 
 
 def check_layer(key: str, layer: int, depth: int) -> None:
@@ -26,11 +26,17 @@ def check_grid(key: str, grid: Grid) -> Grid:
     """
     if isinstance(grid, (int, float)) and not isinstance(grid, bool):
         if not 0 < grid <= 1:
-            raise ValueError(f'{key}={grid} is outside (0, 1]; give the part of each side to keep, such as 0.5, '
-                             'or the token grid as (height, width).')
+            raise ValueError(
+                f'{key}={grid} is outside (0, 1]; give the part of each side to keep, such as 0.5, '
+                'or the token grid as (height, width).'
+            )
         return float(grid)
-    if (not isinstance(grid, Sequence) or isinstance(grid, str) or len(grid) != 2
-            or not all(isinstance(g, int) and g > 0 for g in grid)):
+    if (
+        not isinstance(grid, Sequence)
+        or isinstance(grid, str)
+        or len(grid) != 2
+        or not all(isinstance(g, int) and g > 0 for g in grid)
+    ):
         raise ValueError(f'{key}={grid!r} is not a grid; give (height, width) in tokens or a ratio in (0, 1].')
     return tuple(grid)
 
@@ -46,12 +52,14 @@ def resolve_grid(key: str, grid: Grid, raster: tuple[int, int]) -> tuple[int, in
     if isinstance(grid, float):
         return tuple(max(1, round(side * grid)) for side in raster)
     if grid[0] > raster[0] or grid[1] > raster[1]:
-        raise ValueError(f"{key}={grid} is larger than the image's {raster[0]}x{raster[1]} tokens; "
-                         'give a smaller grid, or a ratio that follows the image.')
+        raise ValueError(
+            f"{key}={grid} is larger than the image's {raster[0]}x{raster[1]} tokens; "
+            'give a smaller grid, or a ratio that follows the image.'
+        )
     return grid
 
 
-def merges_per_block(r: Union[int, Sequence[int], None], keep: Optional[float], depth: int) -> list[Union[int, float]]:
+def merges_per_block(r: int | Sequence[int] | None, keep: float | None, depth: int) -> list[int | float]:
     """One number of merges for each block, from any of ToMe's notations.
 
     Args:
@@ -71,11 +79,12 @@ def merges_per_block(r: Union[int, Sequence[int], None], keep: Optional[float], 
     if keep is not None:
         if not isinstance(keep, (int, float)) or not 0 < keep <= 1:
             raise ValueError(f'keep={keep!r} is outside (0, 1]; give the part of the tokens to keep to the end.')
-        return [1 - float(keep)**(1 / depth)] * depth
+        return [1 - float(keep) ** (1 / depth)] * depth
     steps = list(r) if isinstance(r, (list, tuple)) else [r] * depth
     if any(not isinstance(s, int) or s < 0 for s in steps):
         raise ValueError(f'r={r!r} must be made of integers >= 0; a part of the tokens is keep.')
     if len(steps) != depth:
-        raise ValueError(f'r has {len(steps)} entries; this model merges in {depth} blocks: give one for each, or one '
-                         'number.')
+        raise ValueError(
+            f'r has {len(steps)} entries; this model merges in {depth} blocks: give one for each, or one number.'
+        )
     return steps

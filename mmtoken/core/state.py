@@ -1,7 +1,8 @@
 """TokenState: the tokens of a batch on their way through a backbone, and how to get the full grid back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Optional, Union
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +88,7 @@ class Scatter(Restore):
         rows (Tensor, optional): The same as indices among all rows ``(M,)``, int64, where they are known already.
     """
 
-    def __init__(self, saved: Tensor, mask: Tensor, rows: Optional[Tensor] = None):
+    def __init__(self, saved: Tensor, mask: Tensor, rows: Tensor | None = None):
         self.saved, self.mask = saved, mask
         self.rows = mask.flatten().nonzero()[:, 0] if rows is None else rows
 
@@ -102,17 +103,17 @@ class Reduction:
     """One entry of the trail: how to undo a reduction, and what the state's bookkeeping was before it."""
 
     restore: Restore
-    raster: Optional[tuple[int, int]]
+    raster: tuple[int, int] | None
     coords: Any
     sizes: Any
-    padding: Optional[Tensor]
-    packing: Optional[Packing]
+    padding: Tensor | None
+    packing: Packing | None
     proportional: bool
     owner: Any = None
 
 
 #: A tensor, or a function that makes it when it is asked for (most hosts never ask for coordinates).
-Lazy = Union[Tensor, Callable[[], Tensor], None]
+Lazy = Tensor | Callable[[], Tensor] | None
 
 
 @dataclass
@@ -129,13 +130,13 @@ class TokenState:
     x: Tensor
     grid: tuple[int, int]
     num_prefix: int = 0
-    padding: Optional[Tensor] = None
+    padding: Tensor | None = None
     #: ``(h, w)`` when the patch tokens now lie on a raster, in its order; None otherwise.
-    raster: Optional[tuple[int, int]] = None
+    raster: tuple[int, int] | None = None
     #: Where the images of a ragged batch lie in ``x``, prefix tokens included; None for a dense batch.
-    packing: Optional[Packing] = None
+    packing: Packing | None = None
     #: Keys of the running block ``(B, P+n, heads, d)``, for reducers that set ``needs_keys``.
-    keys: Optional[Tensor] = None
+    keys: Tensor | None = None
     #: Whether attention is to weigh each key by the patches it stands for.
     proportional: bool = False
     trail: list[Reduction] = field(default_factory=list)
@@ -152,7 +153,7 @@ class TokenState:
             self.raster = self.grid
 
     @property
-    def lengths(self) -> Optional[Tensor]:
+    def lengths(self) -> Tensor | None:
         """Tokens of each image ``(B,)`` of a ragged batch, prefix included; None for a dense batch."""
         return None if self.packing is None else self.packing.lengths
 
@@ -160,7 +161,7 @@ class TokenState:
     def patches(self) -> Tensor:
         """Patch tokens now ``(B, n, C)``; in a ragged batch packed ``(Σn, C)``."""
         if self.packing is None:
-            return self.x[:, self.num_prefix:]
+            return self.x[:, self.num_prefix :]
         return self.x[self.packing.rows_from(self.num_prefix)] if self.num_prefix else self.x
 
     @property
@@ -171,7 +172,8 @@ class TokenState:
     @property
     def coords(self) -> Tensor:
         """Centre ``(y, x)`` of what each patch token stands for, in patch units, ``(B or 1, n, 2)``, fp32; packed
-        ``(Σn, 2)``."""
+        ``(Σn, 2)``.
+        """
         if self._coords is None:
             h, w = self.grid
             y = torch.arange(h, device=self.x.device, dtype=torch.float32)
@@ -191,9 +193,10 @@ class TokenState:
         return self._sizes
 
     @property
-    def key_bias(self) -> Optional[Tensor]:
+    def key_bias(self) -> Tensor | None:
         """``log`` of the sizes for proportional attention ``(B, P+n)``, packed ``(ΣL,)``, or None; prefix tokens count
-        as one."""
+        as one.
+        """
         if not self.proportional:
             return None
         bias = self.sizes.log()
@@ -202,16 +205,18 @@ class TokenState:
             return zeros.index_copy(0, self.packing.rows_from(self.num_prefix), bias)
         return F.pad(bias.expand(self.x.shape[0], -1), (self.num_prefix, 0))
 
-    def reduce(self,
-               patches: Tensor,
-               restore: Restore,
-               *,
-               coords: Callable[[Tensor], Tensor],
-               sizes: Lazy,
-               padding: Optional[Tensor] = None,
-               raster: Optional[tuple[int, int]] = None,
-               proportional: bool = False,
-               owner: Any = None) -> None:
+    def reduce(
+        self,
+        patches: Tensor,
+        restore: Restore,
+        *,
+        coords: Callable[[Tensor], Tensor],
+        sizes: Lazy,
+        padding: Tensor | None = None,
+        raster: tuple[int, int] | None = None,
+        proportional: bool = False,
+        owner: Any = None,
+    ) -> None:
         """Replaces the patch tokens by fewer ones and remembers how to undo it.
 
         Args:
@@ -226,12 +231,11 @@ class TokenState:
             owner (Any): Whose reduction it is, for :meth:`restore`.
         """
         before = self.bookkeeping()
-        self._push(restore, owner, raster, lambda: coords(before.coords), sizes, padding, None,
-                   proportional)
+        self._push(restore, owner, raster, lambda: coords(before.coords), sizes, padding, None, proportional)
         self.keys = None  # they were those of the tokens before
-        self.x = torch.cat([self.x[:, :self.num_prefix], patches.to(self.x.dtype)], dim=1)
+        self.x = torch.cat([self.x[:, : self.num_prefix], patches.to(self.x.dtype)], dim=1)
 
-    def select(self, keep: Tensor, owner: Any = None, sizes: Optional[Tensor] = None) -> Optional[Tensor]:
+    def select(self, keep: Tensor, owner: Any = None, sizes: Tensor | None = None) -> Tensor | None:
         """Lets a subset of each image's patch tokens go on, in raster order, as a ragged batch.
 
         Costs one synchronisation with the host, which has to know the new sizes. May be called again on what is left.
@@ -266,22 +270,32 @@ class TokenState:
             return values.flatten(0, values.dim() - 1 - tail)[kept]
 
         rows = indices_of(mask.flatten(), packing.total)
-        self._push(Scatter(self.x, mask, rows), owner, None, lambda: pick(before.coords, 1),
-                   lambda: pick(before.sizes if sizes is None else sizes, 0), None, packing,
-                   self.proportional or sizes is not None)
+        self._push(
+            Scatter(self.x, mask, rows),
+            owner,
+            None,
+            lambda: pick(before.coords, 1),
+            lambda: pick(before.sizes if sizes is None else sizes, 0),
+            None,
+            packing,
+            self.proportional or sizes is not None,
+        )
         self.keys = None
         self.x = self.x.flatten(0, -2)[rows]
         return kept
 
     def bookkeeping(self) -> 'TokenState':
         """A copy to make later centres and sizes from, if they are asked for. It shares the tensors, but not the trail,
-        which will hold what holds this copy: memory would wait for the garbage collector."""
+        which will hold what holds this copy: memory would wait for the garbage collector.
+        """
         return replace(self, trail=[], keys=None)
 
     def _push(self, restore, owner, *bookkeeping):
         self.trail.append(
-            Reduction(restore, self.raster, self._coords, self._sizes, self.padding, self.packing, self.proportional,
-                      owner))
+            Reduction(
+                restore, self.raster, self._coords, self._sizes, self.padding, self.packing, self.proportional, owner
+            )
+        )
         self.raster, self._coords, self._sizes, self.padding, self.packing, self.proportional = bookkeeping
 
     def restore(self, owner: Any = None) -> None:
@@ -305,7 +319,7 @@ class TokenState:
         self.keys = None
         return last.owner
 
-    def dense(self, values: Optional[Tensor] = None, trail: Optional[list[Reduction]] = None) -> Tensor:
+    def dense(self, values: Tensor | None = None, trail: list[Reduction] | None = None) -> Tensor:
         """Runs the trail back to the full grid without popping it.
 
         Args:

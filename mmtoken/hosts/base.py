@@ -1,7 +1,8 @@
 """The loop that every host runs: stem, blocks with a reducer between them, features."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Optional, Sequence, Union
+from typing import Any
 
 import torch.utils.checkpoint
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ def method_of(cfg: dict) -> type[Reducer]:
     return method
 
 
-def build_reducer(cfg: Union[dict, Sequence[dict], None]) -> Optional[Reducer]:
+def build_reducer(cfg: dict | Sequence[dict] | None) -> Reducer | None:
     """Builds the reducer of a config.
 
     Args:
@@ -69,16 +70,18 @@ class TokenHost:
     #: Set by a model that lets the reducer complete what its head makes of the features, and adds its losses.
     completed = False
 
-    def init_reducer(self, reducer: Union[dict, Sequence[dict], None]) -> None:
+    def init_reducer(self, reducer: dict | Sequence[dict] | None) -> None:
         """Builds the reducer and checks it against this backbone; to be called at the end of ``__init__``."""
         self.reducer = build_reducer(reducer)
         if self.reducer is not None:
             if self.reducer.dynamic:
                 drop_images(self)
             if self.reducer.dynamic and self.position == 'relative':
-                raise ValueError(f'reducer {type(self.reducer).__name__} packs images of unequal token counts, which '
-                                 f'the relative position bias of {type(self).__name__} cannot follow; use a static '
-                                 'method such as mmtoken.Expedit, or a host with absolute positions.')
+                raise ValueError(
+                    f'reducer {type(self.reducer).__name__} packs images of unequal token counts, which '
+                    f'the relative position bias of {type(self).__name__} cannot follow; use a static '
+                    'method such as mmtoken.Expedit, or a host with absolute positions.'
+                )
             self.reducer.bind(self.info())
 
     def info(self) -> HostInfo:
@@ -89,7 +92,8 @@ class TokenHost:
             num_heads=self.num_heads,
             out_indices=tuple(self.out_indices),
             num_prefix=self.num_prefix,
-            position=self.position)
+            position=self.position,
+        )
 
     # ------------------------------------------------------------------ what a host gives
     blocks: nn.ModuleList
@@ -117,7 +121,7 @@ class TokenHost:
         raise NotImplementedError
 
     # ------------------------------------------------------------------ what every host shares
-    def forward(self, inputs: Tensor, padding: Optional[Tensor] = None) -> tuple:
+    def forward(self, inputs: Tensor, padding: Tensor | None = None) -> tuple:
         """Runs the backbone.
 
         Args:
@@ -135,23 +139,27 @@ class TokenHost:
         """
         outs, state = self.forward_tokens(inputs, padding)
         reducer = self.reducer
-        if reducer is not None and (reducer.completes or reducer.trainable and self.training):
+        if reducer is not None and (reducer.completes or (reducer.trainable and self.training)):
             outs = Features(outs)
             outs.state = state
             return outs
         return tuple(outs)
 
-    def forward_tokens(self, inputs: Tensor, padding: Optional[Tensor] = None) -> tuple[list, TokenState]:
+    def forward_tokens(self, inputs: Tensor, padding: Tensor | None = None) -> tuple[list, TokenState]:
         """The loop: like :meth:`forward`, giving the outputs and the token state after the last block."""
         reducer = self.reducer
         if reducer is not None and not self.completed:
             reason = reducer.completes or 'it has losses of its own' * (reducer.trainable and self.training)
             if reason:
-                raise ValueError(f"reducer: {reason}; set model.type='mmtoken.TokenEncoderDecoder', which completes "
-                                 'logits and adds losses.')
+                raise ValueError(
+                    f"reducer: {reason}; set model.type='mmtoken.TokenEncoderDecoder', which completes "
+                    'logits and adds losses.'
+                )
         if min(inputs.shape[-2:]) < self.patch_size:
-            raise ValueError(f'The image is {inputs.shape[-2]}x{inputs.shape[-1]} pixels, smaller than one patch '
-                             f'(patch_size={self.patch_size}); feed larger images or resize them in the pipeline.')
+            raise ValueError(
+                f'The image is {inputs.shape[-2]}x{inputs.shape[-1]} pixels, smaller than one patch '
+                f'(patch_size={self.patch_size}); feed larger images or resize them in the pipeline.'
+            )
         state = self.stem(inputs)
         state.out_norm = self.out_norm
         if padding is not None:
@@ -172,7 +180,7 @@ class TokenHost:
                 outs.append(self.features(state, i))
         return outs, state
 
-    def run(self, part, packing: Optional[Packing], block: nn.Module, x: Tensor, *args):
+    def run(self, part, packing: Packing | None, block: nn.Module, x: Tensor, *args):
         """Runs one half of a block, with gradient checkpointing if the backbone has it switched on."""
         if packing is not None:
             part = images_of(packing)(part)

@@ -55,9 +55,11 @@ class RelativeHost(TokenHost):
     def stem(self, inputs: Tensor) -> TokenState:
         x, grid = self.patch_embed(inputs)
         if tuple(grid) != tuple(self.window_size):
-            raise ValueError(f'The image gives {grid[0]}x{grid[1]} patches, but the position tables of '
-                             f'{type(self).__name__} are made for {self.window_size[0]}x{self.window_size[1]}; set '
-                             'backbone.img_size to the size you feed, or use slide inference with that crop.')
+            raise ValueError(
+                f'The image gives {grid[0]}x{grid[1]} patches, but the position tables of '
+                f'{type(self).__name__} are made for {self.window_size[0]}x{self.window_size[1]}; set '
+                'backbone.img_size to the size you feed, or use slide inference with that crop.'
+            )
         x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         return TokenState(x, tuple(grid), self.num_prefix)
 
@@ -71,10 +73,12 @@ class RelativeHost(TokenHost):
             self.num_heads,
             lengths=state.packing,
             scale=attn.scale,
-            bias=relative_bias(attn.relative_position_bias_table, attn.relative_position_index, self.window_size,
-                               state),
+            bias=relative_bias(
+                attn.relative_position_bias_table, attn.relative_position_index, self.window_size, state
+            ),
             key_bias=state.key_bias,
-            dropout_p=attn.attn_drop.p if self.training else 0.0)
+            dropout_p=attn.attn_drop.p if self.training else 0.0,
+        )
         return x + block.drop_path(block.gamma_1 * attn.proj_drop(attn.proj(out))), keys
 
     def mlp(self, block, x):

@@ -1,7 +1,7 @@
 """A plain ViT with the names of the official DINOv2 checkpoints, which neither mmseg nor mmdet ships."""
 
 import math
-from typing import Sequence, Union
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,8 @@ ARCHS = dict(
     small=dict(embed_dims=384, num_layers=12, num_heads=6),
     base=dict(embed_dims=768, num_layers=12, num_heads=12),
     large=dict(embed_dims=1024, num_layers=24, num_heads=16),
-    giant=dict(embed_dims=1536, num_layers=40, num_heads=24, ffn='swiglu'))
+    giant=dict(embed_dims=1536, num_layers=40, num_heads=24, ffn='swiglu'),
+)
 
 
 class Attention(nn.Module):
@@ -36,7 +37,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, dims: int, init: float):
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((dims, ), init))
+        self.gamma = nn.Parameter(torch.full((dims,), init))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gamma
@@ -118,29 +119,31 @@ class TokenDINOv2(TokenHost, BaseModule):
         init_cfg (dict, optional): Initialisation config, such as ``dict(type='Pretrained', checkpoint=…)``.
     """
 
-    def __init__(self,
-                 arch: Union[str, dict] = 'small',
-                 img_size: int = 518,
-                 patch_size: int = 14,
-                 in_channels: int = 3,
-                 num_registers: int = 0,
-                 mlp_ratio: float = 4,
-                 layer_scale: float = 1e-5,
-                 drop_path_rate: float = 0.0,
-                 out_indices: Union[int, Sequence[int]] = -1,
-                 final_norm: bool = True,
-                 output_cls_token: bool = False,
-                 frozen: bool = False,
-                 with_cp: bool = False,
-                 reducer=None,
-                 init_cfg=None):
+    def __init__(
+        self,
+        arch: str | dict = 'small',
+        img_size: int = 518,
+        patch_size: int = 14,
+        in_channels: int = 3,
+        num_registers: int = 0,
+        mlp_ratio: float = 4,
+        layer_scale: float = 1e-5,
+        drop_path_rate: float = 0.0,
+        out_indices: int | Sequence[int] = -1,
+        final_norm: bool = True,
+        output_cls_token: bool = False,
+        frozen: bool = False,
+        with_cp: bool = False,
+        reducer=None,
+        init_cfg=None,
+    ):
         super().__init__(init_cfg=init_cfg)
         if isinstance(arch, str):
             if arch not in ARCHS:
                 raise ValueError(f"backbone.arch='{arch}' is unknown; choose one of {', '.join(ARCHS)} or give a dict.")
             arch = ARCHS[arch]
         depth = arch['num_layers']
-        out_indices = (out_indices, ) if isinstance(out_indices, int) else tuple(out_indices)
+        out_indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
         if not all(-depth <= i < depth for i in out_indices):
             raise ValueError(f'backbone.out_indices={out_indices} goes beyond the {depth} blocks of this model.')
         self.out_indices = tuple(i % depth for i in out_indices)
@@ -156,8 +159,7 @@ class TokenDINOv2(TokenHost, BaseModule):
             self.register_tokens = nn.Parameter(torch.zeros(1, num_registers, dims))
         self.patch_embed = PatchEmbed(patch_size, in_channels, dims)
         rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(
-            Block(dims, mlp_ratio, arch.get('ffn', 'mlp'), layer_scale, rate) for rate in rates)
+        self.blocks = nn.ModuleList(Block(dims, mlp_ratio, arch.get('ffn', 'mlp'), layer_scale, rate) for rate in rates)
         self.norm = nn.LayerNorm(dims, eps=1e-6)
         if frozen:
             self.requires_grad_(False)
@@ -190,11 +192,16 @@ class TokenDINOv2(TokenHost, BaseModule):
         own = {k: v for k, v in self.state_dict().items() if not k.startswith('reducer.')}
         wrong = [f'{k} is missing' for k in own if k not in state]
         wrong += [f'{k} is unknown' for k in state if k not in own and not k.startswith('reducer.')]
-        wrong += [f'{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}' for k, v in own.items()
-                  if k in state and state[k].shape != v.shape]
+        wrong += [
+            f'{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}'
+            for k, v in own.items()
+            if k in state and state[k].shape != v.shape
+        ]
         if wrong:
-            raise ValueError(f'backbone.init_cfg.checkpoint={path} was made for another architecture ({wrong[0]}); set '
-                             'backbone.arch, num_registers, img_size and patch_size as it was made.')
+            raise ValueError(
+                f'backbone.init_cfg.checkpoint={path} was made for another architecture ({wrong[0]}); set '
+                'backbone.arch, num_registers, img_size and patch_size as it was made.'
+            )
         self.load_state_dict(state, strict=False)
 
     def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -224,7 +231,8 @@ class TokenDINOv2(TokenHost, BaseModule):
 
     def attend(self, block, x, state):
         out, keys = self_attention(
-            block.attn.qkv(block.norm1(x)), self.num_heads, lengths=state.packing, key_bias=state.key_bias)
+            block.attn.qkv(block.norm1(x)), self.num_heads, lengths=state.packing, key_bias=state.key_bias
+        )
         return x + block.drop_path(block.ls1(block.attn.proj(out))), keys
 
     def mlp(self, block, x):

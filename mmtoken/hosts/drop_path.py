@@ -1,8 +1,8 @@
 """Stochastic depth that drops images, in a packed batch too."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Iterator, Optional
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from mmtoken.core import Packing
 
-_packing: ContextVar[Optional[Packing]] = ContextVar('packing', default=None)
+_packing: ContextVar[Packing | None] = ContextVar('packing', default=None)
 
 
 @contextmanager
-def images_of(packing: Optional[Packing]) -> Iterator[None]:
+def images_of(packing: Packing | None) -> Iterator[None]:
     """Inside, rows ``(ΣL, C)`` belong to the images of ``packing``."""
     token = _packing.set(packing)
     try:

@@ -38,8 +38,10 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
                 module.drop_prob = float(module.drop_prob)
         self.init_reducer(reducer)
         if self.reducer is not None and self.reducer.late and out_type != 'featmap':
-            raise ValueError(f"reducer.restore='late' leaves the tokens reduced, which backbone.out_type='{out_type}' "
-                             "cannot show; set backbone.out_type='featmap', or let the reducer restore the features.")
+            raise ValueError(
+                f"reducer.restore='late' leaves the tokens reduced, which backbone.out_type='{out_type}' "
+                "cannot show; set backbone.out_type='featmap', or let the reducer restore the features."
+            )
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -54,7 +56,8 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
             self.patch_resolution,
             grid,
             mode=self.interpolate_mode,
-            num_extra_tokens=self.num_extra_tokens)
+            num_extra_tokens=self.num_extra_tokens,
+        )
         return TokenState(self.pre_norm(self.drop_after_pos(x)), tuple(grid), self.num_prefix)
 
     def attend(self, block, x, state):
@@ -64,7 +67,8 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
             self.num_heads,
             lengths=state.packing,
             key_bias=state.key_bias,
-            dropout_p=attn.attn_drop if attn.training else 0.0)
+            dropout_p=attn.attn_drop if attn.training else 0.0,
+        )
         return x + attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(out)))), keys
 
     def mlp(self, block, x):
@@ -79,5 +83,5 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         tokens, raster = self.tap(state)
         if self.out_type == 'featmap':
             return to_map(self.out_norm(tokens, i), raster)
-        prefix = state.cls.unsqueeze(1)[:, :self.num_prefix]
+        prefix = state.cls.unsqueeze(1)[:, : self.num_prefix]
         return self._format_output(self.out_norm(torch.cat((prefix, tokens), dim=1), i), raster)

@@ -52,7 +52,8 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
             self.num_heads,
             lengths=state.packing,
             key_bias=state.key_bias,
-            dropout_p=attn.dropout if self.training else 0.0)
+            dropout_p=attn.dropout if self.training else 0.0,
+        )
         return x + block.attn.dropout_layer(block.attn.proj_drop(attn.out_proj(out))), keys
 
     def mlp(self, block, x):

@@ -1,7 +1,7 @@
 """Distillation of an accelerated segmentor from its dense twin (DoViT, arXiv 2308.01944)."""
 
 import os
-from typing import Callable, Optional
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -26,18 +26,22 @@ class Teacher:
         ValueError: If a number is out of range.
     """
 
-    def __init__(self,
-                 build: Callable[[], nn.Module],
-                 checkpoint: str,
-                 tau: float = 1.0,
-                 logit_weight: float = 1.0,
-                 feature_weight: float = 0.5):
+    def __init__(
+        self,
+        build: Callable[[], nn.Module],
+        checkpoint: str,
+        tau: float = 1.0,
+        logit_weight: float = 1.0,
+        feature_weight: float = 0.5,
+    ):
         if tau <= 0 or logit_weight < 0 or feature_weight < 0:
-            raise ValueError(f'teacher: tau={tau} must be positive, and logit_weight={logit_weight} and feature_weight='
-                             f'{feature_weight} not negative.')
+            raise ValueError(
+                f'teacher: tau={tau} must be positive, and logit_weight={logit_weight} and feature_weight='
+                f'{feature_weight} not negative.'
+            )
         self.build, self.checkpoint = build, checkpoint
         self.tau, self.logit_weight, self.feature_weight = tau, logit_weight, feature_weight
-        self.model: Optional[nn.Module] = None
+        self.model: nn.Module | None = None
 
     def losses(self, images: Tensor, feats: tuple, logits: Tensor) -> dict[str, Tensor]:
         """How far a student is from the teacher.

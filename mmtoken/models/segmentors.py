@@ -1,7 +1,8 @@
 """mmseg's segmentors, with what a reducer needs from them and nothing else."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Optional, Sequence, Union
+from typing import Any
 
 from mmengine.config import ConfigDict
 from mmseg.models.segmentors import EncoderDecoder
@@ -15,7 +16,7 @@ from mmtoken.registry import MODELS
 from .distill import Teacher
 
 
-def hand_over(backbone: dict, heads: Union[dict, Sequence[dict], None]) -> tuple[dict, bool]:
+def hand_over(backbone: dict, heads: dict | Sequence[dict] | None) -> tuple[dict, bool]:
     """Gives the configs of a model's auxiliary heads to the first reducer that takes them and has none.
 
     Args:
@@ -45,7 +46,7 @@ class TokenSegmentorMixin:
         *args, **kwargs: Those of the stock class.
     """
 
-    def __init__(self, backbone: dict, *args, auxiliary_head=None, teacher: Optional[dict] = None, **kwargs):
+    def __init__(self, backbone: dict, *args, auxiliary_head=None, teacher: dict | None = None, **kwargs):
         dense = {key: value for key, value in backbone.items() if key != 'reducer'}
         backbone, taken = hand_over(backbone, None if kwargs.get('neck') else auxiliary_head)
         super().__init__(backbone, *args, auxiliary_head=None if taken else auxiliary_head, **kwargs)
@@ -60,8 +61,11 @@ class TokenSegmentorMixin:
         if reducer is not None:
             reducer.bind_model(self)
         if taken:
-            name, taker = next((name, m) for name, m in self.named_modules()
-                               if isinstance(m, Reducer) and getattr(m, 'sources', None) is not None)
+            name, taker = next(
+                (name, m)
+                for name, m in self.named_modules()
+                if isinstance(m, Reducer) and getattr(m, 'sources', None) is not None
+            )
             for to, source in enumerate(taker.sources):
                 number = '' if isinstance(auxiliary_head, dict) else f'{source}.'
                 self.moved[f'auxiliary_head.{number}'] = f'{name}.{taker.auxiliary}.{to}.'
@@ -71,7 +75,7 @@ class TokenSegmentorMixin:
         for old, new in self.moved.items():
             for key in [key for key in state_dict if key.startswith(prefix + old)]:
                 value = state_dict.pop(key)
-                state_dict.setdefault(prefix + new + key[len(prefix + old):], value)
+                state_dict.setdefault(prefix + new + key[len(prefix + old) :], value)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extract_feat(self, inputs: Tensor) -> tuple:
@@ -96,8 +100,11 @@ class TokenSegmentorMixin:
         heads = dict(decode=self.decode_head)
         if self.with_auxiliary_head:
             many = isinstance(self.auxiliary_head, nn.ModuleList)
-            heads.update({f'aux_{i}': head for i, head in enumerate(self.auxiliary_head)} if many
-                         else dict(aux=self.auxiliary_head))
+            heads.update(
+                {f'aux_{i}': head for i, head in enumerate(self.auxiliary_head)}
+                if many
+                else dict(aux=self.auxiliary_head)
+            )
         losses = {}
         for name, head in heads.items():
             taught = self.teacher is not None and head is self.decode_head
@@ -118,14 +125,16 @@ class TokenSegmentorMixin:
 
     def completes(self, head: nn.Module, feats: tuple) -> bool:
         """Whether the reducer completes what a head makes of these feature maps: the decode head's, and those of all
-        heads if the maps lie on reduced tokens."""
+        heads if the maps lie on reduced tokens.
+        """
         if not isinstance(feats, Features) or not self.backbone.reducer.completes:
             return False
         return head is self.decode_head or self.backbone.reducer.late
 
     def head_output(self, head: nn.Module, feats: tuple) -> Any:
         """What a head's ``predict_by_feat`` and ``loss_by_feat`` take, on the full patch grid: mostly logits
-        ``(B, classes, H, W)``."""
+        ``(B, classes, H, W)``.
+        """
         if self.completes(head, feats):
             return self.backbone.reducer.complete(feats.state, head, feats)
         return head.forward(feats)

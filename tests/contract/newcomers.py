@@ -36,7 +36,8 @@ class Runs(Reducer):
             Gather(index[None]),
             coords=lambda centres: one_hot.t() @ centres / one_hot.sum(0)[:, None],
             sizes=one_hot.sum(0)[None],
-            padding=None if state.padding is None else weight.sum(-1) == 0)
+            padding=None if state.padding is None else weight.sum(-1) == 0,
+        )
 
     def leak(self, x):
         return 0

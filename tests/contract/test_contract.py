@@ -68,15 +68,15 @@ def relative(host):
     return HOSTS[host]().position == 'relative'
 
 
-PAIRS = [Case(method, host) for method, kind in METHODS.items() for host in HOSTS
-         if not (kind.dynamic and relative(host))]
+PAIRS = [
+    Case(method, host) for method, kind in METHODS.items() for host in HOSTS if not (kind.dynamic and relative(host))
+]
 
 
 def pytest_generate_tests(metafunc):
     """``case``: method × host. ``static``: of static methods. ``rung``: × example. ``method``: names alone."""
     rungs = [Case(c.method, c.host, tuple(example.items())) for c in PAIRS for example in c.type.examples]
-    params = dict(
-        method=list(METHODS), case=PAIRS, static=[c for c in PAIRS if not c.type.dynamic], rung=rungs)
+    params = dict(method=list(METHODS), case=PAIRS, static=[c for c in PAIRS if not c.type.dynamic], rung=rungs)
     for name in set(params) & set(metafunc.fixturenames):
         ids = [p if isinstance(p, str) else p.id for p in params[name]]
         metafunc.parametrize(name, params[name], ids=ids)
@@ -107,8 +107,10 @@ def train_once(host, inputs, weigh):
 
 def close(a, b, tolerance=1e-6):
     """Equal to ``tolerance`` of the largest value."""
-    return all(x.shape == y.shape and (x - y).abs().max() <= tolerance * y.abs().max().clamp(min=1)
-               for x, y in zip(a, b, strict=True))
+    return all(
+        x.shape == y.shape and (x - y).abs().max() <= tolerance * y.abs().max().clamp(min=1)
+        for x, y in zip(a, b, strict=True)
+    )
 
 
 def equal(a, b):
@@ -118,7 +120,7 @@ def equal(a, b):
 # ---------------------------------------------------------------------- driving a method without a host
 def bound(method, args):
     reducer = METHODS[method](**args)
-    reducer.bind(HostInfo(depth=DEPTH, embed_dims=32, num_heads=2, out_indices=(DEPTH - 1, )))
+    reducer.bind(HostInfo(depth=DEPTH, embed_dims=32, num_heads=2, out_indices=(DEPTH - 1,)))
     return reducer.eval()
 
 
@@ -137,8 +139,8 @@ def tokens(grid=(7, 9), batch=2, num_prefix=0):
 
 def prefix_rows(state):
     if state.lengths is None:
-        return state.x[:, :state.num_prefix]
-    return torch.stack([image[:state.num_prefix] for image in state.x.split(state.lengths.tolist())])
+        return state.x[:, : state.num_prefix]
+    return torch.stack([image[: state.num_prefix] for image in state.x.split(state.lengths.tolist())])
 
 
 # ---------------------------------------------------------------------- the contract
@@ -173,7 +175,7 @@ def test_every_tap_gets_the_full_grid(rung, size):
 def test_a_batch_is_its_images(rung, size):
     inputs, host = images(4, size), rung.build(size=size, out_indices=TAPS)
     together = run(host, inputs)
-    alone = [run(host, inputs[b:b + 1]) for b in range(4)]
+    alone = [run(host, inputs[b : b + 1]) for b in range(4)]
     # Kernels for one image and for four round differently, and soft k-means enlarges that.
     assert close(together, [torch.cat(outs) for outs in zip(*alone)], 3e-5)
 
@@ -269,7 +271,7 @@ def test_generated_code(method):
 
 def test_export(static):
     host = static.build(static.type.examples[-1])
-    exported = torch.export.export(host, (images(seed=1), )).module()
+    exported = torch.export.export(host, (images(seed=1),)).module()
     for seed in (1, 2):
         assert close(run(exported, images(seed=seed)), run(host, images(seed=seed)))
 
@@ -278,6 +280,7 @@ def test_every_setting_worth_a_search_builds_and_runs(case):
     import optuna
 
     from mmtoken.analysis.search import draw
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     given = case.type.identity_example
     host = case.build(given)
@@ -302,7 +305,7 @@ def test_token_counts_never_grow_and_fall_from_example_to_example(case):
     for args in (case.type.identity_example, *case.type.examples):
         counts = case.build(args, size=(24, 40)).token_counts(inputs)
         assert len(counts) == DEPTH
-        assert all(0 < after <= before for before, after in zip([everything] + counts, counts))
+        assert all(0 < after <= before for before, after in zip([everything, *counts], counts))
         totals.append(sum(counts))
     assert totals[0] == everything * DEPTH
     assert all(less < more for more, less in zip(totals, totals[1:])), totals
@@ -316,7 +319,7 @@ def promised_counts(method, args, grid):
         return [few if i >= args['layer'] else n for i in depth]
     if 'r' in args:
         return [max(n - args['r'] * (i + 1), 1) for i in depth]
-    return [n * args['keep']**((i + 1) / DEPTH) for i in depth]
+    return [n * args['keep'] ** ((i + 1) / DEPTH) for i in depth]
 
 
 @pytest.mark.parametrize('size, grid', [(SQUARE, (8, 8)), ((24, 40), (6, 10)), ((20, 36), (5, 9))])
@@ -324,8 +327,9 @@ def test_token_counts_are_those_promised(rung, size, grid):
     if rung.method not in ('AvgPool', 'Expedit', 'ToMe'):
         pytest.skip('this method states its counts in its own tests')
     counts = rung.build(size=size).token_counts(images(2, size))
-    assert counts == pytest.approx(promised_counts(rung.method, dict(rung.args), grid), abs=DEPTH / 2 + 1e-6
-                                   if 'keep' in dict(rung.args) else 1e-6)
+    assert counts == pytest.approx(
+        promised_counts(rung.method, dict(rung.args), grid), abs=DEPTH / 2 + 1e-6 if 'keep' in dict(rung.args) else 1e-6
+    )
 
 
 def test_macs_fall_from_example_to_example(case):
@@ -378,15 +382,17 @@ def test_reducers_stack(case, first):
     assert sum(host.token_counts(inputs)) < sum(case.build(args, size=(20, 36)).token_counts(inputs))
     # Two soft k-means on top of one another enlarge the rounding of a batched product to 3.2e-5 (seen in a dozen runs,
     # half of them fp64, since distances are fp32 there too); what batch mates could do is a thousand times that.
-    assert close(outs, [torch.cat(maps) for maps in zip(*(run(host, inputs[b:b + 1]) for b in range(4)))], 1e-4)
+    assert close(outs, [torch.cat(maps) for maps in zip(*(run(host, inputs[b : b + 1]) for b in range(4)))], 1e-4)
 
 
 @pytest.mark.parametrize('host', HOSTS)
 def test_a_reducer_that_restores_leaves_those_below_it_alone(host):
     """Pooling for blocks 0 to 3, clusters of that for blocks 1 and 2, merging in between."""
-    reducer = [dict(type='mmtoken.AvgPool', layer=0, grid=0.5),
-               dict(type='mmtoken.Expedit', layer=1, grid=0.5, restore_at=3),
-               dict(type='mmtoken.ToMe', r=1, layers=[1, 2])]
+    reducer = [
+        dict(type='mmtoken.AvgPool', layer=0, grid=0.5),
+        dict(type='mmtoken.Expedit', layer=1, grid=0.5, restore_at=3),
+        dict(type='mmtoken.ToMe', r=1, layers=[1, 2]),
+    ]
     model = HOSTS[host](reducer=reducer, out_indices=TAPS)
     assert model.token_counts(images()) == [16, 3, 2, 16]
     assert all(out.shape[2:] == (SIDE, SIDE) for out in run(model, images()))
@@ -424,9 +430,29 @@ def contract_of(chosen):
     env = {k: v for k, v in os.environ.items() if not k.startswith('PYTEST_')}
     env['PYTHONPATH'] = os.pathsep.join([str(here), env.get('PYTHONPATH', '')])
     return subprocess.run(
-        [sys.executable, '-m', 'pytest', __file__, '-p', 'newcomers', '-p', 'no:cacheprovider', '-p', 'no:xdist',
-         '-k', f'({chosen})', '-q', '--no-header', '--tb=line'],
-        cwd=here.parents[1], env=env, capture_output=True, text=True, timeout=600).stdout
+        [
+            sys.executable,
+            '-m',
+            'pytest',
+            __file__,
+            '-p',
+            'newcomers',
+            '-p',
+            'no:cacheprovider',
+            '-p',
+            'no:xdist',
+            '-k',
+            f'({chosen})',
+            '-q',
+            '--no-header',
+            '--tb=line',
+        ],
+        cwd=here.parents[1],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    ).stdout
 
 
 def test_a_new_method_inherits_the_contract():
@@ -441,8 +467,10 @@ def test_the_method_of_the_readme_keeps_the_contract():
     assert int(re.search(r'(\d+) passed', out)[1]) > 30, out
 
 
-@pytest.mark.parametrize('method_name, caught', [('Leaky', 'test_a_batch_is_its_images'),
-                                                 ('Careless', 'test_prefix_tokens_stay_where_and_what_they_are')])
+@pytest.mark.parametrize(
+    'method_name, caught',
+    [('Leaky', 'test_a_batch_is_its_images'), ('Careless', 'test_prefix_tokens_stay_where_and_what_they_are')],
+)
 def test_a_broken_method_is_caught(method_name, caught):
     out = contract_of(f'{method_name} and {caught} and not caught')
     assert re.search(rf'FAILED \S*{caught}\[{method_name}', out), out

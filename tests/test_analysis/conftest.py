@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).parents[2]
 
-DENSE = '''
+DENSE = """
 _base_ = [{base!r} + name for name in ('datasets/camvid.py', 'default_runtime.py')]
 data_root = {data!r}
 pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(112, 84), keep_ratio=False),
@@ -32,13 +32,14 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False,
                         dataset=dict(data_root=data_root, pipeline=pipeline))
-'''
+"""
 REDUCED = "_base_ = ['dense.py']\nmodel = dict(backbone=dict(reducer={}))\n"
 SETTINGS = dict(
     pooled="dict(type='mmtoken.AvgPool', layer=1, grid=0.5)",
     tome="dict(type='mmtoken.ToMe', r=8)",
     loud="dict(type='mmtoken.Loud', part=1.0, layer=2)",
-    stacked="[dict(type='mmtoken.AvgPool', layer=1, grid=0.5), dict(type='mmtoken.ToMe', r=4, layers=[2, 3])]")
+    stacked="[dict(type='mmtoken.AvgPool', layer=1, grid=0.5), dict(type='mmtoken.ToMe', r=4, layers=[2, 3])]",
+)
 
 
 @pytest.fixture(scope='session')
@@ -46,6 +47,7 @@ def town(tmp_path_factory) -> Path:
     """Four pictures of 8×6 patches; ``dense.py`` and others; ``weights.pth``."""
     from mmtoken.analysis.loading import build_model, read_config
     from mmtoken.testing import randomize
+
     folder, rng = tmp_path_factory.mktemp('town'), np.random.default_rng(0)
     for split in ('train', 'val'):
         for kind in ('images', 'labels'):

@@ -13,7 +13,7 @@ import torch
 
 TOOLS = Path(__file__).parents[2] / 'tools' / 'analysis_tools'
 
-CONFIG = '''
+CONFIG = """
 default_scope = 'mmseg'
 model = dict(
     type='EncoderDecoder',
@@ -29,7 +29,7 @@ test_dataloader = dict(batch_size=1, num_workers=0, dataset=dict(
     type='BaseSegDataset', data_root={root!r}, data_prefix=dict(img_path='street'), img_suffix='.png',
     metainfo=dict(classes=('a', 'b', 'c')), test_mode=True, pipeline=[
         dict(type='LoadImageFromFile'), dict(type='Resize', scale_factor=0.8), dict(type='PackSegInputs')]))
-'''
+"""
 #: Patches of the two pictures of the test set as its pipeline makes them, 32x48 and 48x64 pixels.
 STREET = (24, 48)
 
@@ -39,8 +39,9 @@ def configs(tmp_path):
     """A folder with three configs, three pictures, and two pictures of other sizes in ``street``."""
     for name, backbone in (('stock', 'VisionTransformer'), ('dense', 'mmtoken.TokenVisionTransformer')):
         (tmp_path / f'{name}.py').write_text(CONFIG.format(backbone=backbone, root=str(tmp_path)))
-    (tmp_path / 'pooled.py').write_text("_base_ = ['dense.py']\n"
-                                        "model = dict(backbone=dict(reducer=dict(type='mmtoken.AvgPool', layer=2)))\n")
+    (tmp_path / 'pooled.py').write_text(
+        "_base_ = ['dense.py']\nmodel = dict(backbone=dict(reducer=dict(type='mmtoken.AvgPool', layer=2)))\n"
+    )
     rng = np.random.default_rng(0)
     (tmp_path / 'pictures').mkdir()
     (tmp_path / 'street').mkdir()
@@ -70,7 +71,7 @@ HEAD = 16 * 8 * 9 + (16 + 8) * 8 * 9 + 8 * 3  # for each patch: conv, conv over 
 
 def model_macs(patches, after=None):
     """Whole model; blocks 2 and 3 on ``after`` tokens."""
-    blocks = [12 * (n + 1) * 16**2 + 2 * (n + 1)**2 * 16 for n in (patches, after or patches)]
+    blocks = [12 * (n + 1) * 16**2 + 2 * (n + 1) ** 2 * 16 for n in (patches, after or patches)]
     return patches * 3 * 64 * 16 + 2 * sum(blocks) + patches * HEAD
 
 
@@ -79,8 +80,9 @@ def test_get_flops_by_part(configs, run):
     out = json.loads((configs / 'out.json').read_text())
     assert out['parts']['backbone.layers.0'] == [BLOCK] and out['parts']['decode_head'] == [24 * HEAD]
     assert out['macs'] == [model_macs(24)]  # no auxiliary head
-    assert out['split'] == dict(stem=[24 * 3 * 64 * 16], blocks=[4 * BLOCK], reduce=[0], restore=[0], neck=[0],
-                                heads=[24 * HEAD], other=[0])
+    assert out['split'] == dict(
+        stem=[24 * 3 * 64 * 16], blocks=[4 * BLOCK], reduce=[0], restore=[0], neck=[0], heads=[24 * HEAD], other=[0]
+    )
     assert out['uncounted']['gelu'] == [4, 4 * 25 * 64] and out['missed'] == []
     assert '1 multiply-add = 1 MAC' in printed and 'backbone.layers.3' in printed
     assert 'gelu (4 calls, 6.4 k elements)' in printed
@@ -114,21 +116,45 @@ def test_the_folder_of_the_numbers_is_made_or_refused_before_the_work(configs, r
     run(tool, *args, '--json', configs / 'new/folder/out.json')
     assert json.loads((configs / 'new/folder/out.json').read_text())['command']
     (configs / 'broken.py').write_text("_base_ = ['nowhere.py']")  # is not even read
-    refuses(tool, configs / 'broken.py', '--json', configs / 'dense.py/out.json', '--device', 'cpu',
-            words=['--json', 'dense.py/out.json: cannot make the folder'])
+    refuses(
+        tool,
+        configs / 'broken.py',
+        '--json',
+        configs / 'dense.py/out.json',
+        '--device',
+        'cpu',
+        words=['--json', 'dense.py/out.json: cannot make the folder'],
+    )
     refuses(tool, configs / 'broken.py', '--json', configs, '--device', 'cpu', words=['--json', 'this is a folder'])
 
 
 def test_get_flops_over_a_folder(configs, run):
-    run('get_flops', configs / 'pooled.py', '--images', configs / 'pictures', '--dataset', 2, '--shape', 64, '--json',
-        configs / 'out.json')
+    run(
+        'get_flops',
+        configs / 'pooled.py',
+        '--images',
+        configs / 'pictures',
+        '--dataset',
+        2,
+        '--shape',
+        64,
+        '--json',
+        configs / 'out.json',
+    )
     out = json.loads((configs / 'out.json').read_text())
     assert out['sizes'] == [[64, 64]] * 2 and out['macs'] == [model_macs(64, 16)] * 2
 
 
 def test_get_flops_beside_the_dense_twin(configs, run):
-    printed = run('get_flops', configs / 'pooled.py', '--shape', '--baseline', configs / 'stock.py', '--json',
-                  configs / 'out.json')
+    printed = run(
+        'get_flops',
+        configs / 'pooled.py',
+        '--shape',
+        '--baseline',
+        configs / 'stock.py',
+        '--json',
+        configs / 'out.json',
+    )
     out = json.loads((configs / 'out.json').read_text())
     assert out['macs'] == [model_macs(24, 6)] and out['baseline']['macs'] == [model_macs(24)]
     row = next(line for line in printed.splitlines() if line.startswith('| blocks')).split('|')
@@ -139,8 +165,17 @@ def test_get_flops_beside_the_dense_twin(configs, run):
 @pytest.mark.parametrize('source', [['--shape', 32, 80], ['--images', 'pictures', '--shape', 32, 80]])
 def test_get_flops_slides(configs, run, source, monkeypatch):
     monkeypatch.chdir(configs)
-    printed = run('get_flops', 'pooled.py', *source, '--json', 'out.json', '--cfg-options', 'model.test_cfg.mode=slide',
-                  'model.test_cfg.crop_size=(32,48)', 'model.test_cfg.stride=(16,16)')
+    printed = run(
+        'get_flops',
+        'pooled.py',
+        *source,
+        '--json',
+        'out.json',
+        '--cfg-options',
+        'model.test_cfg.mode=slide',
+        'model.test_cfg.crop_size=(32,48)',
+        'model.test_cfg.stride=(16,16)',
+    )
     out = json.loads((configs / 'out.json').read_text())
     count = len(out['macs'])
     assert out['crops'] == [3] * count and out['macs'] == [3 * model_macs(24, 6)] * count
@@ -148,12 +183,12 @@ def test_get_flops_slides(configs, run, source, monkeypatch):
     assert f'3 crops a picture, {model_macs(24, 6) / 1e9:.3f} GMACs a crop' in printed
 
 
-ODD_CONFIG = '''
+ODD_CONFIG = """
 _base_ = ['dense.py']
 custom_imports = dict(imports=['odd_head'])
 model = dict(decode_head=dict(type='OddHead'))
-'''
-ODD_HEAD = '''
+"""
+ODD_HEAD = """
 import torch
 from mmseg.models import FCNHead
 from mmseg.registry import MODELS
@@ -166,7 +201,7 @@ def window_attention(x: torch.Tensor) -> torch.Tensor:
 class OddHead(FCNHead):
     def forward(self, inputs):
         return window_attention(super().forward(inputs))
-'''
+"""
 
 
 def test_get_flops_ends_with_1_if_a_product_was_missed(configs):
@@ -180,36 +215,55 @@ def test_get_flops_ends_with_1_if_a_product_was_missed(configs):
     assert 'The total is too low' in done.stderr and 'odd::window_attention (1 calls, 72 elements)' in done.stderr
 
 
-@pytest.mark.parametrize('config, baseline, words', [
-    ('pooled', 'odd', ["The baseline's total is too low", 'tanh (2 calls']),
-    ('odd', 'pooled', ['The total is too low']),
-])
+@pytest.mark.parametrize(
+    'config, baseline, words',
+    [
+        ('pooled', 'odd', ["The baseline's total is too low", 'tanh (2 calls']),
+        ('odd', 'pooled', ['The total is too low']),
+    ],
+)
 def test_get_flops_looks_at_the_baseline_too(configs, run, capsys, monkeypatch, config, baseline, words):
     monkeypatch.setattr('mmtoken.analysis.counter.looks_like_a_product', lambda name: name == 'tanh')
-    (configs / 'odd.py').write_text("_base_ = ['dense.py']\n"
-                                    "model = dict(decode_head=dict(act_cfg=dict(type='Tanh')))\n")
+    (configs / 'odd.py').write_text(
+        "_base_ = ['dense.py']\nmodel = dict(decode_head=dict(act_cfg=dict(type='Tanh')))\n"
+    )
     with pytest.raises(SystemExit) as caught:
         run('get_flops', configs / f'{config}.py', '--shape', '--baseline', configs / f'{baseline}.py')
-    (line, ) = capsys.readouterr().err.strip().splitlines()
+    (line,) = capsys.readouterr().err.strip().splitlines()
     assert caught.value.code == 1 and all(word in line for word in words)
 
 
-@pytest.mark.parametrize('args, words', [
-    (['nowhere.py'], ['config file not found: nowhere.py']),
-    (['stock.py', '--images', 'nowhere'], ["--images='nowhere' holds no pictures"]),
-    (['stock.py', '--images', 'broken'], ['broken/a.png is no picture']),
-    (['stock.py', '--shape', 1, 2, 3], ['--shape 1 2 3 is no image size']),
-    (['stock.py', '--shape', '--cfg-options', 'model.data_preprocessor.size=None', 'model.backbone.img_size=None'],
-     ['--shape H W']),
-    (['stock.py', '--cfg-options', 'test_dataloader.dataset.data_root=/no/street'],
-     ['test_dataloader.dataset.data_root', '/no/street', '--images DIR', '--shape H W']),
-    (['stock.py', '--cfg-options', 'test_dataloader=None'], ['no test_dataloader', '--shape H W']),
-    (['stock.py', 'gone.pth'], ['checkpoint not found: gone.pth']),
-    (['stock.py', '--baseline', 'gone.py'], ['config file not found: gone.py']),
-    (['pooled.py', '--shape', '--cfg-options', 'model.backbone.reducer.grid=(9,9)'],
-     ["larger than the image's 4x6 tokens"]),
-    (['stock.py', '--device', 'xpu'], ['--device xpu', '--device cpu']),
-])
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        (['nowhere.py'], ['config file not found: nowhere.py']),
+        (['stock.py', '--images', 'nowhere'], ["--images='nowhere' holds no pictures"]),
+        (['stock.py', '--images', 'broken'], ['broken/a.png is no picture']),
+        (['stock.py', '--shape', 1, 2, 3], ['--shape 1 2 3 is no image size']),
+        (
+            [
+                'stock.py',
+                '--shape',
+                '--cfg-options',
+                'model.data_preprocessor.size=None',
+                'model.backbone.img_size=None',
+            ],
+            ['--shape H W'],
+        ),
+        (
+            ['stock.py', '--cfg-options', 'test_dataloader.dataset.data_root=/no/street'],
+            ['test_dataloader.dataset.data_root', '/no/street', '--images DIR', '--shape H W'],
+        ),
+        (['stock.py', '--cfg-options', 'test_dataloader=None'], ['no test_dataloader', '--shape H W']),
+        (['stock.py', 'gone.pth'], ['checkpoint not found: gone.pth']),
+        (['stock.py', '--baseline', 'gone.py'], ['config file not found: gone.py']),
+        (
+            ['pooled.py', '--shape', '--cfg-options', 'model.backbone.reducer.grid=(9,9)'],
+            ["larger than the image's 4x6 tokens"],
+        ),
+        (['stock.py', '--device', 'xpu'], ['--device xpu', '--device cpu']),
+    ],
+)
 def test_get_flops_refuses(configs, refuses, monkeypatch, args, words):
     monkeypatch.chdir(configs)
     (configs / 'broken').mkdir()
@@ -219,6 +273,7 @@ def test_get_flops_refuses(configs, refuses, monkeypatch, args, words):
 
 def test_get_flops_wants_pictures_for_what_depends_on_them(configs, refuses, run, monkeypatch):
     from mmtoken.methods.avgpool import AvgPool
+
     monkeypatch.setattr(AvgPool, 'dynamic', True)
     refuses('get_flops', configs / 'pooled.py', '--shape', words=['--shape', 'depends on the picture', '--images DIR'])
     assert 'Weights are random' in run('get_flops', configs / 'pooled.py')
@@ -232,9 +287,27 @@ def test_a_gpu_that_is_not_there(configs, refuses, tool):
 
 # ------------------------------------------------------------------------------------------------------ benchmark.py
 def test_benchmark(configs, run):
-    printed = run('benchmark', configs / 'dense.py', configs / 'pooled.py', '--stock', '--batch', 1, 2, '--images',
-                  configs / 'pictures', '--rounds', 5, '--warmup', 1, '--threads', 1, '--device', 'cpu', '--json',
-                  configs / 'out.json')
+    printed = run(
+        'benchmark',
+        configs / 'dense.py',
+        configs / 'pooled.py',
+        '--stock',
+        '--batch',
+        1,
+        2,
+        '--images',
+        configs / 'pictures',
+        '--rounds',
+        5,
+        '--warmup',
+        1,
+        '--threads',
+        1,
+        '--device',
+        'cpu',
+        '--json',
+        configs / 'out.json',
+    )
     out = json.loads((configs / 'out.json').read_text())
     rows = {(row['name'], row['batch']): row for row in out['rows']}
     assert list(rows) == [(name, batch) for batch in (1, 2) for name in ('dense', 'pooled', 'stock')]
@@ -242,12 +315,14 @@ def test_benchmark(configs, run):
     assert rows['dense', 2]['speedup']['ratio'] == rows['dense', 2]['mac_ratio'] == 1
     pooled = rows['pooled', 2]
     assert pooled['macs'] == model_macs(24, 6) and pooled['mac_ratio'] == pytest.approx(
-        model_macs(24, 6) / model_macs(24))
+        model_macs(24, 6) / model_macs(24)
+    )
     assert pooled['efficiency'] == pytest.approx(pooled['speedup']['ratio'] * pooled['mac_ratio'])
     assert len(pooled['seconds']) == 5
     ms = pooled['ms_per_image']
     assert ms['p5'] <= ms['median'] <= ms['p95'] and ms['median'] == pytest.approx(
-        sorted(pooled['seconds'])[2] * 1000 / 2)
+        sorted(pooled['seconds'])[2] * 1000 / 2
+    )
     assert pooled['images_per_second'] == pytest.approx(1000 / ms['median'])
     assert out['tokens'] == {'dense': [24] * 4, 'pooled': [24, 24, 6, 6]}
     assert out['inputs'] == '3 pictures' and out['precision'] == 'fp32' and out['versions']['mmtoken']
@@ -261,22 +336,43 @@ def test_benchmark_takes_the_test_set_or_says_that_it_is_noise(configs, run, ref
     (configs / 'street').rename(configs / 'gone')
     assert 'inputs: noise' in run(*args)
     from mmtoken.methods.avgpool import AvgPool
+
     monkeypatch.setattr(AvgPool, 'dynamic', True)
-    refuses('benchmark', configs / 'pooled.py', '--device', 'cpu',
-            words=['test_dataloader.dataset.data_prefix.img_path', '--images DIR'])
+    refuses(
+        'benchmark',
+        configs / 'pooled.py',
+        '--device',
+        'cpu',
+        words=['test_dataloader.dataset.data_prefix.img_path', '--images DIR'],
+    )
 
 
 def test_benchmark_of_a_dynamic_method_counts_the_pictures_one_by_one(configs, run, loud):
-    (configs / 'loud.py').write_text("_base_ = ['dense.py']\nmodel = dict(backbone=dict(reducer=dict("
-                                     "type='mmtoken.Loud', part=1.0, layer=2)))\n")
+    (configs / 'loud.py').write_text(
+        "_base_ = ['dense.py']\nmodel = dict(backbone=dict(reducer=dict(type='mmtoken.Loud', part=1.0, layer=2)))\n"
+    )
     pictures = ['--images', configs / 'pictures', '--shape', 32, 48]
     torch.manual_seed(0)
     run('get_flops', configs / 'loud.py', *pictures, '--json', configs / 'flops.json')
     each = json.loads((configs / 'flops.json').read_text())['macs']
     assert len(each) == 3 and len(set(each)) > 1
     torch.manual_seed(0)
-    printed = run('benchmark', configs / 'loud.py', *pictures, '--batch', 1, 2, '--device', 'cpu', '--rounds', 5,
-                  '--warmup', 1, '--json', configs / 'out.json')
+    printed = run(
+        'benchmark',
+        configs / 'loud.py',
+        *pictures,
+        '--batch',
+        1,
+        2,
+        '--device',
+        'cpu',
+        '--rounds',
+        5,
+        '--warmup',
+        1,
+        '--json',
+        configs / 'out.json',
+    )
     out = json.loads((configs / 'out.json').read_text())
     assert [row['macs'] for row in out['rows']] == [sum(each) / 3] * 2
     assert [len(row['seconds']) for row in out['rows']] == [6, 6] and 'batch 1: 6 rounds: pictures differ' in printed
@@ -284,8 +380,10 @@ def test_benchmark_of_a_dynamic_method_counts_the_pictures_one_by_one(configs, r
 
 def test_benchmark_in_half_precision_against_no_stock_class(configs, run, refuses):
     config = configs / 'dino.py'
-    config.write_text("_base_ = ['dense.py']\nmodel = dict(backbone=dict(_delete_=True, type='mmtoken.TokenDINOv2', "
-                      'patch_size=8, img_size=48, arch=dict(embed_dims=16, num_layers=2, num_heads=2)))\n')
+    config.write_text(
+        "_base_ = ['dense.py']\nmodel = dict(backbone=dict(_delete_=True, type='mmtoken.TokenDINOv2', "
+        'patch_size=8, img_size=48, arch=dict(embed_dims=16, num_layers=2, num_heads=2)))\n'
+    )
     run('benchmark', config, config, '--rounds', 5, '--amp', 'bf16', '--device', 'cpu', '--json', configs / 'out.json')
     out = json.loads((configs / 'out.json').read_text())
     assert out['precision'] == 'bf16' and [row['name'] for row in out['rows']] == ['dino', "dino'"]
@@ -293,27 +391,66 @@ def test_benchmark_in_half_precision_against_no_stock_class(configs, run, refuse
 
 
 def test_benchmark_keeps_a_config_that_is_called_stock(configs, run):
-    run('benchmark', configs / 'pooled.py', configs / 'stock.py', '--stock', '--rounds', 5, '--warmup', 1, '--device',
-        'cpu', '--json', configs / 'out.json')
+    run(
+        'benchmark',
+        configs / 'pooled.py',
+        configs / 'stock.py',
+        '--stock',
+        '--rounds',
+        5,
+        '--warmup',
+        1,
+        '--device',
+        'cpu',
+        '--json',
+        configs / 'out.json',
+    )
     rows = {row['name']: row['macs'] for row in json.loads((configs / 'out.json').read_text())['rows']}
     # the last has the size of the pictures of the first
     assert list(rows) == ['pooled', 'stock', "stock'"] and rows['stock'] == rows["stock'"] == model_macs(24)
 
 
 def test_benchmark_sweeps_for_where_a_method_starts_to_win(configs, run):
-    printed = run('benchmark', configs / 'dense.py', configs / 'pooled.py', '--breakeven', 16, 32, 64, '--device',
-                  'cpu', '--rounds', 5, '--warmup', 1, '--json', configs / 'out.json')
+    printed = run(
+        'benchmark',
+        configs / 'dense.py',
+        configs / 'pooled.py',
+        '--breakeven',
+        16,
+        32,
+        64,
+        '--device',
+        'cpu',
+        '--rounds',
+        5,
+        '--warmup',
+        1,
+        '--json',
+        configs / 'out.json',
+    )
     out = json.loads((configs / 'out.json').read_text())
     assert [row['tokens'] for row in out['rows'] if row['name'] == 'pooled'] == [6, 24, 96]
     assert [row['shape'] for row in out['rows'] if row['name'] == 'dense'] == [[16, 24], [32, 48], [64, 96]]
     assert [row['macs'] for row in out['rows'] if row['name'] == 'dense'] == [model_macs(n) for n in (6, 24, 96)]
-    (point, ) = out['break_even']
+    (point,) = out['break_even']
     assert point['name'] == 'pooled' and point['text'] in printed and out['tokens']['dense'] == [24] * 4
 
 
 def test_benchmark_of_a_training_step(configs, run):
-    run('benchmark', configs / 'dense.py', configs / 'pooled.py', '--train', '--device', 'cpu', '--rounds', 5,
-        '--warmup', 1, '--json', configs / 'out.json')
+    run(
+        'benchmark',
+        configs / 'dense.py',
+        configs / 'pooled.py',
+        '--train',
+        '--device',
+        'cpu',
+        '--rounds',
+        5,
+        '--warmup',
+        1,
+        '--json',
+        configs / 'out.json',
+    )
     out = json.loads((configs / 'out.json').read_text())
     assert out['timed'] == 'training step' and out['rows'][0]['batch'] == 2
     # the auxiliary head trains: convs of both pyramids, conv over all, classifier
@@ -321,12 +458,15 @@ def test_benchmark_of_a_training_step(configs, run):
     assert [row['macs'] for row in out['rows']] == [model_macs(24) + auxiliary, model_macs(24, 6) + auxiliary]
 
 
-@pytest.mark.parametrize('args, words', [
-    (['--cuda-graph'], ['--cuda-graph needs a GPU', '--device cpu']),
-    (['--train', '--batch', 1], ['batch normalisation of dense', '--batch 2']),
-    (['--checkpoint', 'gone.pth'], ['checkpoint not found: gone.pth']),
-    (['--images', 'nowhere'], ["--images='nowhere' holds no pictures"]),
-])
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        (['--cuda-graph'], ['--cuda-graph needs a GPU', '--device cpu']),
+        (['--train', '--batch', 1], ['batch normalisation of dense', '--batch 2']),
+        (['--checkpoint', 'gone.pth'], ['checkpoint not found: gone.pth']),
+        (['--images', 'nowhere'], ["--images='nowhere' holds no pictures"]),
+    ],
+)
 def test_benchmark_refuses(configs, refuses, args, words):
     refuses('benchmark', configs / 'dense.py', '--device', 'cpu', *args, words=words)
 
@@ -334,8 +474,15 @@ def test_benchmark_refuses(configs, refuses, args, words):
 def test_benchmark_refuses_configs(configs, refuses):
     refuses('benchmark', configs / 'dense.py', configs / 'gone.py', words=['config file not found', 'gone.py'])
     (configs / 'loose.py').write_text("_base_ = ['dense.py']\noptim_wrapper = None\n")
-    refuses('benchmark', configs / 'dense.py', configs / 'loose.py', '--train', '--device', 'cpu',
-            words=['--train: the config of loose has no optim_wrapper'])
+    refuses(
+        'benchmark',
+        configs / 'dense.py',
+        configs / 'loose.py',
+        '--train',
+        '--device',
+        'cpu',
+        words=['--train: the config of loose has no optim_wrapper'],
+    )
 
 
 @pytest.mark.parametrize('flag, value', [('rounds', 4), ('warmup', 0), ('batch', 0), ('num', 0)])
@@ -345,15 +492,19 @@ def test_benchmark_has_a_least_of_everything(configs, run, capsys, flag, value):
     assert caught.value.code == 2 and f'--{flag} {value}: give' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('items, num, expected', [
-    (19, 10, range(0, 19, 2)), (7, 3, [0, 3, 6]), (4, 9, range(4)), (5, 1, [0]), (233, 4, [0, 77, 155, 232])])
+@pytest.mark.parametrize(
+    'items, num, expected',
+    [(19, 10, range(0, 19, 2)), (7, 3, [0, 3, 6]), (4, 9, range(4)), (5, 1, [0]), (233, 4, [0, 77, 155, 232])],
+)
 def test_pictures_are_spread_evenly(items, num, expected):
     from mmtoken.analysis.loading import spread_out
+
     assert spread_out(range(items), num) == list(expected)
 
 
 def test_pictures_are_normalised_as_the_config_says(configs):
     from mmtoken.analysis.loading import build_model, read_config, read_images
+
     model = build_model(read_config(configs / 'stock.py'))
     cv2.imwrite(str(configs / 'pictures/0.png'), np.full((40, 60, 3), (1, 2, 3), np.uint8))
     images = read_images(model, configs / 'pictures', (32, 48), 1)
@@ -366,6 +517,7 @@ def test_the_stock_model_is_upstreams_class(configs):
     from mmseg.models.backbones import VisionTransformer
 
     from mmtoken.analysis.loading import build_model, read_config, stock_config
+
     cfg = read_config(configs / 'pooled.py', {'model.type': 'mmtoken.TokenEncoderDecoder'})
     stock = build_model(stock_config(cfg, build_model(cfg)))
     assert type(stock) is EncoderDecoder and type(stock.backbone) is VisionTransformer

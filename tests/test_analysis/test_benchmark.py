@@ -20,19 +20,25 @@ def _own_scope(monkeypatch):
     monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
 
 
-@pytest.mark.parametrize('ratios, expected', [
-    ([0.5, 0.9, 1.1, 1.3], 300),  # half way between 200 and 400
-    ([0.5, 0.8, 1.0, 1.3], 400),
-    ([1.1, 1.2, 1.3, 1.4], 100),
-    ([0.9, 1.1, 0.7, 1.3], 600),  # the last time that it overtakes
-    ([0.5, 0.6, 0.7, 0.99], None),
-])
+@pytest.mark.parametrize(
+    'ratios, expected',
+    [
+        ([0.5, 0.9, 1.1, 1.3], 300),  # half way between 200 and 400
+        ([0.5, 0.8, 1.0, 1.3], 400),
+        ([1.1, 1.2, 1.3, 1.4], 100),
+        ([0.9, 1.1, 0.7, 1.3], 600),  # the last time that it overtakes
+        ([0.5, 0.6, 0.7, 0.99], None),
+    ],
+)
 def test_break_even(ratios, expected):
     counts = [100, 200, 400, 800]
     assert break_even(counts, ratios) == (expected if expected is None else pytest.approx(expected))
-    rows = [dict(name=name, batch=1, tokens=n, speedup=dict(ratio=ratio if name == 'b' else 1))
-            for n, ratio in zip(counts, ratios) for name in 'ab']
-    (point, ) = break_even_points(rows, 'a')
+    rows = [
+        dict(name=name, batch=1, tokens=n, speedup=dict(ratio=ratio if name == 'b' else 1))
+        for n, ratio in zip(counts, ratios)
+        for name in 'ab'
+    ]
+    (point,) = break_even_points(rows, 'a')
     text = {None: 'slower up to 800', 100: 'faster at every size, from 100'}.get(expected, f'from about {expected}')
     assert point['name'] == 'b' and text in point['text']
 
@@ -59,7 +65,6 @@ def test_peak_of_what_is_alive_at_once():
 
 def test_peak_memory_is_that_of_the_model_alone():
     class Wide(nn.Module):
-
         def __init__(self, width):
             super().__init__()
             self.factor = nn.Parameter(torch.ones(width, 1, 1))
@@ -74,8 +79,9 @@ def test_peak_memory_is_that_of_the_model_alone():
     assert bench.peak_memory('large', images) > 3 * bench.peak_memory('small', images)
 
 
-@pytest.mark.parametrize('options', [dict(cuda_graph=True), dict(cuda_graph=True, device='cuda',
-                                                                 optimizers=dict(a=OPTIMIZER))])
+@pytest.mark.parametrize(
+    'options', [dict(cuda_graph=True), dict(cuda_graph=True, device='cuda', optimizers=dict(a=OPTIMIZER))]
+)
 def test_cuda_graphs_are_for_predictions_on_a_gpu(options):
     with pytest.raises(UserError, match='--cuda-graph'):
         Bench(dict(a=nn.Conv2d(3, 3, 1)), **options)
@@ -104,9 +110,13 @@ def on_paper(monkeypatch):
 
 def models_of_unlike_cost(loud):
     from mmtoken.testing import toy_hosts
+
     host = toy_hosts()['TokenVisionTransformer']
-    return dict(dense=host(), pooled=host(reducer=dict(type='mmtoken.AvgPool', layer=1)),
-                loud=host(reducer=dict(type='mmtoken.Loud', part=1.05)))
+    return dict(
+        dense=host(),
+        pooled=host(reducer=dict(type='mmtoken.AvgPool', layer=1)),
+        loud=host(reducer=dict(type='mmtoken.Loud', part=1.05)),
+    )
 
 
 @pytest.mark.parametrize('models', [['dense', 'loud'], ['loud', 'dense'], ['dense', 'pooled', 'loud']])
@@ -136,8 +146,10 @@ class Boxes(nn.Module):
 
 def test_detectors_are_counted_on_all_pictures(monkeypatch, on_paper):
     from mmtoken.analysis import flops
+
     monkeypatch.setattr(flops, 'predicts_boxes', lambda model: isinstance(model, Boxes))
     from mmtoken.analysis.report import costs
+
     model, images = Boxes(), torch.tensor([1, 2, 6]).view(3, 1, 1, 1).expand(3, 1, 2, 3) / 6
     bench = Bench(dict(a=model))
     assert bench.costs(images)['a'].total == 3 * 16**2
@@ -149,6 +161,7 @@ def test_detectors_are_counted_on_all_pictures(monkeypatch, on_paper):
 
 def test_of_pictures_alike_one_is_counted(monkeypatch):
     from mmtoken.analysis.flops import over_pictures
+
     seen = []
     inputs = [torch.zeros(1, 3, *size) for size in [(8, 8), (8, 9), (8, 8)]]
     assert over_pictures(nn.Conv2d(3, 3, 1), inputs, lambda n: seen.append(n) or n) == [0, 1, 0] and seen == [0, 1]
@@ -170,6 +183,7 @@ class Trained(nn.Module):
 
 def test_training_steps_are_counted_a_picture_and_leave_no_trace(monkeypatch):
     from mmtoken.analysis import benchmark
+
     monkeypatch.setattr(benchmark, 'synthetic_samples', lambda *args: None)
     model, images = Trained(), torch.tensor([1, 2, 6]).view(3, 1, 1, 1).expand(3, 1, 2, 3) / 6
     bench = Bench(dict(a=model), optimizers=dict(a=OPTIMIZER))
@@ -183,22 +197,47 @@ RESNET18 = {'backbone.depth': 18}
 
 def few(head):
     """Mask2Former with less of everything."""
-    return {**RESNET18, f'{head}.in_channels': [64, 128, 256, 512], f'{head}.pixel_decoder.encoder.num_layers': 1,
-            f'{head}.transformer_decoder.num_layers': 2, f'{head}.num_queries': 20}
+    return {
+        **RESNET18,
+        f'{head}.in_channels': [64, 128, 256, 512],
+        f'{head}.pixel_decoder.encoder.num_layers': 1,
+        f'{head}.transformer_decoder.num_layers': 2,
+        f'{head}.num_queries': 20,
+    }
 
 
-@pytest.mark.parametrize('path, options', [
-    ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
-     {**RESNET18, 'neck.in_channels': [64, 128, 256, 512], 'train_cfg.rcnn.sampler.num': 16,
-      'roi_head.bbox_head.fc_out_channels': 32}),
-    ('mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py',
-     {**few('panoptic_head'), 'train_cfg.num_points': 64}),
-    ('mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
-     {**RESNET18, 'neck.in_channels': [128, 256, 512], 'num_queries': 20, 'encoder.num_layers': 1,
-      'decoder.num_layers': 1}),
-    ('mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py',
-     {**few('decode_head'), 'decode_head.train_cfg.num_points': 64}),
-])
+@pytest.mark.parametrize(
+    'path, options',
+    [
+        (
+            'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+            {
+                **RESNET18,
+                'neck.in_channels': [64, 128, 256, 512],
+                'train_cfg.rcnn.sampler.num': 16,
+                'roi_head.bbox_head.fc_out_channels': 32,
+            },
+        ),
+        (
+            'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py',
+            {**few('panoptic_head'), 'train_cfg.num_points': 64},
+        ),
+        (
+            'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+            {
+                **RESNET18,
+                'neck.in_channels': [128, 256, 512],
+                'num_queries': 20,
+                'encoder.num_layers': 1,
+                'decoder.num_layers': 1,
+            },
+        ),
+        (
+            'mmseg::mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py',
+            {**few('decode_head'), 'decode_head.train_cfg.num_points': 64},
+        ),
+    ],
+)
 def test_a_training_step_changes_the_weights(path, options):
     cfg = read_config(path, {f'model.{key}': value for key, value in options.items()})
     model = build_model(cfg)
@@ -209,16 +248,28 @@ def test_a_training_step_changes_the_weights(path, options):
     changed = [name for name, p in model.named_parameters() if name in before and not torch.equal(p, before[name])]
     assert len(changed) > 0.7 * len(before)  # all but what a residual that starts at zero hides
     report = bench.count('a', images)
-    heads = [name for name in ('rpn_head', 'roi_head', 'panoptic_head', 'decode_head', 'bbox_head')
-             if name in report.by_module]
+    heads = [
+        name
+        for name in ('rpn_head', 'roi_head', 'panoptic_head', 'decode_head', 'bbox_head')
+        if name in report.by_module
+    ]
     assert heads and all(report.by_module[name] > 0 for name in heads)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize('options', [dict(), dict(amp='fp16'), dict(amp='bf16', compile=True), dict(cuda_graph=True),
-                                     dict(amp='bf16', cuda_graph=True)])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(amp='fp16'),
+        dict(amp='bf16', compile=True),
+        dict(cuda_graph=True),
+        dict(amp='bf16', cuda_graph=True),
+    ],
+)
 def test_on_a_gpu(options):
     from mmtoken.testing import toy_hosts
+
     host = toy_hosts()['TokenVisionTransformer']
     models = dict(dense=host().cuda(), pooled=host(reducer=dict(type='mmtoken.AvgPool', layer=1)).cuda())
     bench, images = Bench(models, device='cuda', **options), torch.randn(3, 3, 32, 32, device='cuda')
@@ -235,6 +286,7 @@ def test_a_training_step_on_a_gpu():
     cfg = read_config('mmseg::segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py')
     model = build_model(cfg).cuda()
     bench = Bench(dict(a=model), device='cuda', amp='fp16', optimizers=dict(a=cfg.optim_wrapper))
-    rows = bench.measure(torch.randn(2, 3, 64, 64, device='cuda'), 2, 5, 1, bench.costs(torch.zeros(
-        2, 3, 64, 64, device='cuda')))
+    rows = bench.measure(
+        torch.randn(2, 3, 64, 64, device='cuda'), 2, 5, 1, bench.costs(torch.zeros(2, 3, 64, 64, device='cuda'))
+    )
     assert rows[0]['peak_memory'] > 4 * sum(p.numel() for p in model.parameters())

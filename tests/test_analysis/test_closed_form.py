@@ -40,7 +40,7 @@ def tome(relative, r=None, keep=None, **_):
     n, attention, mlp, reduce = N, [], [], 0
     for i in range(DEPTH):
         attention.append(n)
-        merged = round(n * (1 - keep**(1 / DEPTH))) if r is None else r
+        merged = round(n * (1 - keep ** (1 / DEPTH))) if r is None else r
         reduce += ceil(n / 2) * (n // 2) * (DIM // HEADS)  # every even token with every odd one
         reduce += (n - merged) * merged * (DIM + 1)  # what is merged is added by a matrix, and its sizes
         reduce += relative * (i < DEPTH - 1) * (n - merged) * merged * 2  # its centres, if a block comes that asks
@@ -69,20 +69,22 @@ def test_every_method_has_a_closed_form():
 
 
 def of_blocks(attention, mlp, prefix):
-    blocks = sum(4 * (n + prefix) * DIM**2 + 2 * (n + prefix)**2 * DIM for n in attention)
+    blocks = sum(4 * (n + prefix) * DIM**2 + 2 * (n + prefix) ** 2 * DIM for n in attention)
     return blocks + sum(8 * (n + prefix) * DIM**2 for n in mlp)
 
 
 @pytest.mark.parametrize('host', list(HOSTS))
-@pytest.mark.parametrize('method, args', [(None, {})] + [(m, a) for m in CLOSED_FORMS for a in METHODS[m].examples],
-                         ids=str)
+@pytest.mark.parametrize(
+    'method, args', [(None, {})] + [(m, a) for m in CLOSED_FORMS for a in METHODS[m].examples], ids=str
+)
 def test_host_and_method(host, method, args):
     size = tuple(side * PATCH for side in GRID)
     reducer = dict(type=f'mmtoken.{method}', **args) if method else None
     model = HOSTS[host](size=size, reducer=reducer)
     relative = model.position == 'relative'
-    attention, mlp, reduce, restore = CLOSED_FORMS[method](relative=relative, **args) if method else \
-        ([N] * DEPTH, [N] * DEPTH, 0, 0)
+    attention, mlp, reduce, restore = (
+        CLOSED_FORMS[method](relative=relative, **args) if method else ([N] * DEPTH, [N] * DEPTH, 0, 0)
+    )
 
     blocks, stem = of_blocks(attention, mlp, model.num_prefix), N * 3 * PATCH**2 * DIM
     expected = dict(stem=stem, blocks=blocks, reduce=reduce, restore=restore, neck=0, heads=0, other=0)
@@ -94,15 +96,22 @@ def test_host_and_method(host, method, args):
 
 
 @pytest.mark.parametrize('host', [name for name, host in HOSTS.items() if host().position == 'absolute'])
-@pytest.mark.parametrize('method, args', [
-    (m, a) for m in RECORDED for a in (METHODS[m].identity_example, *METHODS[m].examples)], ids=str)
+@pytest.mark.parametrize(
+    'method, args', [(m, a) for m in RECORDED for a in (METHODS[m].identity_example, *METHODS[m].examples)], ids=str
+)
 def test_segmentor_with_a_dynamic_method(host, method, args):
     size, classes = tuple(side * PATCH for side in GRID), args['heads']['num_classes']
     backbone = dict(type=HOSTS[host], size=size, reducer=dict(type=f'mmtoken.{method}', **args))
     head = dict(args['heads'], in_channels=DIM, num_convs=1, kernel_size=3, channels=16)
-    model = MODELS.build(dict(
-        type='mmtoken.TokenEncoderDecoder', backbone=backbone, decode_head=head, test_cfg=dict(mode='whole'),
-        data_preprocessor=dict(type='mmseg.SegDataPreProcessor')))
+    model = MODELS.build(
+        dict(
+            type='mmtoken.TokenEncoderDecoder',
+            backbone=backbone,
+            decode_head=head,
+            test_cfg=dict(mode='whole'),
+            data_preprocessor=dict(type='mmseg.SegDataPreProcessor'),
+        )
+    )
     model.eval()
     image = torch.randn(1, 3, *size)
     with torch.no_grad():
@@ -111,8 +120,15 @@ def test_segmentor_with_a_dynamic_method(host, method, args):
     assert (min(left) < len(args['exits'])) == (args != METHODS[method].identity_example) and len(left) == N
 
     tokens, reduce, restore = RECORDED[method](left, **args)
-    expected = dict(stem=N * 3 * PATCH**2 * DIM, blocks=of_blocks(tokens, tokens, model.backbone.num_prefix),
-                    reduce=reduce, restore=restore, neck=0, heads=N * 16 * (DIM * 9 + classes), other=0)
+    expected = dict(
+        stem=N * 3 * PATCH**2 * DIM,
+        blocks=of_blocks(tokens, tokens, model.backbone.num_prefix),
+        reduce=reduce,
+        restore=restore,
+        neck=0,
+        heads=N * 16 * (DIM * 9 + classes),
+        other=0,
+    )
     report = segmentor_macs(model, image)
     assert model_parts(report, model) == expected
     assert report.total == sum(expected.values()) and report.tokens == tokens and not report.missed
@@ -126,8 +142,11 @@ def test_torch_counts_the_same_where_it_can(host, method):
     dense = HOSTS[host](size=size)
     if method and METHODS[method].dynamic and dense.position == 'relative':
         pytest.skip('dynamic methods need absolute positions')
-    model = dense if method is None else HOSTS[host](
-        size=size, reducer=dict(type=f'mmtoken.{method}', **METHODS[method].examples[-1]))
+    model = (
+        dense
+        if method is None
+        else HOSTS[host](size=size, reducer=dict(type=f'mmtoken.{method}', **METHODS[method].examples[-1]))
+    )
     model.completed = True  # as a segmentor says that completes the logits of pruned tokens
     images = torch.randn(2, 3, *size)
     with sdpa_kernel(SDPBackend.MATH), torch.no_grad():

@@ -31,24 +31,54 @@ BOXES = {**SMALL, 'test_cfg.rcnn.score_thr': -1, 'test_cfg.rpn.max_per_img': 20,
 
 def few(head):
     """Two layers in the encoder of Mask2Former's pixel decoder, two in its transformer decoder; a shallow backbone."""
-    return {'backbone.depths': [1, 1, 1, 1], f'{head}.pixel_decoder.encoder.num_layers': 2,
-            f'{head}.transformer_decoder.num_layers': 2}
+    return {
+        'backbone.depths': [1, 1, 1, 1],
+        f'{head}.pixel_decoder.encoder.num_layers': 2,
+        f'{head}.transformer_decoder.num_layers': 2,
+    }
 
 
-@pytest.mark.parametrize('path, options, heads, deformable_samples', [
-    ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', {**BOXES, 'roi_head.bbox_head.fc_out_channels': 32},
-     ['rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head'], 0),
-    ('mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
-     {**BOXES, **{f'roi_head.bbox_head.{i}.fc_out_channels': 32 for i in range(3)}},
-     ['rpn_head', 'roi_head.bbox_head.2', 'roi_head.mask_head.2'], 0),
-    ('mmdet::mask2former/mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco-panoptic.py', few('panoptic_head'),
-     ['panoptic_head.pixel_decoder', 'panoptic_head.transformer_decoder', 'panoptic_head.cls_embed'], 2 * KEYS * 3),
-    ('mmseg::mask2former/mask2former_swin-t_8xb2-160k_ade20k-512x512.py', few('decode_head'),
-     ['decode_head.pixel_decoder', 'decode_head.transformer_decoder', 'decode_head.cls_embed'], 2 * KEYS * 3),
-    ('mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
-     {'backbone.depth': 18, 'neck.in_channels': [128, 256, 512], 'num_queries': 50, 'encoder.num_layers': 2,
-      'decoder.num_layers': 1}, ['encoder', 'decoder', 'bbox_head'], 2 * (KEYS + LAST) * 4 + 50 * 4),
-])
+@pytest.mark.parametrize(
+    'path, options, heads, deformable_samples',
+    [
+        (
+            'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+            {**BOXES, 'roi_head.bbox_head.fc_out_channels': 32},
+            ['rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head'],
+            0,
+        ),
+        (
+            'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
+            {**BOXES, **{f'roi_head.bbox_head.{i}.fc_out_channels': 32 for i in range(3)}},
+            ['rpn_head', 'roi_head.bbox_head.2', 'roi_head.mask_head.2'],
+            0,
+        ),
+        (
+            'mmdet::mask2former/mask2former_swin-t-p4-w7-224_8xb2-lsj-50e_coco-panoptic.py',
+            few('panoptic_head'),
+            ['panoptic_head.pixel_decoder', 'panoptic_head.transformer_decoder', 'panoptic_head.cls_embed'],
+            2 * KEYS * 3,
+        ),
+        (
+            'mmseg::mask2former/mask2former_swin-t_8xb2-160k_ade20k-512x512.py',
+            few('decode_head'),
+            ['decode_head.pixel_decoder', 'decode_head.transformer_decoder', 'decode_head.cls_embed'],
+            2 * KEYS * 3,
+        ),
+        (
+            'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+            {
+                'backbone.depth': 18,
+                'neck.in_channels': [128, 256, 512],
+                'num_queries': 50,
+                'encoder.num_layers': 2,
+                'decoder.num_layers': 1,
+            },
+            ['encoder', 'decoder', 'bbox_head'],
+            2 * (KEYS + LAST) * 4 + 50 * 4,
+        ),
+    ],
+)
 def test_through_to_the_prediction(path, options, heads, deformable_samples):
     model = build_model(read_config(path, {f'model.{key}': value for key, value in options.items()}))
     images = torch.randn(1, 3, HEIGHT, WIDTH)
@@ -75,21 +105,31 @@ def test_deformable_attention_counts_the_same_whatever_runs_it(compiled):
         if not deformable.ext_module.__file__.endswith('_ext_standin.py'):
             pytest.skip('the operator itself needs a GPU')
         starts = torch.tensor([0, 24])
-        report = count_macs(lambda: deformable.ext_module.ms_deform_attn_forward(
-            value, shapes, starts, locations, weights, im2col_step=64), ())
+        report = count_macs(
+            lambda: deformable.ext_module.ms_deform_attn_forward(
+                value, shapes, starts, locations, weights, im2col_step=64
+            ),
+            (),
+        )
     else:
-        report = count_macs(lambda: deformable.multi_scale_deformable_attn_pytorch(
-            value, shapes, locations, weights), ())
+        report = count_macs(
+            lambda: deformable.multi_scale_deformable_attn_pytorch(value, shapes, locations, weights), ()
+        )
     assert report.total == 5 * batch * queries * heads * 2 * points * channels
     assert report.uncounted == {}  # what it is made of is no work beside
 
 
 def test_deformable_convolutions(monkeypatch):
     """The kernels themselves are compiled; here they give zeros."""
-    monkeypatch.setattr(sys.modules['mmcv._ext'], 'deform_conv_forward',
-                        lambda *args, **kwargs: args[3].zero_(), raising=False)
-    monkeypatch.setattr(sys.modules['mmcv._ext'], 'modulated_deform_conv_forward',
-                        lambda *args, **kwargs: args[6].zero_(), raising=False)
+    monkeypatch.setattr(
+        sys.modules['mmcv._ext'], 'deform_conv_forward', lambda *args, **kwargs: args[3].zero_(), raising=False
+    )
+    monkeypatch.setattr(
+        sys.modules['mmcv._ext'],
+        'modulated_deform_conv_forward',
+        lambda *args, **kwargs: args[6].zero_(),
+        raising=False,
+    )
     x, places = torch.randn(2, 4, 8, 10), 2 * 80
     offset, mask = torch.randn(2, 2 * 2 * 9, 8, 10), torch.rand(2, 2 * 9, 8, 10)
     product, corners = places * 6 * (4 // 2) * 9, 4 * places * 4 * 9

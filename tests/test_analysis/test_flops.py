@@ -35,13 +35,12 @@ class Block(nn.Module):
         if self.fused:
             out = F.scaled_dot_product_attention(q, k, v)
         else:
-            out = (q @ k.transpose(-1, -2) * q.shape[-1]**-0.5).softmax(-1) @ v
+            out = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1) @ v
         x = x + self.proj(out.transpose(1, 2).flatten(2))
         return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
 
 
 class ToyViT(nn.Module):
-
     def __init__(self, fused: bool = True):
         super().__init__()
         self.patch_embed = nn.Conv2d(3, DIM, PATCH, PATCH)
@@ -68,8 +67,9 @@ def test_toy_vit_equals_the_hand_formula(fused, device, batch, height, width):
     embed = tokens * 3 * PATCH**2 * DIM
     block = vit_macs(tokens, DIM, 1)
     assert report.total == batch * (embed + DEPTH * block)
-    assert part_table(report, model) == [('patch_embed', batch * embed)
-                                         ] + [(f'layers.{i}', batch * block) for i in range(DEPTH)]
+    assert part_table(report, model) == [('patch_embed', batch * embed)] + [
+        (f'layers.{i}', batch * block) for i in range(DEPTH)
+    ]
     assert sum(report.by_operator.values()) == report.total
 
 
@@ -92,33 +92,40 @@ def attention(q, k, v, **kwargs):
 B, L, S, D, V = 2, 5, 7, 8, 16
 
 
-@pytest.mark.parametrize('function, shapes, expected', [
-    (torch.bmm, [(B, L, D), (B, D, S)], B * L * D * S),
-    (torch.matmul, [(L, D), (B, D, S)], B * L * D * S),  # fvcore forgets the batch here
-    (torch.matmul, [(B, L, D), (D, )], B * L * D),
-    (torch.baddbmm, [(B, L, S), (B, L, D), (B, D, S)], B * L * D * S),
-    (torch.addmv, [(L, ), (L, D), (D, )], L * D),
-    (torch.dot, [(D, ), (D, )], D),
-    (torch.cdist, [(B, L, D), (B, S, D)], B * L * S * D),
-    (lambda a, b: torch.cdist(a, b, p=1), [(B, L, D), (B, S, D)], B * L * S * D),
-    (lambda a, b: torch.cdist(a, b), [(B, 40, D), (B, 41, D)], B * 40 * 41 * D),
-    (lambda a, b: torch.einsum('bqc,bchw->bqhw', a, b), [(B, L, D), (B, D, 3, 4)], B * L * D * 12),
-    (F.linear, [(B, L, D), (S, D), (S, )], B * L * D * S),
-    (F.conv2d, [(B, 8, 9, 9), (6, 8, 3, 3)], B * 7 * 7 * 6 * 8 * 9),
-    (lambda x, w: F.conv2d(x, w, groups=4, stride=2), [(B, 8, 9, 9), (8, 2, 3, 3)], B * 4 * 4 * 8 * 2 * 9),
-    (lambda x, w: F.conv_transpose2d(x, w, stride=2), [(B, 8, 5, 5), (8, 6, 2, 2)], B * 25 * 8 * 6 * 4),
-    (attention, [(B, 4, L, D), (B, 4, S, D), (B, 4, S, V)], B * 4 * L * S * (D + V)),
-    (attention, [(B, 4, L, D), (B, 4, S, D), (B, 4, S, D), (B, 1, L, S)], B * 4 * L * S * 2 * D),
-    (lambda q, k, v: attention(q, k, v, enable_gqa=True), [(B, 4, L, D), (B, 2, S, D), (B, 2, S, D)],
-     B * 4 * L * S * 2 * D),
-    (lambda x, a, b: x.addmm_(a, b), [(L, S), (L, D), (D, S)], L * D * S),
-    (torch.tensordot, [(L, D, S), (D, S, V)], L * D * S * V),
-    (F.bilinear, [(B, D), (B, S), (V, D, S)], B * V * D * S + B * V * S),
-    (lambda a, b: torch.sparse.mm(torch.eye(L).to_sparse(), a) + b, [(L, D), (1, )], L * D),  # L of L·L are stored
-    (lambda a, b: torch.eye(L).to_sparse_csr() @ a + b, [(L, D), (1, )], L * D),
-])
+@pytest.mark.parametrize(
+    'function, shapes, expected',
+    [
+        (torch.bmm, [(B, L, D), (B, D, S)], B * L * D * S),
+        (torch.matmul, [(L, D), (B, D, S)], B * L * D * S),  # fvcore forgets the batch here
+        (torch.matmul, [(B, L, D), (D,)], B * L * D),
+        (torch.baddbmm, [(B, L, S), (B, L, D), (B, D, S)], B * L * D * S),
+        (torch.addmv, [(L,), (L, D), (D,)], L * D),
+        (torch.dot, [(D,), (D,)], D),
+        (torch.cdist, [(B, L, D), (B, S, D)], B * L * S * D),
+        (lambda a, b: torch.cdist(a, b, p=1), [(B, L, D), (B, S, D)], B * L * S * D),
+        (lambda a, b: torch.cdist(a, b), [(B, 40, D), (B, 41, D)], B * 40 * 41 * D),
+        (lambda a, b: torch.einsum('bqc,bchw->bqhw', a, b), [(B, L, D), (B, D, 3, 4)], B * L * D * 12),
+        (F.linear, [(B, L, D), (S, D), (S,)], B * L * D * S),
+        (F.conv2d, [(B, 8, 9, 9), (6, 8, 3, 3)], B * 7 * 7 * 6 * 8 * 9),
+        (lambda x, w: F.conv2d(x, w, groups=4, stride=2), [(B, 8, 9, 9), (8, 2, 3, 3)], B * 4 * 4 * 8 * 2 * 9),
+        (lambda x, w: F.conv_transpose2d(x, w, stride=2), [(B, 8, 5, 5), (8, 6, 2, 2)], B * 25 * 8 * 6 * 4),
+        (attention, [(B, 4, L, D), (B, 4, S, D), (B, 4, S, V)], B * 4 * L * S * (D + V)),
+        (attention, [(B, 4, L, D), (B, 4, S, D), (B, 4, S, D), (B, 1, L, S)], B * 4 * L * S * 2 * D),
+        (
+            lambda q, k, v: attention(q, k, v, enable_gqa=True),
+            [(B, 4, L, D), (B, 2, S, D), (B, 2, S, D)],
+            B * 4 * L * S * 2 * D,
+        ),
+        (lambda x, a, b: x.addmm_(a, b), [(L, S), (L, D), (D, S)], L * D * S),
+        (torch.tensordot, [(L, D, S), (D, S, V)], L * D * S * V),
+        (F.bilinear, [(B, D), (B, S), (V, D, S)], B * V * D * S + B * V * S),
+        (lambda a, b: torch.sparse.mm(torch.eye(L).to_sparse(), a) + b, [(L, D), (1,)], L * D),  # L of L·L are stored
+        (lambda a, b: torch.eye(L).to_sparse_csr() @ a + b, [(L, D), (1,)], L * D),
+    ],
+)
 def test_operator(function, shapes, expected):
     if len(shapes) == 4 and function is attention:
+
         def function(q, k, v, mask):
             return attention(q, k, v, attn_mask=mask)
 
@@ -140,8 +147,10 @@ def test_quantised_products():
     report = count_macs(pack, (torch.randn(5, 16), b.t().contiguous(), torch.ones(24)))
     assert report.total == 5 * 16 * 24
     half, grouped = torch.bfloat16, torch._grouped_mm
-    assert count_macs(grouped, (torch.randn(2, 8, 16, dtype=half), torch.randn(2, 16, 24, dtype=half))).total == \
-        2 * 8 * 16 * 24
+    assert (
+        count_macs(grouped, (torch.randn(2, 8, 16, dtype=half), torch.randn(2, 16, 24, dtype=half))).total
+        == 2 * 8 * 16 * 24
+    )
     scaled, one = torch.ops.aten._scaled_mm.default, torch.ones((), device='meta')
     eight = [torch.empty(shape, device='meta', dtype=torch.float8_e4m3fn) for shape in ((32, 16), (48, 16))]
     assert count_macs(lambda: scaled(eight[0], eight[1].t(), one, one), ()).total == 32 * 16 * 48
@@ -160,17 +169,20 @@ def test_kernels_of_whole_layers():
     assert report.total == 2 * vit_macs(10, DIM, 1)
 
 
-@pytest.mark.parametrize('function, missed', [
-    (lambda x: torch.linalg.inv(x), 'linalg_inv_ex'),
-    (lambda x: torch.linalg.svd(x), '_linalg_svd'),
-    (lambda x: nn.LSTM(4, 4)(x), 'mkldnn_rnn_layer'),
-    (lambda x: torch.ops.mmtoken_test.flash_attn(x), 'mmtoken_test::flash_attn'),
-    (lambda x: torch.ops.mmtoken_test.w8a8_gemm(x), 'mmtoken_test::w8a8_gemm'),
-    (lambda x: torch.linalg.norm(x), None),
-    (lambda x: F.normalize(x) + torch.linalg.cross(x[:, :3], x[:, :3]).sum(), None),
-    (lambda x: F.interpolate(x[None, None], scale_factor=2, mode='bilinear') + 0, None),
-    (lambda x: torch.ops.mmtoken_test.polish(x), None),
-])
+@pytest.mark.parametrize(
+    'function, missed',
+    [
+        (lambda x: torch.linalg.inv(x), 'linalg_inv_ex'),
+        (lambda x: torch.linalg.svd(x), '_linalg_svd'),
+        (lambda x: nn.LSTM(4, 4)(x), 'mkldnn_rnn_layer'),
+        (lambda x: torch.ops.mmtoken_test.flash_attn(x), 'mmtoken_test::flash_attn'),
+        (lambda x: torch.ops.mmtoken_test.w8a8_gemm(x), 'mmtoken_test::w8a8_gemm'),
+        (lambda x: torch.linalg.norm(x), None),
+        (lambda x: F.normalize(x) + torch.linalg.cross(x[:, :3], x[:, :3]).sum(), None),
+        (lambda x: F.interpolate(x[None, None], scale_factor=2, mode='bilinear') + 0, None),
+        (lambda x: torch.ops.mmtoken_test.polish(x), None),
+    ],
+)
 def test_products_without_a_formula_are_missed(function, missed):
     report = count_macs(function, torch.eye(4))
     assert list(report.missed) == ([missed] if missed else [])
@@ -178,16 +190,16 @@ def test_products_without_a_formula_are_missed(function, missed):
 
 
 for _name in ('flash_attn', 'w8a8_gemm', 'polish'):  # kernels of some other package
-    torch.library.custom_op(f'mmtoken_test::{_name}', lambda x: x.clone(), mutates_args=(),
-                            schema='(Tensor x) -> Tensor')
+    torch.library.custom_op(
+        f'mmtoken_test::{_name}', lambda x: x.clone(), mutates_args=(), schema='(Tensor x) -> Tensor'
+    )
 
 
 @pytest.mark.parametrize('need_weights', [True, False])
 def test_multihead_attention_whichever_way_torch_runs_it(need_weights):
     module = nn.MultiheadAttention(DIM, 4, batch_first=True)
     tokens = 10
-    report = count_macs(module, torch.randn(2, tokens, DIM),
-                        call=lambda x: module(x, x, x, need_weights=need_weights))
+    report = count_macs(module, torch.randn(2, tokens, DIM), call=lambda x: module(x, x, x, need_weights=need_weights))
     assert report.total == 2 * (4 * tokens * DIM**2 + 2 * tokens**2 * DIM)
 
 
@@ -217,8 +229,9 @@ def test_work_that_does_not_reach_the_output_counts():
 
 
 def test_unknown_operators_are_named_with_their_sizes():
-    report = count_macs(lambda x: x.softmax(-1).gather(1, torch.zeros(2, 1, dtype=torch.long)).view(-1) + 1,
-                        torch.randn(2, 3))
+    report = count_macs(
+        lambda x: x.softmax(-1).gather(1, torch.zeros(2, 1, dtype=torch.long)).view(-1) + 1, torch.randn(2, 3)
+    )
     assert report.total == 0
     assert report.uncounted == {'_softmax': (1, 6), 'gather': (1, 2), 'add': (1, 2)}  # calls, elements
     assert report.missed == {}
@@ -259,7 +272,6 @@ class Host(ToyViT):
 
 def test_work_of_hosts_and_reducers_goes_to_their_modules():
     class Model(nn.Module):
-
         def __init__(self):
             super().__init__()
             self.backbone, self.decode_head = Host(), nn.Conv2d(DIM, 5, 1)
@@ -287,8 +299,14 @@ def test_work_of_hosts_and_reducers_goes_to_their_modules():
         'decode_head': n * DIM * 5,
     }
     assert model_parts(report, model) == dict(
-        stem=n * 48 * DIM, blocks=vit_macs(n, DIM, 1) + 2 * vit_macs(m, DIM, 1), reduce=n * m * DIM,
-        restore=n * m * DIM, neck=0, heads=n * DIM * 5, other=0)
+        stem=n * 48 * DIM,
+        blocks=vit_macs(n, DIM, 1) + 2 * vit_macs(m, DIM, 1),
+        reduce=n * m * DIM,
+        restore=n * m * DIM,
+        neck=0,
+        heads=n * DIM * 5,
+        other=0,
+    )
     # nothing is left behind
     assert model.training and model.backbone.layers[1].training and not model.backbone.layers[0].training
     assert TokenState.dense is dense
@@ -309,6 +327,7 @@ def segmenter_large():
     """Stock Segmenter ViT-L/16 on the meta device, and its config."""
     from mmengine.hub import get_config
     from mmengine.registry import MODELS, init_default_scope
+
     cfg = get_config('mmseg::segmenter/segmenter_vit-l_mask_8xb1-160k_ade20k-512x512.py').model
     init_default_scope('mmseg')
     with pytest.MonkeyPatch.context() as patch, torch.device('meta'):  # its drop path rates are read as numbers
@@ -316,22 +335,26 @@ def segmenter_large():
         return MODELS.build(dict(cfg, pretrained=None)), cfg
 
 
-@pytest.mark.parametrize('side, classes, layers, published', [
-    (640, 150, 2, 658.980),  # ADE20K
-    (768, 19, 1, 995.548),  # Cityscapes; the table says 995.6
-    (480, 60, 2, 338.745),  # PASCAL Context
-])
+@pytest.mark.parametrize(
+    'side, classes, layers, published',
+    [
+        (640, 150, 2, 658.980),  # ADE20K
+        (768, 19, 1, 995.548),  # Cityscapes; the table says 995.6
+        (480, 60, 2, 338.745),  # PASCAL Context
+    ],
+)
 def test_segmenter_large_equals_the_published_figure(segmenter_large, side, classes, layers, published):
     """Expedit's table (arXiv 2210.01035): a counter by module, whose other conventions are taken into account here.
 
     It adds element-wise work and misses products that no module makes: the decoder's attention, projections and masks.
     """
     from mmengine.registry import MODELS
+
     model, cfg = segmenter_large
     model = copy.copy(model)
     model._modules = dict(model._modules)
     model.decode_head = MODELS.build(dict(cfg.decode_head, num_classes=classes, num_layers=layers)).to('meta')
-    patches, dim, heads = (side // 16)**2, 1024, 16
+    patches, dim, heads = (side // 16) ** 2, 1024, 16
     n, m = patches + 1, patches + classes
     ours = segmentor_macs(model, (side, side)).total
 
@@ -346,10 +369,12 @@ def test_segmenter_large_equals_the_published_figure(segmenter_large, side, clas
         assert round((ours + extra - m * dim**2 - patches * classes * dim) / 1e9, 2) == 671.72
 
 
-@pytest.mark.parametrize('reducer, entering', [(None, [1729] * 12),
-                                               (dict(type='mmtoken.AvgPool', layer=4), [1729] * 4 + [433] * 8)])
+@pytest.mark.parametrize(
+    'reducer, entering', [(None, [1729] * 12), (dict(type='mmtoken.AvgPool', layer=4), [1729] * 4 + [433] * 8)]
+)
 def test_dinov2_small_by_hand(reducer, entering):
     from mmtoken.registry import MODELS
+
     model = MODELS.build(dict(type='mmtoken.TokenDINOv2', arch='small', reducer=reducer)).to('meta')
     report = segmentor_macs(model, (504, 672))  # 36 x 48 patches and a class token
     assert report.total == 1728 * 14**2 * 3 * 384 + sum(vit_macs(tokens, 384, 1) for tokens in entering)
@@ -357,6 +382,7 @@ def test_dinov2_small_by_hand(reducer, entering):
 
 def test_real_reducers_cost_something_and_meta_is_no_cheaper_than_cpu():
     from mmtoken.registry import MODELS
+
     cfg = dict(type='mmtoken.TokenDINOv2', arch=dict(embed_dims=32, num_layers=4, num_heads=2), img_size=112)
     dense = segmentor_macs(MODELS.build(cfg), (112, 140))
     for reducer in (dict(type='mmtoken.Expedit', layer=1, grid=0.5), dict(type='mmtoken.ToMe', r=12)):

@@ -110,6 +110,7 @@ def test_clustered_patches_share_the_centre_with_the_largest_weight(monkeypatch,
 
 def test_merged_patches_share_the_token_that_one_by_one_merging_finds(monkeypatch):
     from mmtoken.methods.tome import reducer as tome
+
     plans = []
 
     def merge_plan(source, target, n):
@@ -162,9 +163,12 @@ def test_tokens_that_leave_are_told_apart_from_those_that_stay(host, loud):
 
 def test_stacked_reductions_and_tokens_that_come_back(loud):
     """Pooled first; of the pooled tokens some leave; at block 3 all are back."""
-    trace, model, pictures = run([
-        dict(type='mmtoken.AvgPool', layer=1, grid=(5, 3), mode='nearest', restore_at=3),
-        dict(type='mmtoken.Loud', part=1.0, layer=2)])
+    trace, model, pictures = run(
+        [
+            dict(type='mmtoken.AvgPool', layer=1, grid=(5, 3), mode='nearest', restore_at=3),
+            dict(type='mmtoken.Loud', part=1.0, layer=2),
+        ]
+    )
     cells = (np.arange(5)[:, None] * 3 + np.arange(9) // 3).ravel()
     stopped = []
     model.reducer.reducers[1].before = lambda state, i: stopped.append(state.patches.clone()) if i == 2 else None
@@ -184,8 +188,9 @@ def test_tokens_that_leave_at_several_exits(method):
     """The method's own record says at which exit each token left."""
     heads = dict(type='mmseg.FCNHead', num_convs=0, channels=32, concat_input=False, num_classes=3)
     torch.manual_seed(0)
-    model = HOSTS['TokenDINOv2'](size=(20, 36), reducer=dict(
-        type=f'mmtoken.{method}', heads=heads, exits=(0, 2), threshold=(0.75, 0.6)))
+    model = HOSTS['TokenDINOv2'](
+        size=(20, 36), reducer=dict(type=f'mmtoken.{method}', heads=heads, exits=(0, 2), threshold=(0.75, 0.6))
+    )
     model.completed = True
     with torch.no_grad(), trace_tokens(model) as trace:
         state = model.forward_tokens(torch.randn(3, 3, GRID[0] * PATCH, GRID[1] * PATCH))[1]

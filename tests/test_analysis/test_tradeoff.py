@@ -53,14 +53,31 @@ def rows(folder, file='tradeoff.json'):
 
 
 def test_a_sweep_with_competitors(town, call, tmp_path, capsys):
-    call('tradeoff', town / 'pooled.py', town / 'weights.pth', '--sweep', 'reducer.layer=1,2', '--sweep',
-         'reducer.grid=0.5,0.8', '--smaller-input', 0.5, '--competitor', f'{town}/tome.py:{town}/weights.pth:other',
-         '--rounds', 3, '--work-dir', tmp_path)
+    call(
+        'tradeoff',
+        town / 'pooled.py',
+        town / 'weights.pth',
+        '--sweep',
+        'reducer.layer=1,2',
+        '--sweep',
+        'reducer.grid=0.5,0.8',
+        '--smaller-input',
+        0.5,
+        '--competitor',
+        f'{town}/tome.py:{town}/weights.pth:other',
+        '--rounds',
+        3,
+        '--work-dir',
+        tmp_path,
+    )
     got = rows(tmp_path)
     assert list(got) == ['dense', 'input ×0.5', 'other'] + [f'layer={i}, grid={g}' for i in (1, 2) for g in (0.5, 0.8)]
     changed = {'model.backbone.reducer.layer': 2, 'model.backbone.reducer.grid': 0.8}
-    for name, config, options in [('dense', 'dense.py', {}), ('other', 'tome.py', {}),
-                                  ('layer=2, grid=0.8', 'pooled.py', changed)]:
+    for name, config, options in [
+        ('dense', 'dense.py', {}),
+        ('other', 'tome.py', {}),
+        ('layer=2, grid=0.8', 'pooled.py', changed),
+    ]:
         score, macs = reference(town, config, **options)
         assert got[name]['metrics']['mIoU'] == pytest.approx(score, abs=0.006), name  # mmseg rounds to two digits
         assert got[name]['macs'] == np.mean(macs) and got[name]['images'] == 4
@@ -77,7 +94,8 @@ def test_a_sweep_with_competitors(town, call, tmp_path, capsys):
     assert [line['name'] for line in table] == list(got) and {line['images'] for line in table} == {'4 images'}
     for line in table:
         assert float(line['delta']) == pytest.approx(
-            got[line['name']]['metrics']['mIoU'] - dense['metrics']['mIoU'], abs=1e-3)
+            got[line['name']]['metrics']['mIoU'] - dense['metrics']['mIoU'], abs=1e-3
+        )
     assert cv2.imread(str(tmp_path / 'tradeoff.png')).shape == (840, 1950, 3)
     assert '4 of 6, layer=1, grid=0.8: mIoU' in capsys.readouterr().out
 
@@ -110,19 +128,34 @@ def test_methods_that_look_at_the_picture_are_counted_on_several(town, tmp_path,
 
 def test_speed_ups_may_be_compared_with_macs_where_pictures_differ(town, tmp_path, loud, monkeypatch):
     from mmtoken.analysis import count_macs, latency
-    monkeypatch.setattr(latency, '_sample_cpu', lambda call, args: count_macs(
-        call.__self__.model, args, call=call).total / 1e6)
+
+    monkeypatch.setattr(
+        latency, '_sample_cpu', lambda call, args: count_macs(call.__self__.model, args, call=call).total / 1e6
+    )
     monkeypatch.setattr(Contender, 'score', lambda self: dict(mIoU=1.0))
-    dense, ours = (Setting(name, 'reduced', read_config(town / f'{name}.py'), str(town / 'weights.pth'))
-                   for name in ('dense', 'loud'))
+    dense, ours = (
+        Setting(name, 'reduced', read_config(town / f'{name}.py'), str(town / 'weights.pth'))
+        for name in ('dense', 'loud')
+    )
     row = Tradeoff(tmp_path, dense, pictures=4, rounds=5).row(ours)
     assert len(set(row['seconds'])) > 1 and len(row['seconds']) == len(row['dense_seconds']) == 8
     assert row['efficiency'] == pytest.approx(1, abs=1e-12)
 
 
 def test_a_quick_look_says_so_everywhere(town, call, tmp_path, capsys):
-    call('tradeoff', town / 'pooled.py', town / 'weights.pth', '--sweep', 'reducer.grid=0.5', '--num', 2, '--rounds', 1,
-         '--work-dir', tmp_path)
+    call(
+        'tradeoff',
+        town / 'pooled.py',
+        town / 'weights.pth',
+        '--sweep',
+        'reducer.grid=0.5',
+        '--num',
+        2,
+        '--rounds',
+        1,
+        '--work-dir',
+        tmp_path,
+    )
     printed = capsys.readouterr().out
     assert printed.count('on the first 2 images only') == 2
     assert all(row['first_only'] and row['images'] == 2 for row in rows(tmp_path).values())
@@ -131,13 +164,24 @@ def test_a_quick_look_says_so_everywhere(town, call, tmp_path, capsys):
 
 def test_products_without_a_formula_are_told(town, call, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr('mmtoken.analysis.counter.looks_like_a_product', lambda name: name == 'gelu')
-    flags = [town / 'pooled.py', town / 'weights.pth', '--sweep', 'reducer.grid=0.5', '--num', 1, '--rounds', 1,
-             '--work-dir', tmp_path]
+    flags = [
+        town / 'pooled.py',
+        town / 'weights.pth',
+        '--sweep',
+        'reducer.grid=0.5',
+        '--num',
+        1,
+        '--rounds',
+        1,
+        '--work-dir',
+        tmp_path,
+    ]
     for _ in range(2):  # measured, and read
         call('tradeoff', *flags)
         lines = capsys.readouterr().err.strip().splitlines()[-2:]
         assert [line.split(' (')[0] for line in lines] == [
-            f'MACs of {name} are too low, no formula for gelu' for name in ('dense', 'grid=0.5')]
+            f'MACs of {name} are too low, no formula for gelu' for name in ('dense', 'grid=0.5')
+        ]
     assert all(list(row['missed']) == ['gelu'] for row in rows(tmp_path).values())
 
 
@@ -201,8 +245,11 @@ def test_a_point_is_known_by_all_that_decides_it(town, tmp_path):
     elsewhere.work_dir, elsewhere.optim_wrapper = 'other', dict(type='OptimWrapper')
     assert keys(elsewhere) == same
     moved = [
-        keys(with_settings(cfg, {'reducer.grid': 0.6})), keys(smaller_input(cfg, 0.5, 14)), keys(weights=other),
-        keys(num=3)]
+        keys(with_settings(cfg, {'reducer.grid': 0.6})),
+        keys(smaller_input(cfg, 0.5, 14)),
+        keys(weights=other),
+        keys(num=3),
+    ]
     assert all(a != b for other in moved for a, b in zip(other, same))
     assert [a == b for a, b in zip(keys(rounds=4), same)] == [True, True, False]
     assert [a == b for a, b in zip(keys(pictures=4), same)] == [True, False, False]
@@ -212,8 +259,11 @@ def test_a_point_is_known_by_all_that_decides_it(town, tmp_path):
 @pytest.mark.skipif(not Path('/proc/self/fd').exists(), reason='looks at the open files of Linux')
 def test_a_setting_that_is_done_holds_no_file(town, tmp_path):
     def logs():
-        return [link for link in map(os.path.realpath, Path('/proc/self/fd').iterdir())
-                if link.startswith(str(tmp_path)) and link.endswith('.log')]
+        return [
+            link
+            for link in map(os.path.realpath, Path('/proc/self/fd').iterdir())
+            if link.startswith(str(tmp_path)) and link.endswith('.log')
+        ]
 
     dense = Setting('dense', 'dense', read_config(town / 'dense.py'), str(town / 'weights.pth'))
     tradeoff, cfg = Tradeoff(tmp_path, dense), read_config(town / 'pooled.py')
@@ -249,21 +299,31 @@ def test_the_search_finds_what_trying_everything_finds(town, call, tmp_path, cap
 
     limit = sorted(map(loss, everything.values()))[3]  # some lose less, some more
     for goal, met, better in [
-            (['--target-speedup', 1.25], lambda row: speed(row) >= 1.25, lambda row: -loss(row)),
-            (['--max-drop', limit], lambda row: loss(row) <= limit + 1e-9 and speed(row) > 1, speed)]:
+        (['--target-speedup', 1.25], lambda row: speed(row) >= 1.25, lambda row: -loss(row)),
+        (['--max-drop', limit], lambda row: loss(row) <= limit + 1e-9 and speed(row) > 1, speed),
+    ]:
         reaching = [row for row in everything.values() if met(row)]
         assert 0 < len(reaching) < len(everything)
         capsys.readouterr()
-        call('tradeoff', *flags, *goal, '--trials', 24, *(word for text in settings for word in ('--search', text)),
-             '--cfg-options', 'model.backbone.reducer.grid=0.9',  # is not to come back in what was found
-             'val_dataloader.drop_last=False')  # is to be in it
-        dense, found = json.loads((tmp_path / 'found.json').read_text())['rows']
+        call(
+            'tradeoff',
+            *flags,
+            *goal,
+            '--trials',
+            24,
+            *(word for text in settings for word in ('--search', text)),
+            '--cfg-options',
+            'model.backbone.reducer.grid=0.9',  # is not to come back in what was found
+            'val_dataloader.drop_last=False',
+        )  # is to be in it
+        _dense, found = json.loads((tmp_path / 'found.json').read_text())['rows']
         assert better(found) == pytest.approx(max(map(better, reaching))) and met(found)
         # the config that was written is the one that was measured, and runs
         cfg = read_config(tmp_path / 'found.py')
         assert cfg.val_dataloader.drop_last is False and cfg.val_dataloader.dataset.data_root == str(town / 'data')
         assert cfg.model.backbone.reducer == dict(
-            type='mmtoken.AvgPool', **{k.removeprefix('reducer.'): v for k, v in found['values'].items()})
+            type='mmtoken.AvgPool', **{k.removeprefix('reducer.'): v for k, v in found['values'].items()}
+        )
         contender = Contender(Setting('again', 'searched', cfg, str(town / 'weights.pth')), tmp_path / 'again', None, 1)
         assert contender.score() == found['metrics'] and contender.macs().total == found['macs']
         printed, comment = capsys.readouterr().out, (tmp_path / 'found.py').read_text()
@@ -287,8 +347,9 @@ def test_a_search_that_was_stopped_proposes_what_an_unbroken_one_does(town, tmp_
         return abs(setting.values['reducer.keep'] - 0.4), True, 'fine'
 
     def run(folder, trials):
-        best, _ = search.search(Tradeoff(folder, dense), cfg, str(town / 'weights.pth'), space, search.Goal(1.5),
-                                trials, lambda line: None)
+        best, _ = search.search(
+            Tradeoff(folder, dense), cfg, str(town / 'weights.pth'), space, search.Goal(1.5), trials, lambda line: None
+        )
         return best
 
     monkeypatch.setattr(search, 'judge', judge)
@@ -306,16 +367,31 @@ def test_a_search_that_was_stopped_proposes_what_an_unbroken_one_does(town, tmp_
         assert seen == unbroken
 
 
-def test_what_is_hopeless_is_not_timed_and_what_is_refused_does_not_stop_the_search(town, call, tmp_path, capsys,
-                                                                                    monkeypatch):
+def test_what_is_hopeless_is_not_timed_and_what_is_refused_does_not_stop_the_search(
+    town, call, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(Contender, 'score', lambda self: dict(mIoU=1.0))
     timed = []
     real = Tradeoff.time
     monkeypatch.setattr(Tradeoff, 'time', lambda self, setting: timed.append(setting.name) or real(self, setting))
     flags = [town / 'tome.py', town / 'weights.pth', '--rounds', 1, '--num', 1, '--work-dir', tmp_path]
     with pytest.raises(SystemExit, match='None of 6 trials reaches a speed-up of at least 50; widen') as caught:
-        call('tradeoff', *flags, '--target-speedup', 50, '--trials', 6, '--search', 'reducer.keep=0.1:0.9', '--search',
-             'reducer.r=None,3', '--search', 'reducer.layers=None', '--sweep', 'reducer.r=4')
+        call(
+            'tradeoff',
+            *flags,
+            '--target-speedup',
+            50,
+            '--trials',
+            6,
+            '--search',
+            'reducer.keep=0.1:0.9',
+            '--search',
+            'reducer.r=None,3',
+            '--search',
+            'reducer.layers=None',
+            '--sweep',
+            'reducer.r=4',
+        )
     assert '\n' not in str(caught.value) and timed == ['dense', 'r=4']
     assert list(rows(tmp_path)) == ['dense', 'r=4'] and (tmp_path / 'tradeoff.png').exists()  # what was measured
     assert len((tmp_path / 'tradeoff.csv').read_text().splitlines()) == 3
@@ -344,11 +420,18 @@ def test_a_config_that_is_written_holds_the_reducers_alone(town, tmp_path):
 
 def test_a_config_that_is_written_holds_the_options(town, tmp_path):
     search = pytest.importorskip('mmtoken.analysis.search')
-    wanted = read_config(town / 'pooled.py', {
-        'model.decode_head': dict(_delete_=True, type='SegHead', classes={'a b': 1}, names={'class': 1}),
-        'data_root': '/elsewhere',
-        'val_dataloader.dataset.pipeline.1.scale': (56, 42), 'model.backbone.patch_size': 7, 'new.key': [1, (2, None)],
-        'model.test_cfg': dict(mode='slide', stride=(2, 2)), 'val_dataloader.sampler': None})
+    wanted = read_config(
+        town / 'pooled.py',
+        {
+            'model.decode_head': dict(_delete_=True, type='SegHead', classes={'a b': 1}, names={'class': 1}),
+            'data_root': '/elsewhere',
+            'val_dataloader.dataset.pipeline.1.scale': (56, 42),
+            'model.backbone.patch_size': 7,
+            'new.key': [1, (2, None)],
+            'model.test_cfg': dict(mode='slide', stride=(2, 2)),
+            'val_dataloader.sampler': None,
+        },
+    )
     search.write_config(tmp_path / 'a.py', town / 'pooled.py', wanted, [])
     found = read_config(tmp_path / 'a.py')
     assert found.to_dict() == wanted.to_dict()
@@ -359,30 +442,36 @@ def test_a_config_that_is_written_holds_the_options(town, tmp_path):
 
 
 # ---------------------------------------------------------------------- what is typed
-@pytest.mark.parametrize('text, expected', [
-    ('reducer.grid=0.3,0.5', ('reducer.grid', [0.3, 0.5])),
-    ('reducer.grid=(24, 18),0.5', ('reducer.grid', [(24, 18), 0.5])),
-    ('reducer.layers=[0,1],[2]', ('reducer.layers', [[0, 1], [2]])),
-    ('reducer.mode=nearest, bilinear', ('reducer.mode', ['nearest', 'bilinear'])),
-    ('reducer.proportional=True', ('reducer.proportional', [True])),
-    ('reducer.r=None,8', ('reducer.r', [None, 8])),
-])
+@pytest.mark.parametrize(
+    'text, expected',
+    [
+        ('reducer.grid=0.3,0.5', ('reducer.grid', [0.3, 0.5])),
+        ('reducer.grid=(24, 18),0.5', ('reducer.grid', [(24, 18), 0.5])),
+        ('reducer.layers=[0,1],[2]', ('reducer.layers', [[0, 1], [2]])),
+        ('reducer.mode=nearest, bilinear', ('reducer.mode', ['nearest', 'bilinear'])),
+        ('reducer.proportional=True', ('reducer.proportional', [True])),
+        ('reducer.r=None,8', ('reducer.r', [None, 8])),
+    ],
+)
 def test_values(text, expected):
     assert parse_values('--sweep', text) == expected == parse_space('--search', text)
 
 
 def test_ranges_and_places():
     assert parse_space('--search', 'reducer.r=10:80') == ('reducer.r', (10, 80))
-    key, (low, high) = parse_space('--search', 'reducer.grid=0.3:1')
+    _key, (low, high) = parse_space('--search', 'reducer.grid=0.3:1')
     assert (low, high) == (0.3, 1.0) and type(high) is float
 
 
-@pytest.mark.parametrize('text, expected', [
-    ('a.py:b.pth', ('a.py', 'b.pth', '')),
-    ('a.py:b.pth:small: ours', ('a.py', 'b.pth', 'small: ours')),
-    ('mmseg::vit/a.py:b.pth', ('mmseg::vit/a.py', 'b.pth', '')),
-    ('mmseg::vit/a.py:b.pth:small', ('mmseg::vit/a.py', 'b.pth', 'small')),
-])
+@pytest.mark.parametrize(
+    'text, expected',
+    [
+        ('a.py:b.pth', ('a.py', 'b.pth', '')),
+        ('a.py:b.pth:small: ours', ('a.py', 'b.pth', 'small: ours')),
+        ('mmseg::vit/a.py:b.pth', ('mmseg::vit/a.py', 'b.pth', '')),
+        ('mmseg::vit/a.py:b.pth:small', ('mmseg::vit/a.py', 'b.pth', 'small')),
+    ],
+)
 def test_competitors_are_files_or_of_packages(text, expected):
     assert variants.parse_competitor('--competitor', text) == expected
 
@@ -393,32 +482,39 @@ def test_settings_reach_every_reducer(town):
     assert [r.get('grid') for r in changed.model.backbone.reducer] == [0.8, None]
     assert changed.model.backbone.reducer[1].layers == [1, 3] and cfg.model.backbone.reducer[0].grid == 0.5
     check_key(cfg, '--sweep', 'reducer.0.grid')
-    for key, message in [('reducer.grid', r'start with reducer.0. or reducer.1.$'),
-                         ('reducer.1.grid', 'ToMe has no argument grid, but r, keep, layers, proportional$')]:
+    for key, message in [
+        ('reducer.grid', r'start with reducer.0. or reducer.1.$'),
+        ('reducer.1.grid', 'ToMe has no argument grid, but r, keep, layers, proportional$'),
+    ]:
         with pytest.raises(UserError, match=message):
             check_key(cfg, '--sweep', key)
 
 
-@pytest.mark.parametrize('change, words', [
-    (['--sweep', 'reducer.keep_ratio=1'], ['--sweep reducer.keep_ratio', 'no argument keep_ratio', 'layer, grid']),
-    (['--sweep', 'out_indices=1'], ['--sweep out_indices', 'start with reducer.']),
-    (['--sweep', 'reducer.grid'], ['--sweep reducer.grid', 'KEY=VALUE']),
-    (['--sweep', 'reducer.grid=1.5'], ['grid=1.5 is outside (0, 1]']),
-    (['--sweep', 'reducer.layer=1,7'], ['reducer.layer=7 is not a block', '0 to 3']),
-    (['--search', 'reducer.grid=0.9:0.3', '--max-drop', '1'], ['--search reducer.grid=0.9:0.3', 'LOW:HIGH']),
-    ([], ['--sweep', '--target-speedup']),
-    (['--sweep', 'reducer.grid=0.5', '--smaller-input', '0'], ['--smaller-input 0', 'between 0 and 1']),
-    (['--sweep', 'reducer.grid=0.5', '--smaller-input', '0.5', '-1'], ['--smaller-input -1', 'between 0 and 1']),
-    (['--sweep', 'reducer.grid=0.5', '--sweep', 'reducer.grid=0.7'], ['--sweep reducer.grid', 'twice', 'A,B']),
-    (['--max-drop', '1', '--search', 'reducer.grid=0.5', '--search', 'reducer.grid=0.7:0.9'],
-     ['--search reducer.grid', 'twice']),
-    (['--sweep', 'reducer.grid=0.5', '--num', '0'], ['--num 0', 'above 0']),
-    (['--sweep', 'reducer.grid=0.5', '--competitor', 'x.py'], ['--competitor x.py', 'CONFIG:CHECKPOINT']),
-    (['--sweep', 'reducer.grid=0.5', '--competitor', 'x.py:y'], ['config file not found', 'x.py']),
-    (['--sweep', 'reducer.grid=0.5', '--metric', 'AP'], ['--metric AP', 'mIoU']),
-    (['--sweep', 'reducer.grid=0.5', '--cfg-options', 'val_dataloader.dataset.data_root=/gone'], ['/gone']),
-    (['--sweep', 'reducer.grid=0.5', '--cfg-options', 'val_evaluator=None'], ['no val_evaluator']),
-])
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (['--sweep', 'reducer.keep_ratio=1'], ['--sweep reducer.keep_ratio', 'no argument keep_ratio', 'layer, grid']),
+        (['--sweep', 'out_indices=1'], ['--sweep out_indices', 'start with reducer.']),
+        (['--sweep', 'reducer.grid'], ['--sweep reducer.grid', 'KEY=VALUE']),
+        (['--sweep', 'reducer.grid=1.5'], ['grid=1.5 is outside (0, 1]']),
+        (['--sweep', 'reducer.layer=1,7'], ['reducer.layer=7 is not a block', '0 to 3']),
+        (['--search', 'reducer.grid=0.9:0.3', '--max-drop', '1'], ['--search reducer.grid=0.9:0.3', 'LOW:HIGH']),
+        ([], ['--sweep', '--target-speedup']),
+        (['--sweep', 'reducer.grid=0.5', '--smaller-input', '0'], ['--smaller-input 0', 'between 0 and 1']),
+        (['--sweep', 'reducer.grid=0.5', '--smaller-input', '0.5', '-1'], ['--smaller-input -1', 'between 0 and 1']),
+        (['--sweep', 'reducer.grid=0.5', '--sweep', 'reducer.grid=0.7'], ['--sweep reducer.grid', 'twice', 'A,B']),
+        (
+            ['--max-drop', '1', '--search', 'reducer.grid=0.5', '--search', 'reducer.grid=0.7:0.9'],
+            ['--search reducer.grid', 'twice'],
+        ),
+        (['--sweep', 'reducer.grid=0.5', '--num', '0'], ['--num 0', 'above 0']),
+        (['--sweep', 'reducer.grid=0.5', '--competitor', 'x.py'], ['--competitor x.py', 'CONFIG:CHECKPOINT']),
+        (['--sweep', 'reducer.grid=0.5', '--competitor', 'x.py:y'], ['config file not found', 'x.py']),
+        (['--sweep', 'reducer.grid=0.5', '--metric', 'AP'], ['--metric AP', 'mIoU']),
+        (['--sweep', 'reducer.grid=0.5', '--cfg-options', 'val_dataloader.dataset.data_root=/gone'], ['/gone']),
+        (['--sweep', 'reducer.grid=0.5', '--cfg-options', 'val_evaluator=None'], ['no val_evaluator']),
+    ],
+)
 def test_bad_input_is_one_line(town, refuses, tmp_path, change, words):
     refuses('tradeoff', town / 'pooled.py', town / 'weights.pth', '--work-dir', tmp_path, *change, words=words)
 
@@ -427,14 +523,20 @@ def test_bad_input_is_one_line(town, refuses, tmp_path, change, words):
 def torn(town, tmp_path):
     """A copy of the town whose last picture is none."""
     import shutil
+
     data = shutil.copytree(town / 'data', tmp_path / 'torn')
     (data / 'images/val/3.jpg').write_text('no picture')
     return [f'{split}_dataloader.dataset.data_root={data}' for split in ('val', 'test')]
 
 
 def test_a_picture_that_cannot_be_read_is_one_line(town, refuses, tmp_path, torn):
-    refuses('get_flops', town / 'pooled.py', '--cfg-options', *torn,
-            words=['test_dataloader.dataset: item 3', '3.jpg', '--images DIR'])
+    refuses(
+        'get_flops',
+        town / 'pooled.py',
+        '--cfg-options',
+        *torn,
+        words=['test_dataloader.dataset: item 3', '3.jpg', '--images DIR'],
+    )
     cfg = read_config(town / 'dense.py', dict(line.split('=') for line in torn))
     contender = Contender(Setting('a', 'dense', cfg, str(town / 'weights.pth')), tmp_path, None, 4)
     with pytest.raises(UserError, match='val_dataloader.dataset: item 3: .*3.jpg'):
@@ -445,9 +547,17 @@ def test_missing_files_and_packages_are_one_line(town, refuses, tmp_path, monkey
     sweep = ['--sweep', 'reducer.grid=0.5', '--work-dir', tmp_path]
     refuses('tradeoff', town / 'dense.py', town / 'weights.pth', *sweep, words=['dense.py', 'reducer is missing'])
     refuses('tradeoff', town / 'pooled.py', town / 'gone.pth', *sweep, words=['checkpoint not found', 'gone.pth'])
-    refuses('tradeoff', town / 'pooled.py', town / 'weights.pth', *sweep, '--competitor', f'{town}/tome.py:gone.pth',
-            words=['checkpoint not found', 'gone.pth'])
+    refuses(
+        'tradeoff',
+        town / 'pooled.py',
+        town / 'weights.pth',
+        *sweep,
+        '--competitor',
+        f'{town}/tome.py:gone.pth',
+        words=['checkpoint not found', 'gone.pth'],
+    )
     import importlib.util
+
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'optuna' else find(name, *a))
     refuses('tradeoff', town / 'pooled.py', town / 'weights.pth', '--max-drop', 1, words=['optuna', 'pip install'])

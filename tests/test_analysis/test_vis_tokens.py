@@ -32,8 +32,9 @@ def test_labels_without_a_colour_stay_clear():
     assert out.tolist() == [[[175, 50, 50], [50, 175, 50]], [[100] * 3, [100] * 3]]
 
 
-@pytest.mark.parametrize('config, counts', [('pooled', '48, 12, 12, 12'), ('tome', '40, 32, 24, 16'),
-                                            ('stacked', '48, 12, 8, 4')])
+@pytest.mark.parametrize(
+    'config, counts', [('pooled', '48, 12, 12, 12'), ('tome', '40, 32, 24, 16'), ('stacked', '48, 12, 8, 4')]
+)
 def test_a_picture_from_end_to_end(town, call, tmp_path, capsys, config, counts):
     out = tmp_path / 'new' / 'tokens.png'
     call('vis_tokens', town / f'{config}.py', town / 'weights.pth', town / 'data/images/val/0.jpg', '--out', out)
@@ -44,8 +45,20 @@ def test_a_picture_from_end_to_end(town, call, tmp_path, capsys, config, counts)
 
 
 def test_tokens_that_leave_and_another_size(town, call, tmp_path, capsys, loud):
-    call('vis_tokens', town / 'loud.py', town / 'weights.pth', town / 'data/images/val/1.jpg', '--out',
-         tmp_path / 'a.png', '--layers', 1, 2, '--shape', 70, 126)
+    call(
+        'vis_tokens',
+        town / 'loud.py',
+        town / 'weights.pth',
+        town / 'data/images/val/1.jpg',
+        '--out',
+        tmp_path / 'a.png',
+        '--layers',
+        1,
+        2,
+        '--shape',
+        70,
+        126,
+    )
     first, second, *rest = capsys.readouterr().out.split('block: ')[1].split('\n')[0].split(', ')
     assert first == second == '45' and 0 < int(rest[0]) < 45 and rest[0] == rest[1]
     assert cv2.imread(str(tmp_path / 'a.png')) is not None
@@ -54,6 +67,7 @@ def test_tokens_that_leave_and_another_size(town, call, tmp_path, capsys, loud):
 def test_a_panel_tells_the_part_of_patches_that_exited():
     from mmtoken.analysis.figures import tokens_figure
     from mmtoken.analysis.tokens import TokenTrace
+
     whole = np.arange(4).reshape(1, 2, 2)
     trace = TokenTrace([whole, np.array([[[0, -1], [1, 2]]])], [np.array([4]), np.array([3])])
     figure = tokens_figure(np.zeros((20, 20, 3), np.uint8), trace, [0, 1], 'a')
@@ -61,32 +75,42 @@ def test_a_panel_tells_the_part_of_patches_that_exited():
     assert 'block 0: 4 tokens' in titles and 'block 1: 3 tokens, 25% of patches exited' in titles
 
 
-@pytest.mark.parametrize('change, words', [
-    (dict(config='dense.py'), ['dense.py: model.backbone.reducer is missing', "type='mmtoken.ToMe'"]),
-    (dict(config='gone.py'), ['config file not found', 'gone.py']),
-    (dict(checkpoint='gone.pth'), ['checkpoint not found', 'gone.pth']),
-    (dict(image='gone.jpg'), ['image: cannot read', 'gone.jpg']),
-    (dict(image='weights.pth'), ['image: cannot read', 'weights.pth', 'JPEG']),
-    (dict(more=['--device', 'cuda:99']), ['--device cuda:99', '--device cpu']),
-    (dict(more=['--out', 'x.foo']), ['--out x.foo', '.png', '.svg']),
-    (dict(more=['--out', '/proc/none/x.png']), ['--out /proc/none/x.png: cannot make the folder']),
-    (dict(checkpoint='dense.py'), ['checkpoint', 'dense.py cannot be read', 'weights of a model']),
-    (dict(config='upstream.py'), ['model.backbone.type=mmseg.VisionTransformer takes no reducer',
-                                  'use mmtoken.TokenVisionTransformer']),
-    (dict(config='foreign.py'), ['model.backbone.type=mmseg.ResNet takes no reducer', 'one of', 'mmtoken.TokenDINOv2']),
-    (dict(more=['--layers', '2', '4']), ['--layers 4', 'blocks 0 to 3']),
-    (dict(more=['--cfg-options', 'model.backbone.reducer.grid=(9,9)']), ["larger than the image's 6x8 tokens"]),
-])
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (dict(config='dense.py'), ['dense.py: model.backbone.reducer is missing', "type='mmtoken.ToMe'"]),
+        (dict(config='gone.py'), ['config file not found', 'gone.py']),
+        (dict(checkpoint='gone.pth'), ['checkpoint not found', 'gone.pth']),
+        (dict(image='gone.jpg'), ['image: cannot read', 'gone.jpg']),
+        (dict(image='weights.pth'), ['image: cannot read', 'weights.pth', 'JPEG']),
+        (dict(more=['--device', 'cuda:99']), ['--device cuda:99', '--device cpu']),
+        (dict(more=['--out', 'x.foo']), ['--out x.foo', '.png', '.svg']),
+        (dict(more=['--out', '/proc/none/x.png']), ['--out /proc/none/x.png: cannot make the folder']),
+        (dict(checkpoint='dense.py'), ['checkpoint', 'dense.py cannot be read', 'weights of a model']),
+        (
+            dict(config='upstream.py'),
+            ['model.backbone.type=mmseg.VisionTransformer takes no reducer', 'use mmtoken.TokenVisionTransformer'],
+        ),
+        (
+            dict(config='foreign.py'),
+            ['model.backbone.type=mmseg.ResNet takes no reducer', 'one of', 'mmtoken.TokenDINOv2'],
+        ),
+        (dict(more=['--layers', '2', '4']), ['--layers 4', 'blocks 0 to 3']),
+        (dict(more=['--cfg-options', 'model.backbone.reducer.grid=(9,9)']), ["larger than the image's 6x8 tokens"]),
+    ],
+)
 def test_bad_input_is_one_line(town, refuses, change, words):
     for name, kind in (('upstream', 'VisionTransformer'), ('foreign', 'ResNet')):
         (town / f'{name}.py').write_text(f"_base_ = ['pooled.py']\nmodel = dict(backbone=dict(type='mmseg.{kind}'))\n")
     given = {**dict(config='pooled.py', checkpoint='weights.pth', image='data/images/val/0.jpg', more=[]), **change}
-    refuses('vis_tokens', *[town / given[key] for key in ('config', 'checkpoint', 'image')], *given['more'],
-            words=words)
+    refuses(
+        'vis_tokens', *[town / given[key] for key in ('config', 'checkpoint', 'image')], *given['more'], words=words
+    )
 
 
 def test_a_missing_package_is_named(town, refuses, monkeypatch):
     import importlib.util
+
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'matplotlib' else find(name, *a))
     refuses('vis_tokens', town / 'pooled.py', 'x', 'y', words=['matplotlib not installed', "'mmtoken[analysis]'"])

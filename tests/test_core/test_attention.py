@@ -11,7 +11,7 @@ LENGTHS = torch.tensor([5, 1, 9, 5])
 def explicit(q, k, v, scale=None, bias=0.0):
     """softmax(scale·q·kᵀ + bias)·v in fp64."""
     q, k, v = q.double(), k.double(), v.double()
-    scale = q.shape[-1]**-0.5 if scale is None else scale
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     return (scale * q @ k.transpose(-1, -2) + bias).softmax(-1) @ v
 
 
@@ -101,7 +101,7 @@ def packed_reference(q, k, v, lengths, scale=None, key_bias=None):
 @pytest.mark.parametrize('scale', [None, 0.7])
 def test_ragged_attention_stays_inside_each_image(backend, with_bias, scale):
     q, k, v = make_qkv(int(LENGTHS.sum()), 3, 8)
-    key_bias = torch.randint(1, 60, (len(q), )).float().log().requires_grad_() if with_bias else None
+    key_bias = torch.randint(1, 60, (len(q),)).float().log().requires_grad_() if with_bias else None
     inputs = (q, k, v, key_bias) if with_bias else (q, k, v)
     out = ragged_attention(q, k, v, LENGTHS, scale=scale, key_bias=key_bias, backend=backend)
     expected = packed_reference(q, k, v, LENGTHS, scale, key_bias)
@@ -115,7 +115,7 @@ def test_ragged_attention_stays_inside_each_image(backend, with_bias, scale):
 @pytest.mark.parametrize('backend', ['padded', 'loop'])
 def test_ragged_attention_in_bf16(backend):
     q, k, v = make_qkv(int(LENGTHS.sum()), 3, 8, dtype=torch.bfloat16)
-    key_bias = torch.randint(1, 60, (len(q), )).float().log()
+    key_bias = torch.randint(1, 60, (len(q),)).float().log()
     out = ragged_attention(q, k, v, LENGTHS, key_bias=key_bias, backend=backend)
     assert out.dtype == torch.bfloat16
     assert close(out, packed_reference(q, k, v, LENGTHS, key_bias=key_bias), 3e-2)
@@ -126,10 +126,11 @@ def test_ragged_attention_in_bf16(backend):
 @pytest.mark.parametrize('with_bias', [False, True])
 def test_varlen_equals_padded_on_a_gpu(dtype, with_bias):
     from mmtoken.core.attention import varlen_attn
+
     if varlen_attn is None:
         pytest.skip('varlen attention needs torch >= 2.10')
     q, k, v = (t.detach().cuda() for t in make_qkv(int(LENGTHS.sum()), 3, 32, dtype=dtype))
-    key_bias = torch.randint(1, 60, (len(q), )).float().log().cuda() if with_bias else None
+    key_bias = torch.randint(1, 60, (len(q),)).float().log().cuda() if with_bias else None
     lengths = LENGTHS.cuda()
     varlen = ragged_attention(q, k, v, lengths, key_bias=key_bias, backend='varlen')
     assert close(varlen, packed_reference(q, k, v, lengths, key_bias=key_bias), 3e-2)
@@ -138,7 +139,7 @@ def test_varlen_equals_padded_on_a_gpu(dtype, with_bias):
 
 def cross_inputs(lengths, heads=3, width=8, number=6, dtype=torch.float32):
     q = torch.randn(len(lengths), heads, number, width).to(dtype).requires_grad_()
-    return [q] + make_qkv(int(lengths.sum()), heads, width, dtype=dtype)[1:]
+    return [q, *make_qkv(int(lengths.sum()), heads, width, dtype=dtype)[1:]]
 
 
 def cross_reference(q, k, v, lengths, scale=None, key_bias=None):
@@ -153,12 +154,12 @@ def cross_reference(q, k, v, lengths, scale=None, key_bias=None):
 
 @pytest.mark.parametrize('backend', ['padded', 'loop', 'auto'])
 @pytest.mark.parametrize('with_bias', [False, True])
-@pytest.mark.parametrize('lengths', [(5, 1, 9, 5), (5, 0, 9), (0, 0), (12, )])
+@pytest.mark.parametrize('lengths', [(5, 1, 9, 5), (5, 0, 9), (0, 0), (12,)])
 def test_queries_that_are_no_tokens_read_their_own_image_only(backend, with_bias, lengths):
     lengths = torch.tensor(lengths)
     inputs = cross_inputs(lengths)
     if with_bias:
-        inputs.append(torch.randint(1, 60, (len(inputs[1]), )).float().log().requires_grad_())
+        inputs.append(torch.randint(1, 60, (len(inputs[1]),)).float().log().requires_grad_())
     key_bias = inputs[3] if with_bias else None
     out = ragged_attention(*inputs[:3], lengths, scale=0.7, key_bias=key_bias, backend=backend)
     expected = cross_reference(*inputs[:3], lengths, 0.7, key_bias)
@@ -181,9 +182,10 @@ def test_queries_that_are_no_tokens_in_bf16(backend):
 @pytest.mark.parametrize('lengths', [(5, 1, 9, 5), (5, 0, 9)])
 def test_queries_that_are_no_tokens_on_a_gpu(dtype, lengths):
     from mmtoken.core.attention import varlen_attn
+
     lengths = torch.tensor(lengths)
     q, k, v = (t.detach().cuda() for t in cross_inputs(lengths, width=32, dtype=dtype))
-    for backend in ('padded', 'loop') + (('varlen', ) if varlen_attn is not None else ()):
+    for backend in ('padded', 'loop') + (('varlen',) if varlen_attn is not None else ()):
         out = ragged_attention(q, k, v, lengths.cuda(), backend=backend)
         assert close(out, cross_reference(q, k, v, lengths), 3e-2), backend
 

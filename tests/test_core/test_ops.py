@@ -66,7 +66,7 @@ def test_pool_to_grid(raster, grid):
 def test_pool_to_grid_over_the_valid_tokens_only(raster, grid):
     x = torch.randn(2, raster[0] * raster[1], 3)
     valid = torch.rand(2, raster[0] * raster[1]) > 0.5
-    valid[1, :raster[1] * (raster[0] // 2)] = False
+    valid[1, : raster[1] * (raster[0] // 2)] = False
     out = ops.pool_to_grid(x, raster, grid, valid)
     for b in range(2):
         for i in range(grid[0]):
@@ -122,7 +122,7 @@ def test_ties_are_settled_by_position():
     metric = torch.ones(2, 8, 4)
     source, target, _ = ops.bipartite_match(metric, 3)
     assert source.tolist() == [[0, 2, 4]] * 2 and target.tolist() == [[1, 1, 1]] * 2
-    mixed = torch.tensor([[[1, 0], [0, 1], [0, 1], [1, 0], [1, 0], [1, 0.]]])
+    mixed = torch.tensor([[[1, 0], [0, 1], [0, 1], [1, 0], [1, 0], [1, 0.0]]])
     source, target, _ = ops.bipartite_match(mixed, 3)
     assert (source.tolist(), target.tolist()) == ([[0, 2, 4]], [[3, 1, 3]])
 
@@ -172,19 +172,19 @@ def test_more_merges_than_valid_tokens_spare_the_valid_ones():
 # ---------------------------------------------------------------------- early exit
 @pytest.mark.parametrize('k', [0, 1, 3])
 def test_top_of_group(k):
-    score = torch.randint(5, (200, )) / 4  # many ties
-    group = torch.randint(7, (200, ))  # group 6 is none
+    score = torch.randint(5, (200,)) / 4  # many ties
+    group = torch.randint(7, (200,))  # group 6 is none
     expected = torch.zeros(200, dtype=torch.bool)
     for g in range(6):
         members = [i for i in range(200) if group[i] == g]
         for i in sorted(members, key=lambda i: (-float(score[i]), i))[:k]:
             expected[i] = True
     assert torch.equal(ops.top_of_group(score, group, k, 6), expected)
-    assert ops.top_of_group(score[:0], group[:0], k, 6).shape == (0, )
+    assert ops.top_of_group(score[:0], group[:0], k, 6).shape == (0,)
 
 
 @pytest.mark.parametrize('part', [0, 0.3, 1])
 def test_indices_of(part):
     mask = torch.rand(50) < part
     assert torch.equal(ops.indices_of(mask, int(mask.sum())), mask.nonzero()[:, 0])
-    assert ops.indices_of(mask[:0], 0).shape == (0, )
+    assert ops.indices_of(mask[:0], 0).shape == (0,)

@@ -26,7 +26,7 @@ def test_padding_and_back(packing):
     padded = packing.pad(x)
     assert padded.shape == (4, 5, 2, 3)
     for b, image in enumerate(x.split(SIZES)):
-        assert torch.equal(padded[b, :SIZES[b]], image) and not padded[b, SIZES[b]:].any()
+        assert torch.equal(padded[b, : SIZES[b]], image) and not padded[b, SIZES[b] :].any()
     assert torch.equal(packing.unpad(padded), x)
     packing.unpad(padded * 2).sum().backward()
     assert torch.equal(x.grad, torch.full_like(x, 2))

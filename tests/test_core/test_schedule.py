@@ -22,7 +22,7 @@ def test_ratios_outside_of_0_1(grid):
         check_grid('reducer.grid', grid)
 
 
-@pytest.mark.parametrize('grid', ['0.5', (3, ), (3, 4, 5), (3, 0), (-1, 4), (0.5, 0.5), None, True, {3, 4}])
+@pytest.mark.parametrize('grid', ['0.5', (3,), (3, 4, 5), (3, 0), (-1, 4), (0.5, 0.5), None, True, {3, 4}])
 def test_things_that_are_no_grid(grid):
     with pytest.raises(ValueError, match=r'reducer\.grid=.*\(height, width\)'):
         check_grid('reducer.grid', grid)
@@ -33,13 +33,16 @@ def test_grids_are_normalised(grid, checked):
     assert check_grid('reducer.grid', grid) == checked and type(check_grid('reducer.grid', grid)) is type(checked)
 
 
-@pytest.mark.parametrize('grid, raster, expected', [
-    (1.0, (7, 9), (7, 9)),
-    (0.5, (8, 12), (4, 6)),
-    (0.75, (36, 48), (27, 36)),
-    (0.01, (8, 12), (1, 1)),
-    ((3, 9), (7, 9), (3, 9)),
-])
+@pytest.mark.parametrize(
+    'grid, raster, expected',
+    [
+        (1.0, (7, 9), (7, 9)),
+        (0.5, (8, 12), (4, 6)),
+        (0.75, (36, 48), (27, 36)),
+        (0.01, (8, 12), (1, 1)),
+        ((3, 9), (7, 9), (3, 9)),
+    ],
+)
 def test_grids_on_a_raster(grid, raster, expected):
     assert resolve_grid('reducer.grid', grid, raster) == expected
 
@@ -61,18 +64,21 @@ def test_merges_of_every_notation():
     assert left == pytest.approx(0.3) and len(set(parts)) == 1
 
 
-@pytest.mark.parametrize('r, keep, message', [
-    (None, None, 'either r or keep'),
-    (8, 0.5, 'either r or keep'),
-    (None, 0, r'keep=0 is outside \(0, 1\]'),
-    (None, 1.5, r'keep=1.5 is outside \(0, 1\]'),
-    ([4, 4], None, 'r has 2 entries.*3 blocks'),
-    ([4, -1, 4], None, r'r=\[4, -1, 4\].*>= 0'),
-    ([4, 0.5, 4], None, r'r=.*integers'),
-    (-3, None, 'r=-3.*>= 0'),
-    (0.5, None, r'r=0\.5.*integers'),
-    ('8', None, r"r='8'.*integers"),
-])
+@pytest.mark.parametrize(
+    'r, keep, message',
+    [
+        (None, None, 'either r or keep'),
+        (8, 0.5, 'either r or keep'),
+        (None, 0, r'keep=0 is outside \(0, 1\]'),
+        (None, 1.5, r'keep=1.5 is outside \(0, 1\]'),
+        ([4, 4], None, 'r has 2 entries.*3 blocks'),
+        ([4, -1, 4], None, r'r=\[4, -1, 4\].*>= 0'),
+        ([4, 0.5, 4], None, r'r=.*integers'),
+        (-3, None, 'r=-3.*>= 0'),
+        (0.5, None, r'r=0\.5.*integers'),
+        ('8', None, r"r='8'.*integers"),
+    ],
+)
 def test_merges_that_are_refused(r, keep, message):
     with pytest.raises(ValueError, match=message):
         merges_per_block(r, keep, 3)

@@ -28,8 +28,9 @@ def merge(state, index, count):
 
 def surjection(batch, n, count):
     """A random map of n tokens onto all of ``count`` groups, another for each image."""
-    return torch.stack([torch.cat([torch.arange(count), torch.randint(count, (n - count, ))])[torch.randperm(n)]
-                        for _ in range(batch)])
+    return torch.stack(
+        [torch.cat([torch.arange(count), torch.randint(count, (n - count,))])[torch.randperm(n)] for _ in range(batch)]
+    )
 
 
 def test_a_new_state_is_its_own_dense_grid():
@@ -112,7 +113,7 @@ def test_coords_and_sizes_through_several_merges():
             members = (group[b] == token).nonzero().flatten()
             assert state.sizes[b, token] == len(members)
             assert torch.allclose(state.coords[b, token], full[0, members].mean(0), atol=1e-5)
-    assert torch.equal(state.sizes.sum(1), torch.full((2, ), float(N)))
+    assert torch.equal(state.sizes.sum(1), torch.full((2,), float(N)))
 
 
 def test_coords_are_made_only_on_demand():
@@ -308,8 +309,13 @@ def test_a_reducer_undoes_its_own_and_what_came_after():
     state = make_state()
     state.reduce(torch.randn(2, 6, 5), WeightedSum(torch.rand(2, N, 6)), coords=lambda c: c, sizes=None, owner='one')
     for count in (5, 3):
-        state.reduce(torch.randn(2, count, 5), Gather(surjection(2, state.patches.shape[1], count)), coords=lambda c: c,
-                     sizes=None, owner='two')
+        state.reduce(
+            torch.randn(2, count, 5),
+            Gather(surjection(2, state.patches.shape[1], count)),
+            coords=lambda c: c,
+            sizes=None,
+            owner='two',
+        )
     state.reduce(torch.randn(2, 2, 5), Gather(surjection(2, 3, 2)), coords=lambda c: c, sizes=None)
     state.restore('nobody')
     assert len(state.trail) == 4

@@ -7,6 +7,7 @@ import torch
 
 PATCH, DEPTH = 4, 3
 
+
 def _let_torchvision_load():
     """Declares two of torchvision's C++ ops where they do not load: PyPI's CUDA build beside a CPU torch.
 
@@ -82,8 +83,8 @@ def gradients():
 def stock():
     """mmseg's classes by the name of the host over them."""
     from mmseg.models import backbones
-    return dict(
-        TokenVisionTransformer=backbones.VisionTransformer, TokenBEiT=backbones.BEiT, TokenMAE=backbones.MAE)
+
+    return dict(TokenVisionTransformer=backbones.VisionTransformer, TokenBEiT=backbones.BEiT, TokenMAE=backbones.MAE)
 
 
 @pytest.fixture

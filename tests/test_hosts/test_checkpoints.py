@@ -77,11 +77,15 @@ def segmentor(backbone_type, **backbone):
                 num_layers=DEPTH,
                 num_heads=4,
                 mlp_ratio=2,
-                **backbone),
+                **backbone,
+            ),
             decode_head=dict(
-                type='FCNHead', in_channels=32, channels=16, num_convs=1, num_classes=3, norm_cfg=norm, in_index=0),
+                type='FCNHead', in_channels=32, channels=16, num_convs=1, num_classes=3, norm_cfg=norm, in_index=0
+            ),
             train_cfg=dict(),
-            test_cfg=dict(mode='whole')))
+            test_cfg=dict(mode='whole'),
+        )
+    )
 
 
 @hosts
@@ -107,7 +111,6 @@ def test_only_the_type_changes_in_a_segmentor(name, randomize, tmp_path):
 # ------------------------------------------------------------------------------------------------ layer-wise decay
 def groups(backbone, decay_rate=0.5):
     class Model(nn.Module):
-
         def __init__(self):
             super().__init__()
             self.backbone = backbone
@@ -115,7 +118,8 @@ def groups(backbone, decay_rate=0.5):
 
     constructor = LearningRateDecayOptimizerConstructor(
         dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05)),
-        dict(num_layers=DEPTH, decay_rate=decay_rate, decay_type='layer_wise'))
+        dict(num_layers=DEPTH, decay_rate=decay_rate, decay_type='layer_wise'),
+    )
     wrapper = constructor(Model())
     return {
         name: (group['group_name'], group['lr'], group['weight_decay'])
@@ -212,8 +216,10 @@ def test_pretrained_mae_with_another_table(twins, tmp_path):
 def test_host_is_found_from_either_scope(name):
     """``type='mmtoken.…'`` works in an mmseg config without custom_imports."""
     from mmengine.registry import DefaultScope
+
     for scope in ('mmseg', 'mmdet'):
         with DefaultScope.overwrite_default_scope(scope):
             host = MODELS.build(
-                dict(type=f'mmtoken.{name}', img_size=24, patch_size=4, embed_dims=32, num_layers=1, num_heads=4))
+                dict(type=f'mmtoken.{name}', img_size=24, patch_size=4, embed_dims=32, num_layers=1, num_heads=4)
+            )
         assert type(host).__name__ == name

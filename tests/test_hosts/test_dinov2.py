@@ -9,8 +9,7 @@ from mmseg.registry import MODELS
 from mmtoken.core import Reducer
 
 DIMS, DEPTH, HEADS, PATCH, SIDE = 16, 3, 2, 4, 5
-TINY = dict(
-    arch=dict(embed_dims=DIMS, num_layers=DEPTH, num_heads=HEADS), img_size=PATCH * SIDE, patch_size=PATCH)
+TINY = dict(arch=dict(embed_dims=DIMS, num_layers=DEPTH, num_heads=HEADS), img_size=PATCH * SIDE, patch_size=PATCH)
 SWIGLU = dict(TINY, arch=dict(TINY['arch'], ffn='swiglu'))
 
 
@@ -33,19 +32,19 @@ def official_shapes(dims, depth, ffn='mlp', registers=0, patch=14, side=37):
     shapes = {'cls_token': (1, 1, dims), 'pos_embed': (1, 1 + side * side, dims)}
     if registers:
         shapes['register_tokens'] = (1, registers, dims)
-    shapes.update({'patch_embed.proj.weight': (dims, 3, patch, patch), 'patch_embed.proj.bias': (dims, )})
+    shapes.update({'patch_embed.proj.weight': (dims, 3, patch, patch), 'patch_embed.proj.bias': (dims,)})
 
     def linear(name, wide, narrow):
-        shapes[f'{name}.weight'], shapes[f'{name}.bias'] = (wide, narrow), (wide, )
+        shapes[f'{name}.weight'], shapes[f'{name}.bias'] = (wide, narrow), (wide,)
 
     def norm(name):
-        shapes[f'{name}.weight'] = shapes[f'{name}.bias'] = (dims, )
+        shapes[f'{name}.weight'] = shapes[f'{name}.bias'] = (dims,)
 
     for i in range(depth):
         norm(f'blocks.{i}.norm1')
         linear(f'blocks.{i}.attn.qkv', 3 * dims, dims)
         linear(f'blocks.{i}.attn.proj', dims, dims)
-        shapes[f'blocks.{i}.ls1.gamma'] = shapes[f'blocks.{i}.ls2.gamma'] = (dims, )
+        shapes[f'blocks.{i}.ls1.gamma'] = shapes[f'blocks.{i}.ls2.gamma'] = (dims,)
         norm(f'blocks.{i}.norm2')
         if ffn == 'mlp':
             linear(f'blocks.{i}.mlp.fc1', 4 * dims, dims)
@@ -58,12 +57,15 @@ def official_shapes(dims, depth, ffn='mlp', registers=0, patch=14, side=37):
     return shapes
 
 
-@pytest.mark.parametrize('arch, dims, depth, ffn, tensors, parameters', [
-    ('small', 384, 12, 'mlp', 174, 22_056_192),
-    ('base', 768, 12, 'mlp', 174, 86_579_712),
-    ('large', 1024, 24, 'mlp', 342, 304_367_616),
-    ('giant', 1536, 40, 'swiglu', 566, 1_136_479_232),
-])
+@pytest.mark.parametrize(
+    'arch, dims, depth, ffn, tensors, parameters',
+    [
+        ('small', 384, 12, 'mlp', 174, 22_056_192),
+        ('base', 768, 12, 'mlp', 174, 86_579_712),
+        ('large', 1024, 24, 'mlp', 342, 304_367_616),
+        ('giant', 1536, 40, 'swiglu', 566, 1_136_479_232),
+    ],
+)
 @pytest.mark.parametrize('registers', [0, 4])
 def test_names_and_shapes_of_the_official_checkpoints(arch, dims, depth, ffn, tensors, parameters, registers):
     model = on_meta(arch=arch, num_registers=registers)
@@ -115,11 +117,13 @@ def reference(w, image, num_registers=0):
 
     h, w_ = (math.ceil(s / PATCH) for s in image.shape[1:])
     padded = torch.zeros(3, h * PATCH, w_ * PATCH, dtype=image.dtype)
-    padded[:, :image.shape[1], :image.shape[2]] = image
+    padded[:, : image.shape[1], : image.shape[2]] = image
     kernel = w['patch_embed.proj.weight']
     patches = [
-        (kernel * padded[:, y * PATCH:(y + 1) * PATCH, x * PATCH:(x + 1) * PATCH]).sum((1, 2, 3)) +
-        w['patch_embed.proj.bias'] for y in range(h) for x in range(w_)
+        (kernel * padded[:, y * PATCH : (y + 1) * PATCH, x * PATCH : (x + 1) * PATCH]).sum((1, 2, 3))
+        + w['patch_embed.proj.bias']
+        for y in range(h)
+        for x in range(w_)
     ]
     table = w['pos_embed'][0, 1:].view(SIDE, SIDE, DIMS)
     table = torch.einsum('yi,xj,ijc->yxc', cubic_weights(SIDE, h), cubic_weights(SIDE, w_), table).reshape(h * w_, DIMS)
@@ -160,7 +164,7 @@ def test_against_a_slow_reference(size, args, randomize, assert_same):
     for n, image in enumerate(images.double()):
         outputs, (h, w) = reference(weights, image, registers)
         for level, i in enumerate((0, DEPTH - 1)):
-            prefix, patches = outputs[i][:1 + registers], outputs[i][1 + registers:]
+            prefix, patches = outputs[i][: 1 + registers], outputs[i][1 + registers :]
             expected = [patches.T.reshape(DIMS, h, w), prefix[0]]
             # A table that must be resized is resized in fp32, whatever the model runs in.
             assert_same([t[n] for t in double[level]], expected, 1e-12 if (h, w) == (SIDE, SIDE) else 1e-6)
@@ -282,7 +286,7 @@ def test_init_weights(tmp_path):
     model.init_weights()
     for name in ('cls_token', 'pos_embed', 'register_tokens'):
         assert 0 < getattr(model, name).std() < 0.04
-    assert torch.equal(model.blocks[0].ls1.gamma, torch.full((DIMS, ), 1e-5))
+    assert torch.equal(model.blocks[0].ls1.gamma, torch.full((DIMS,), 1e-5))
     # Official files hold the mask token of the pre-training as well.
     torch.save(dict(model.state_dict(), mask_token=torch.zeros(1, DIMS)), tmp_path / 'official.pth')
     init = dict(type='Pretrained', checkpoint=str(tmp_path / 'official.pth'))

@@ -65,7 +65,8 @@ def test_outputs_and_gradients_are_upstreams(size, batch, mode, twins, assert_sa
 
 
 @pytest.mark.parametrize(
-    'options', [
+    'options',
+    [
         dict(),
         dict(out_indices=[0, 1, 2]),
         dict(out_type='raw', out_indices=[0, 2]),
@@ -84,7 +85,8 @@ def test_outputs_and_gradients_are_upstreams(size, batch, mode, twins, assert_sa
         dict(patch_cfg=dict(padding='same')),
         dict(img_size=(16, 28)),
     ],
-    ids=str)
+    ids=str,
+)
 def test_options_behave_as_upstreams(options, twins, assert_same):
     ours, stock = twins(torch.float64, **options)
     x = torch.randn(2, 3, *ODD, dtype=torch.float64)
@@ -154,14 +156,16 @@ def test_keys_are_upstreams(arch):
         for reducer in (None, dict(type='mmtoken.Expedit', layer=0, grid=0.5)):
             ours = host(reducer=reducer, **args)
             assert [(k, v.shape) for k, v in ours.state_dict().items()] == [
-                (k, v.shape) for k, v in stock.state_dict().items()]
+                (k, v.shape) for k, v in stock.state_dict().items()
+            ]
 
 
 def test_layer_depths_are_upstreams(twins):
     ours, stock = twins()
     for name, _ in ours.named_parameters():
         assert ours.get_layer_depth(f'backbone.{name}', 'backbone.') == stock.get_layer_depth(
-            f'backbone.{name}', 'backbone.')
+            f'backbone.{name}', 'backbone.'
+        )
     assert ours.get_layer_depth('backbone.reducer.weight', 'backbone.') == (DEPTH + 1, DEPTH + 2)
 
 
@@ -178,11 +182,14 @@ def test_pretrained_with_another_table(twins, tmp_path):
         assert torch.equal(value, other), key
 
 
-@pytest.mark.parametrize('reducer', [
-    dict(type='mmtoken.Expedit', layer=1, grid=0.5),
-    dict(type='mmtoken.ToMe', r=6),
-    dict(type='mmtoken.AvgPool', layer=1, grid=0.5),
-])
+@pytest.mark.parametrize(
+    'reducer',
+    [
+        dict(type='mmtoken.Expedit', layer=1, grid=0.5),
+        dict(type='mmtoken.ToMe', r=6),
+        dict(type='mmtoken.AvgPool', layer=1, grid=0.5),
+    ],
+)
 @pytest.mark.parametrize('with_cls_token', [True, False])
 def test_out_types_of_a_reduced_model(reducer, with_cls_token, randomize):
     """Each output is upstream's formula over the restored feature map."""
@@ -190,7 +197,7 @@ def test_out_types_of_a_reduced_model(reducer, with_cls_token, randomize):
     model = host(**reduced)
     randomize(model)
     x = torch.randn(2, 3, *ODD)
-    featmap, = model(x)
+    (featmap,) = model(x)
     assert featmap.shape == (2, DIMS, 6, 8)
     assert model.token_counts(x)[-1] < 48
 
@@ -231,6 +238,7 @@ def test_dense_host_compiles_into_one_graph(randomize):
 
 def test_found_from_mmsegs_scope():
     from mmseg.registry import MODELS as MMSEG_MODELS
+
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MMSEG_MODELS.build(dict(type='mmtoken.TokenPretrainViT', arch=ARCH, img_size=24, patch_size=PATCH))
     assert model.out_type == 'featmap'

@@ -15,7 +15,8 @@ def upstream_bias(attn):
     """``(heads, 1+N, 1+N)``, as BEiTAttention reads it, entry by entry."""
     index = attn.relative_position_index
     return torch.stack([torch.stack([attn.relative_position_bias_table[i] for i in row]) for row in index], 0).permute(
-        2, 0, 1)
+        2, 0, 1
+    )
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def test_attention_dropout_drops_as_much(name, twins):
     spread = expected.std(0)
     assert spread.min() > 0
     torch.testing.assert_close(got.std(0), spread, rtol=0.15, atol=0)
-    assert ((got.mean(0) - expected.mean(0)) / spread).abs().max() < 5 * (2 / draws)**0.5
+    assert ((got.mean(0) - expected.mean(0)) / spread).abs().max() < 5 * (2 / draws) ** 0.5
 
 
 @pytest.mark.parametrize('drop_path_rate', [0, 0.7])

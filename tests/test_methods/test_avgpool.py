@@ -10,7 +10,7 @@ from mmtoken.methods.avgpool import AvgPool
 
 def make(**kwargs):
     reducer = AvgPool(**dict(dict(layer=1), **kwargs))
-    reducer.bind(HostInfo(depth=4, embed_dims=5, num_heads=1, out_indices=(3, )))
+    reducer.bind(HostInfo(depth=4, embed_dims=5, num_heads=1, out_indices=(3,)))
     return reducer
 
 
@@ -33,12 +33,15 @@ def test_two_by_two(raster, mode, num_prefix):
     assert torch.equal(state.x[:, :num_prefix], prefix)
 
 
-@pytest.mark.parametrize('raster, grid, expected', [
-    ((5, 7), (3, 4), (3, 4)),
-    ((5, 7), (2, 7), (2, 7)),
-    ((6, 8), 0.75, (4, 6)),
-    ((1, 8), 0.5, (1, 4)),
-])
+@pytest.mark.parametrize(
+    'raster, grid, expected',
+    [
+        ((5, 7), (3, 4), (3, 4)),
+        ((5, 7), (2, 7), (2, 7)),
+        ((6, 8), 0.75, (4, 6)),
+        ((1, 8), 0.5, (1, 4)),
+    ],
+)
 def test_any_grid(raster, grid, expected):
     state = TokenState(torch.randn(2, raster[0] * raster[1], 5), raster)
     maps = as_map(state.patches, raster)
@@ -72,12 +75,15 @@ def test_blocks_that_see_fewer_tokens():
     assert torch.equal(state.patches, kept.dense())
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(mode='cubic'), "mode='cubic' must be 'bilinear' or 'nearest'"),
-    (dict(grid=0), r'grid=0 is outside \(0, 1\]'),
-    (dict(layer=4), r'reducer\.layer=4.*0 to 3'),
-    (dict(restore_at=1), r'reducer\.restore_at=1 must come after layer=1'),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(mode='cubic'), "mode='cubic' must be 'bilinear' or 'nearest'"),
+        (dict(grid=0), r'grid=0 is outside \(0, 1\]'),
+        (dict(layer=4), r'reducer\.layer=4.*0 to 3'),
+        (dict(restore_at=1), r'reducer\.restore_at=1 must come after layer=1'),
+    ],
+)
 def test_arguments_that_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         make(**kwargs)

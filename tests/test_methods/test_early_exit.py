@@ -27,11 +27,26 @@ FCN = dict(LINEAR, num_convs=1, kernel_size=1, channels=16, norm_cfg=dict(type='
 CONCAT = dict(FCN, concat_input=True)
 FCN3 = dict(FCN, kernel_size=3)
 GROUPED = dict(FCN, norm_cfg=dict(type='GN', num_groups=4))
-SETR = dict(type='mmseg.SETRUPHead', channels=16, num_convs=1, up_scale=2, kernel_size=1, num_classes=K,
-            dropout_ratio=0, norm_cfg=dict(type='BN'))
+SETR = dict(
+    type='mmseg.SETRUPHead',
+    channels=16,
+    num_convs=1,
+    up_scale=2,
+    kernel_size=1,
+    num_classes=K,
+    dropout_ratio=0,
+    norm_cfg=dict(type='BN'),
+)
 ATM = dict(type='mmtoken.ATMSingleHead', channels=16, num_layers=2, num_heads=2, num_classes=K)
-SEGMENTER = dict(type='mmseg.SegmenterMaskTransformerHead', channels=16, embed_dims=16, num_heads=2, num_layers=1,
-                 num_classes=K, dropout_ratio=0)
+SEGMENTER = dict(
+    type='mmseg.SegmenterMaskTransformerHead',
+    channels=16,
+    embed_dims=16,
+    num_heads=2,
+    num_layers=1,
+    num_classes=K,
+    dropout_ratio=0,
+)
 HEADS = dict(linear=LINEAR, fcn=FCN, concat=CONCAT, setr=SETR, atm=ATM)
 SIZES = [(32, 32), (20, 36)]
 
@@ -39,21 +54,31 @@ SIZES = [(32, 32), (20, 36)]
 def model(reducer, decode=LINEAR, host='TokenDINOv2', kind='TokenEncoderDecoder', seed=0, test_cfg=None, **kwargs):
     """A segmentor with random weights that matter."""
     backbone = dict(
-        TokenDINOv2=dict(arch=dict(embed_dims=32, num_layers=DEPTH, num_heads=2), img_size=PATCH * SIDE,
-                         patch_size=PATCH, num_registers=2, layer_scale=1.0),
-        TokenVisionTransformer=dict(embed_dims=32, num_layers=DEPTH, num_heads=2, patch_size=PATCH,
-                                    img_size=PATCH * SIDE))[host]
+        TokenDINOv2=dict(
+            arch=dict(embed_dims=32, num_layers=DEPTH, num_heads=2),
+            img_size=PATCH * SIDE,
+            patch_size=PATCH,
+            num_registers=2,
+            layer_scale=1.0,
+        ),
+        TokenVisionTransformer=dict(
+            embed_dims=32, num_layers=DEPTH, num_heads=2, patch_size=PATCH, img_size=PATCH * SIDE
+        ),
+    )[host]
     backbone = dict(type=f'mmtoken.{host}', **backbone, **kwargs.pop('backbone', {}))
     if reducer is not None:
         backbone['reducer'] = reducer
     torch.manual_seed(seed)
-    built = MODELS.build(ConfigDict(
-        type=f'mmtoken.{kind}' if kind.startswith('Token') else f'mmseg.{kind}',
-        data_preprocessor=dict(type='mmseg.SegDataPreProcessor'),
-        backbone=backbone,
-        decode_head={'in_channels': 32, 'align_corners': False, **decode},
-        test_cfg=test_cfg or dict(mode='whole'),
-        **kwargs))
+    built = MODELS.build(
+        ConfigDict(
+            type=f'mmtoken.{kind}' if kind.startswith('Token') else f'mmseg.{kind}',
+            data_preprocessor=dict(type='mmseg.SegDataPreProcessor'),
+            backbone=backbone,
+            decode_head={'in_channels': 32, 'align_corners': False, **decode},
+            test_cfg=test_cfg or dict(mode='whole'),
+            **kwargs,
+        )
+    )
     randomize(built)
     for module in built.modules():
         module.training = False  # upstream's eval() returns None
@@ -106,7 +131,7 @@ def say(head, tokens):
         rows = head.norm(tokens)
         out = torch.cat([head.conv_seg(head.up_convs[0][0](row[None, :, None, None])) for row in rows])
     else:
-        out = torch.cat([head.forward((row[None, :, None, None], )) for row in tokens])
+        out = torch.cat([head.forward((row[None, :, None, None],)) for row in tokens])
     logits = out[:, :, 0, 0]
     return logits, logits.softmax(-1), None
 
@@ -130,7 +155,7 @@ def reference(net, image):
         m = reducer.exits.index(i)
         head = reducer.heads[m]
         if isinstance(reducer, DoViT) and kind_of(head) is Map:
-            logits = head.forward((host.out_norm(features, i).t().unflatten(1, grid)[None], ))
+            logits = head.forward((host.out_norm(features, i).t().unflatten(1, grid)[None],))
             pooled = F.adaptive_avg_pool2d(logits.softmax(1), grid)[0].flatten(1).t()
             scores = [pooled[n] for n in active]
         elif isinstance(reducer, DoViT) and kind_of(head) is Attention:
@@ -148,7 +173,7 @@ def reference(net, image):
         if isinstance(reducer, DToP):
             for label in range(K):
                 sure = sorted((-best, n) for n, (best, own, _) in done.items() if own == label)
-                for _, n in sure[:reducer.keep_per_class]:
+                for _, n in sure[: reducer.keep_per_class]:
                     del done[n]
             for n, (_, _, place) in done.items():
                 final[n], masks[n] = (scores if kind_of(head) is Attention else logits)[place], logits[place]
@@ -165,7 +190,7 @@ def reference(net, image):
 
 def finished(net, image):
     """The completed output of DToP for one image ``(K, H, W)``, by loops over the reference."""
-    features, left, final, masks, active = reference(net, image)
+    features, _left, final, masks, active = reference(net, image)
     host, reducer, head = net.backbone, net.backbone.reducer, net.decode_head
     grid = tuple(s // PATCH for s in image.shape[1:])
     given = host.out_norm(features, DEPTH - 1)
@@ -179,7 +204,7 @@ def finished(net, image):
             else:
                 out[n] = scores[active.index(n)]
         return out.t().unflatten(1, grid)
-    logits = head.forward((given.t().unflatten(1, grid)[None], ))[0]
+    logits = head.forward((given.t().unflatten(1, grid)[None],))[0]
     if logits.shape[1:] == grid:
         flat = logits.flatten(1).clone()
         for n, value in final.items():
@@ -192,7 +217,7 @@ def finished(net, image):
     scale = logits.shape[1] // grid[0]
     for n in final:
         y, x = n // grid[1] * scale, n % grid[1] * scale
-        logits[:, y:y + scale, x:x + scale] = fine[:, y:y + scale, x:x + scale]
+        logits[:, y : y + scale, x : x + scale] = fine[:, y : y + scale, x : x + scale]
     return logits
 
 
@@ -209,7 +234,7 @@ def test_dtop_does_what_the_loops_do(name, host, size):
     expected = torch.stack([finished(net, image) for image in inputs])
     left = left_at(net, inputs)
     assert left.tolist() == [reference(net, image)[1] for image in inputs]
-    assert 0 < (left == 0).sum() and (left == len(EXITS)).sum() > 0
+    assert (left == 0).sum() > 0 and (left == len(EXITS)).sum() > 0
     with torch.no_grad():
         feats = net.extract_feat(inputs)
         got = net.head_output(net.decode_head, feats)
@@ -252,8 +277,10 @@ def test_context_tokens_stand_for_those_of_their_class():
     halves = torch.zeros(1, 3, *SIZES[0])
     halves[..., :12] = 1.5  # of two colours, in unequal parts
     for proportional in (True, False):
-        net = model(exits('DToP', LINEAR, exits=(0, ), threshold=0.0, keep_per_class=1, proportional=proportional),
-                    backbone=dict(out_indices=(0, 3)))
+        net = model(
+            exits('DToP', LINEAR, exits=(0,), threshold=0.0, keep_per_class=1, proportional=proportional),
+            backbone=dict(out_indices=(0, 3)),
+        )
         reducer = net.backbone.reducer
         with torch.no_grad():
             net.backbone.pos_embed.zero_()
@@ -275,8 +302,15 @@ def test_context_tokens_stand_for_those_of_their_class():
 
 
 # ---------------------------------------------------------------------- exactness
-METHODS = [('DToP', LINEAR, LINEAR), ('DToP', FCN, SETR), ('DToP', LINEAR, SEGMENTER), ('DToP', ATM, ATM),
-           ('DoViT', LINEAR, SEGMENTER), ('DoViT', GROUPED, SEGMENTER), ('DoViT', FCN3, SETR)]
+METHODS = [
+    ('DToP', LINEAR, LINEAR),
+    ('DToP', FCN, SETR),
+    ('DToP', LINEAR, SEGMENTER),
+    ('DToP', ATM, ATM),
+    ('DoViT', LINEAR, SEGMENTER),
+    ('DoViT', GROUPED, SEGMENTER),
+    ('DoViT', FCN3, SETR),
+]
 IDS = ['DToP-linear', 'DToP-SETR', 'DToP-Segmenter', 'DToP-ATM', 'DoViT-Segmenter', 'DoViT-GN', 'DoViT-SETR']
 LOW = {'DToP-ATM': 0.3, 'DoViT-SETR': 0.8, 'DoViT-GN': 0.75}
 CASES = [pytest.param(*case, LOW.get(name, 0.6), id=name) for case, name in zip(METHODS, IDS)]
@@ -317,8 +351,8 @@ def test_sliding_windows_flips_and_scales(method, head, decode, threshold):
     total, count = torch.zeros(2, K, 40, 52), torch.zeros(40, 52)
     for y in (0, 16):
         for x in (0, 16, 20):
-            total[:, :, y:y + 24, x:x + 32] += predict(net, inputs[:, :, y:y + 24, x:x + 32])
-            count[y:y + 24, x:x + 32] += 1
+            total[:, :, y : y + 24, x : x + 32] += predict(net, inputs[:, :, y : y + 24, x : x + 32])
+            count[y : y + 24, x : x + 32] += 1
     assert torch.allclose(got, total / count, atol=1e-5)
     for view in (inputs.flip(3), F.interpolate(inputs, scale_factor=1.5)):
         assert predict(net, view).isfinite().all()
@@ -351,7 +385,8 @@ class HostReads(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket._qualified_op_name.removeprefix('aten::')
         by_mask = name in ('index', 'index_put', 'index_put_') and any(
-            t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1])
+            t is not None and t.dtype in (torch.bool, torch.uint8) for t in args[1]
+        )
         unknown = name == 'repeat_interleave' and (kwargs or {}).get('output_size') is None
         if by_mask or unknown or name in ('nonzero', '_local_scalar_dense', 'masked_select', 'unique', 'equal'):
             self.seen.append(name)
@@ -400,8 +435,12 @@ def test_exits_behind_a_coarser_grid():
 def test_auxiliary_heads_that_stay_are_left_alone():
     """Only what the decode head says is completed; heads given explicitly leave the others where they are."""
     aux = {'in_channels': 32, 'align_corners': False, **LINEAR, 'in_index': 0}
-    net = model(exits('DToP', LINEAR, threshold=0.3), dict(LINEAR, in_index=1), auxiliary_head=aux,
-                backbone=dict(out_indices=(1, 3))).train()
+    net = model(
+        exits('DToP', LINEAR, threshold=0.3),
+        dict(LINEAR, in_index=1),
+        auxiliary_head=aux,
+        backbone=dict(out_indices=(1, 3)),
+    ).train()
     inputs = images()
     losses = net.loss(inputs, samples(inputs))
     assert net.with_auxiliary_head and not net.moved
@@ -412,8 +451,9 @@ def test_auxiliary_heads_that_stay_are_left_alone():
 @pytest.mark.parametrize('host', ['TokenDINOv2', 'TokenVisionTransformer'])
 def test_stochastic_depth_drops_images_not_tokens(host):
     """Also where the batch is packed: of each image a branch is left out as a whole."""
-    net = model(exits('DoViT', LINEAR, threshold=0.5, exits=(0, )), SEGMENTER, host,
-                backbone=dict(drop_path_rate=0.9)).train()
+    net = model(
+        exits('DoViT', LINEAR, threshold=0.5, exits=(0,)), SEGMENTER, host, backbone=dict(drop_path_rate=0.9)
+    ).train()
     seen = []
     for block in net.backbone.blocks[1:]:
         for module in block.modules():
@@ -488,8 +528,9 @@ def test_dtop_supervises_final_predictions_together_with_new_ones():
     assert torch.equal(second[gone], first[gone]) and not torch.equal(second[~gone], first[~gone])
     labels = torch.stack([sample.gt_sem_seg.data for sample in targets]).squeeze(1)
     up = F.interpolate(second, inputs.shape[2:], mode='bilinear')
-    assert torch.allclose(losses['reducer.exit2.loss_ce'], F.cross_entropy(up, labels, ignore_index=255,
-                                                                         reduction='sum') / labels.numel())
+    assert torch.allclose(
+        losses['reducer.exit2.loss_ce'], F.cross_entropy(up, labels, ignore_index=255, reduction='sum') / labels.numel()
+    )
 
 
 def test_dovit_supervises_every_token_at_every_exit():
@@ -499,7 +540,7 @@ def test_dovit_supervises_every_token_at_every_exit():
     record = state.aux[net.backbone.reducer]
     assert (record.left == 0).any()
     trail = state.trail[:1]  # what the second head saw of the tokens that left at the first exit
-    saved = trail[0].restore.saved[:, net.backbone.num_prefix:]
+    saved = trail[0].restore.saved[:, net.backbone.num_prefix :]
     said = net.backbone.reducer.heads[1].conv_seg.weight.flatten(1) @ net.backbone.out_norm(saved, 2).transpose(1, 2)
     gone = (record.left == 0).view(3, -1)
     second = (record.stages[1][1] - net.backbone.reducer.heads[1].conv_seg.bias.view(1, -1, 1, 1)).flatten(2)
@@ -541,8 +582,8 @@ def test_a_teacher_adds_its_losses_and_nothing_else(tmp_path):
 
     student = model(exits('DoViT', LINEAR, threshold=0.6), teacher=teacher, seed=7)
     losses = student.loss(inputs, targets)
-    (goal_map, ), (own_map, ) = dense.extract_feat(inputs), student.extract_feat(inputs)
-    t, s = ((m.decode_head.forward((x, )) / 2).softmax(1) for m, x in ((dense, goal_map), (student, own_map)))
+    (goal_map,), (own_map,) = dense.extract_feat(inputs), student.extract_feat(inputs)
+    t, s = ((m.decode_head.forward((x,)) / 2).softmax(1) for m, x in ((dense, goal_map), (student, own_map)))
     divergence = (t * (t.log() - s.log())).sum(1).mean() * 4
     assert torch.allclose(losses['teacher.loss_logits'], 3 * divergence, atol=1e-5)
     assert torch.allclose(losses['teacher.loss_features'], 0.25 * (goal_map - own_map).square().mean(), rtol=1e-4)
@@ -584,8 +625,12 @@ def test_frozen_exit_heads_decide_as_they_did(method):
 def setr_pair(method, aux=SETR, seed=0, **kwargs):
     """A stock model with auxiliary heads on blocks 0 and 2, and an accelerated one of the same config."""
     heads = [{'in_channels': 32, 'align_corners': False, **aux, 'in_index': i} for i in (0, 1)]
-    config = dict(decode=dict(SETR, in_index=2), auxiliary_head=heads, host='TokenVisionTransformer',
-                  backbone=dict(out_indices=(0, 2, 3)))
+    config = dict(
+        decode=dict(SETR, in_index=2),
+        auxiliary_head=heads,
+        host='TokenVisionTransformer',
+        backbone=dict(out_indices=(0, 2, 3)),
+    )
     stock = model(None, kind='EncoderDecoder', seed=seed, **config)
     return stock, model(dict(type=f'mmtoken.{method}', **kwargs), seed=seed + 1, **config)
 
@@ -616,8 +661,11 @@ def test_an_exit_says_what_the_auxiliary_head_says():
     inputs = images(2, SIZES[1])
     with torch.no_grad():
         maps = stock.extract_feat(inputs)
-        assert torch.allclose(predict(net, inputs), F.interpolate(
-            stock.auxiliary_head[0].forward(maps), inputs.shape[2:], mode='bilinear'), atol=1e-4)
+        assert torch.allclose(
+            predict(net, inputs),
+            F.interpolate(stock.auxiliary_head[0].forward(maps), inputs.shape[2:], mode='bilinear'),
+            atol=1e-4,
+        )
 
 
 def test_exits_choose_among_the_auxiliary_heads():
@@ -631,23 +679,26 @@ def test_exits_choose_among_the_auxiliary_heads():
 
 
 # ---------------------------------------------------------------------- bad input
-@pytest.mark.parametrize('args, message', [
-    (dict(threshold=1.2), r'threshold=1\.2 must be a probability in \[0, 1\]'),
-    (dict(threshold=(0.9, -0.1)), r'threshold=.*\[0, 1\]'),
-    (dict(threshold=(0.9, 0.8, 0.7)), r'threshold has 3 entries for 2 exits'),
-    (dict(exits=(0, 1, 2, 3)), r'exits=3 is not a block'),
-    (dict(exits=(2, 0)), r'exits=\[2, 0\].*rising'),
-    (dict(exits=5), r'exits=5 must be a list'),
-    (dict(exits=None), r'exits is missing'),
-    (dict(exits=None, heads=[LINEAR, LINEAR]), r'exits is missing'),
-    (dict(heads=dict(LINEAR, input_transform='multiple_select')), r'leave input_transform'),
-    (dict(heads=dict(ATM, deep_supervision=True)), r'leave input_transform and deep_supervision out'),
-    (dict(heads=None), r"heads is missing.*TokenEncoderDecoder'.*auxiliary_head"),
-    (dict(heads=[LINEAR]), r'heads has 1 entries for 2 exits'),
-    (dict(heads=[LINEAR, dict(LINEAR, num_classes=3)]), r'different numbers of classes: \[3, 4\]'),
-    (dict(heads=dict(LINEAR, num_classes=7)), r'predict 7 classes and decode_head 4'),
-    (dict(heads=dict(LINEAR, num_classes=2, out_channels=1, threshold=0.3)), r'two or more classes'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (dict(threshold=1.2), r'threshold=1\.2 must be a probability in \[0, 1\]'),
+        (dict(threshold=(0.9, -0.1)), r'threshold=.*\[0, 1\]'),
+        (dict(threshold=(0.9, 0.8, 0.7)), r'threshold has 3 entries for 2 exits'),
+        (dict(exits=(0, 1, 2, 3)), r'exits=3 is not a block'),
+        (dict(exits=(2, 0)), r'exits=\[2, 0\].*rising'),
+        (dict(exits=5), r'exits=5 must be a list'),
+        (dict(exits=None), r'exits is missing'),
+        (dict(exits=None, heads=[LINEAR, LINEAR]), r'exits is missing'),
+        (dict(heads=dict(LINEAR, input_transform='multiple_select')), r'leave input_transform'),
+        (dict(heads=dict(ATM, deep_supervision=True)), r'leave input_transform and deep_supervision out'),
+        (dict(heads=None), r"heads is missing.*TokenEncoderDecoder'.*auxiliary_head"),
+        (dict(heads=[LINEAR]), r'heads has 1 entries for 2 exits'),
+        (dict(heads=[LINEAR, dict(LINEAR, num_classes=3)]), r'different numbers of classes: \[3, 4\]'),
+        (dict(heads=dict(LINEAR, num_classes=7)), r'predict 7 classes and decode_head 4'),
+        (dict(heads=dict(LINEAR, num_classes=2, out_channels=1, threshold=0.3)), r'two or more classes'),
+    ],
+)
 @pytest.mark.parametrize('method', ['DToP', 'DoViT'])
 def test_bad_arguments_are_one_line(method, args, message):
     with pytest.raises(ValueError, match=message) as caught:
@@ -655,26 +706,32 @@ def test_bad_arguments_are_one_line(method, args, message):
     assert '\n' not in str(caught.value)
 
 
-@pytest.mark.parametrize('args, message', [
-    (dict(head=FCN3), r'FCNHead reads other tokens.*kernel_size=1'),
-    (dict(head=SEGMENTER), r'SegmenterMaskTransformerHead reads other tokens'),
-    (dict(head=ATM), r'ATMSingleHead does not go with decode_head FCNHead'),
-    (dict(keep_per_class=-1), r'keep_per_class=-1'),
-    (dict(store='mask'), r"store='mask' must be 'prob' or 'logits'"),
-    (dict(store='logits'), r"store='logits' is about the mask logits of ATMSingleHead"),
-    (dict(head=GROUPED), r'FCNHead reads other tokens'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (dict(head=FCN3), r'FCNHead reads other tokens.*kernel_size=1'),
+        (dict(head=SEGMENTER), r'SegmenterMaskTransformerHead reads other tokens'),
+        (dict(head=ATM), r'ATMSingleHead does not go with decode_head FCNHead'),
+        (dict(keep_per_class=-1), r'keep_per_class=-1'),
+        (dict(store='mask'), r"store='mask' must be 'prob' or 'logits'"),
+        (dict(store='logits'), r"store='logits' is about the mask logits of ATMSingleHead"),
+        (dict(head=GROUPED), r'FCNHead reads other tokens'),
+    ],
+)
 def test_bad_arguments_of_dtop(args, message):
     with pytest.raises(ValueError, match=message):
         model(exits('DToP', **args))
 
 
-@pytest.mark.parametrize('args, message', [
-    (dict(low=0.8), r'low=0\.8 must lie between 0 and threshold=0\.7'),
-    (dict(anneal_iters=0), r'anneal_iters=0'),
-    (dict(anneal_iters=10, frozen=True), r'anneal_iters=10 anneals while exit heads are trained'),
-    (dict(aggregate=1.0), r'aggregate=1\.0'),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (dict(low=0.8), r'low=0\.8 must lie between 0 and threshold=0\.7'),
+        (dict(anneal_iters=0), r'anneal_iters=0'),
+        (dict(anneal_iters=10, frozen=True), r'anneal_iters=10 anneals while exit heads are trained'),
+        (dict(aggregate=1.0), r'aggregate=1\.0'),
+    ],
+)
 def test_bad_arguments_of_dovit(args, message):
     with pytest.raises(ValueError, match=message):
         model(exits('DoViT', **args))
@@ -690,17 +747,22 @@ def test_models_that_do_not_go_with_a_method():
     with pytest.raises(ValueError, match=r'aggregate=0\.1 needs a class token'):
         model(exits('DoViT', aggregate=0.1), host='TokenVisionTransformer', backbone=dict(with_cls_token=False))
     with pytest.raises(ValueError, match='equally many tokens in each image'):
-        model([exits('DoViT', threshold=0.5), exits('DoViT', exits=(1, ), threshold=0.5)]).backbone(images())
+        model([exits('DoViT', threshold=0.5), exits('DoViT', exits=(1,), threshold=0.5)]).backbone(images())
     with pytest.raises(ValueError, match='two of the methods complete'):
         model([exits('DToP'), exits('DToP')])
     with pytest.raises(ValueError, match=r'in_index point there'):
         model(exits('DToP', ATM), dict(ATM, in_index=0), backbone=dict(out_indices=(1, 3)))
     with pytest.raises(ValueError, match=r'heads is missing.*without a neck'):
         neck = dict(type='mmseg.MultiLevelNeck', in_channels=[32, 32], out_channels=32, scales=[1, 1])
-        model(dict(type='mmtoken.DoViT'), dict(LINEAR, in_index=1), backbone=dict(out_indices=(1, 3)), neck=neck,
-              auxiliary_head={'in_channels': 32, 'align_corners': False, **LINEAR, 'in_index': 0})
+        model(
+            dict(type='mmtoken.DoViT'),
+            dict(LINEAR, in_index=1),
+            backbone=dict(out_indices=(1, 3)),
+            neck=neck,
+            auxiliary_head={'in_channels': 32, 'align_corners': False, **LINEAR, 'in_index': 0},
+        )
     pool = dict(type='mmtoken.AvgPool', layer=0, grid=0.5, restore_at=2)
-    for blocks in ((0, ), (0, 2)):
+    for blocks in ((0,), (0, 2)):
         with pytest.raises(ValueError, match='another method reduces or restores tokens after the first exit'):
             predict(model([pool, exits('DToP', exits=blocks, threshold=0.3)]), images())
     with pytest.raises(ValueError, match='reads neighbouring tokens, and a method before'):
@@ -708,9 +770,16 @@ def test_models_that_do_not_go_with_a_method():
 
 
 def test_kinds_of_heads():
-    host = HostInfo(depth=4, embed_dims=32, num_heads=2, out_indices=(3, ))
-    for head, kind in ((LINEAR, Pointwise), (CONCAT, Pointwise), (SETR, Pointwise), (dict(SETR, kernel_size=3), Map),
-                       (FCN3, Map), (SEGMENTER, Map), (ATM, Attention)):
+    host = HostInfo(depth=4, embed_dims=32, num_heads=2, out_indices=(3,))
+    for head, kind in (
+        (LINEAR, Pointwise),
+        (CONCAT, Pointwise),
+        (SETR, Pointwise),
+        (dict(SETR, kernel_size=3), Map),
+        (FCN3, Map),
+        (SEGMENTER, Map),
+        (ATM, Attention),
+    ):
         reducer = DoViT(head, exits=[1])
         reducer.bind(host)
         assert reducer.kinds == [kind]

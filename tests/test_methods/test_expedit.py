@@ -53,8 +53,12 @@ def cluster_by_loops(x, raster, grid, window, iterations, temperature, valid=Non
             if not valid[p]:
                 continue
             y, z = p // width * h // height, p % width * w // width
-            near = [i * w + j for i in range(h) for j in range(w)
-                    if abs(i - y) <= window // 2 and abs(j - z) <= window // 2 and exists[i * w + j]]
+            near = [
+                i * w + j
+                for i in range(h)
+                for j in range(w)
+                if abs(i - y) <= window // 2 and abs(j - z) <= window // 2 and exists[i * w + j]
+            ]
             weights = softmax({i: -temperature * float(distance(x[p], centres[i])) for i in near})
             assign.update({(i, p): weight for i, weight in weights.items()})
         for i in range(h * w):
@@ -78,7 +82,7 @@ def weights_by_loops(x, centres, neighbors, temperature, exists):
 def make(**kwargs):
     """A bound reducer that clusters before block 1."""
     reducer = Expedit(**dict(dict(layer=1), **kwargs))
-    reducer.bind(HostInfo(depth=4, embed_dims=6, num_heads=2, out_indices=(3, )))
+    reducer.bind(HostInfo(depth=4, embed_dims=6, num_heads=2, out_indices=(3,)))
     return reducer
 
 
@@ -102,8 +106,9 @@ def make_tokens(raster, batch=2, dims=6):
 @pytest.mark.parametrize('raster, grid, window, iterations, temperature, neighbors', CASES)
 def test_equations(raster, grid, window, iterations, temperature, neighbors):
     x = make_tokens(raster)
-    state = reduce(x, raster, grid=grid, window=window, iterations=iterations, temperature=temperature,
-                   neighbors=neighbors)
+    state = reduce(
+        x, raster, grid=grid, window=window, iterations=iterations, temperature=temperature, neighbors=neighbors
+    )
     assert state.raster == grid and state.patches.shape == (2, grid[0] * grid[1], 6)
     weights = restore_weights(state)
     for b in range(2):
@@ -203,16 +208,19 @@ def test_autocast_does_not_reach_the_distances():
 
 def padded_image(raster, bottom, right):
     padding = torch.zeros(raster, dtype=torch.bool)
-    padding[raster[0] - bottom:] = True
-    padding[:, raster[1] - right:] = True
+    padding[raster[0] - bottom :] = True
+    padding[:, raster[1] - right :] = True
     return padding.flatten()
 
 
-@pytest.mark.parametrize('raster, grid, bottom, right', [
-    ((6, 6), (3, 3), 1, 3),
-    ((7, 5), (3, 4), 4, 0),
-    ((6, 8), (3, 4), 4, 5),  # whole cells of padding, and whole windows of them
-])
+@pytest.mark.parametrize(
+    'raster, grid, bottom, right',
+    [
+        ((6, 6), (3, 3), 1, 3),
+        ((7, 5), (3, 4), 4, 0),
+        ((6, 8), (3, 4), 4, 5),  # whole cells of padding, and whole windows of them
+    ],
+)
 def test_padding_takes_no_part(raster, grid, bottom, right):
     x = make_tokens(raster)
     padding = torch.stack([padded_image(raster, bottom, right), torch.zeros(raster[0] * raster[1], dtype=torch.bool)])
@@ -297,7 +305,7 @@ def test_auto_temperature_is_that_of_the_image_alone():
     x = make_tokens((6, 6), batch=3) * torch.tensor([1.0, 10.0, 0.1]).view(3, 1, 1)
     together = reduce(x, (6, 6), grid=0.5)
     for b in range(3):
-        alone = reduce(x[b:b + 1], (6, 6), grid=0.5)
+        alone = reduce(x[b : b + 1], (6, 6), grid=0.5)
         assert torch.allclose(together.patches[b], alone.patches[0], rtol=1e-5, atol=1e-6)
         assert torch.allclose(restore_weights(together)[b], restore_weights(alone)[0], atol=1e-5)
 
@@ -349,13 +357,16 @@ def drive(reducer, state):
     return counts
 
 
-@pytest.mark.parametrize('kwargs, counts', [
-    (dict(layer=0), [9, 9, 9, 9]),
-    (dict(layer=2), [36, 36, 9, 9]),
-    (dict(layer=3), [36, 36, 36, 9]),
-    (dict(layer=1, restore_at=2), [36, 9, 36, 36]),
-    (dict(layer=0, restore_at=3), [9, 9, 9, 36]),
-])
+@pytest.mark.parametrize(
+    'kwargs, counts',
+    [
+        (dict(layer=0), [9, 9, 9, 9]),
+        (dict(layer=2), [36, 36, 9, 9]),
+        (dict(layer=3), [36, 36, 36, 9]),
+        (dict(layer=1, restore_at=2), [36, 9, 36, 36]),
+        (dict(layer=0, restore_at=3), [9, 9, 9, 36]),
+    ],
+)
 def test_blocks_that_see_fewer_tokens(kwargs, counts):
     state = TokenState(make_tokens((6, 6)), (6, 6))
     assert drive(make(grid=0.5, **kwargs), state) == counts
@@ -392,20 +403,23 @@ def test_proportional_attention_weighs_centres_by_the_patches_rebuilt_from_them(
     torch.testing.assert_close(padded.sizes.sum(), torch.tensor(40.0))
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(window=4), r'window=4.*odd'),
-    (dict(window=-1), r'window=-1.*odd'),
-    (dict(iterations=0), r'iterations=0.*at least 1'),
-    (dict(neighbors=0), r'neighbors=0.*at least 1'),
-    (dict(temperature=0), r"temperature=0 must be 'auto' or a positive"),
-    (dict(temperature='cold'), r"temperature='cold' must be 'auto'"),
-    (dict(restore='logits'), r"restore='logits' must be 'feature' or 'late'"),
-    (dict(grid=1.5), r'grid=1.5 is outside \(0, 1\]'),
-    (dict(layer=4), r'reducer\.layer=4.*0 to 3'),
-    (dict(layer=2, restore_at=2), r'reducer\.restore_at=2 must come after layer=2'),
-    (dict(layer=2, restore_at=7), r'reducer\.restore_at=7.*0 to 3'),
-    (dict(restore='late', restore_at=3), r"restore='late'"),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(window=4), r'window=4.*odd'),
+        (dict(window=-1), r'window=-1.*odd'),
+        (dict(iterations=0), r'iterations=0.*at least 1'),
+        (dict(neighbors=0), r'neighbors=0.*at least 1'),
+        (dict(temperature=0), r"temperature=0 must be 'auto' or a positive"),
+        (dict(temperature='cold'), r"temperature='cold' must be 'auto'"),
+        (dict(restore='logits'), r"restore='logits' must be 'feature' or 'late'"),
+        (dict(grid=1.5), r'grid=1.5 is outside \(0, 1\]'),
+        (dict(layer=4), r'reducer\.layer=4.*0 to 3'),
+        (dict(layer=2, restore_at=2), r'reducer\.restore_at=2 must come after layer=2'),
+        (dict(layer=2, restore_at=7), r'reducer\.restore_at=7.*0 to 3'),
+        (dict(restore='late', restore_at=3), r"restore='late'"),
+    ],
+)
 def test_arguments_that_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         make(**dict(dict(grid=0.5), **kwargs))

@@ -14,22 +14,35 @@ LATE = dict(type='mmtoken.Expedit', layer=2, grid=(4, 5), restore='late')
 def make(reducer, model='mmtoken.TokenEncoderDecoder', **backbone):
     """A segmentor of 5 classes, the same weights at every call."""
     torch.manual_seed(3)
-    segmentor = MODELS.build(dict(
-        type=model,
-        _scope_='mmseg',
-        backbone=dict(
-            type='mmtoken.TokenDINOv2',
-            arch=dict(embed_dims=32, num_layers=4, num_heads=2),
-            img_size=32,
-            patch_size=4,
-            layer_scale=1.0,
-            reducer=reducer,
-            **backbone),
-        decode_head=dict(
-            type='FCNHead', in_channels=32, channels=32, num_convs=0, concat_input=False, kernel_size=1, in_index=0,
-            num_classes=5, dropout_ratio=0, align_corners=False,
-            loss_decode=dict(type='CrossEntropyLoss')),
-        test_cfg=dict(mode='whole')))
+    segmentor = MODELS.build(
+        dict(
+            type=model,
+            _scope_='mmseg',
+            backbone=dict(
+                type='mmtoken.TokenDINOv2',
+                arch=dict(embed_dims=32, num_layers=4, num_heads=2),
+                img_size=32,
+                patch_size=4,
+                layer_scale=1.0,
+                reducer=reducer,
+                **backbone,
+            ),
+            decode_head=dict(
+                type='FCNHead',
+                in_channels=32,
+                channels=32,
+                num_convs=0,
+                concat_input=False,
+                kernel_size=1,
+                in_index=0,
+                num_classes=5,
+                dropout_ratio=0,
+                align_corners=False,
+                loss_decode=dict(type='CrossEntropyLoss'),
+            ),
+            test_cfg=dict(mode='whole'),
+        )
+    )
     randomize(segmentor)
     return segmentor.eval()
 

@@ -29,7 +29,7 @@ class SlowImage:
                 cosines.append(float(metric[a] @ metric[b]) / norm if norm > 0 else 0.0)
             if cosines:
                 edges.append((max(cosines), a, 2 * cosines.index(max(cosines)) + 1))
-        edges = sorted(edges, key=lambda edge: -edge[0])[:min(r, n // 2)]
+        edges = sorted(edges, key=lambda edge: -edge[0])[: min(r, n // 2)]
         x, members = list(self.x), [list(m) for m in self.members]
         for token in {b for _, _, b in edges}:
             group = [token] + [a for _, a, b in edges if b == token]
@@ -50,7 +50,7 @@ class SlowImage:
 
 def make(depth=4, **kwargs):
     reducer = ToMe(**kwargs)
-    reducer.bind(HostInfo(depth=depth, embed_dims=DIMS, num_heads=HEADS, out_indices=(depth - 1, )))
+    reducer.bind(HostInfo(depth=depth, embed_dims=DIMS, num_heads=HEADS, out_indices=(depth - 1,)))
     return reducer
 
 
@@ -66,12 +66,15 @@ def make_state(grid=(4, 6), batch=2, num_prefix=0, padding=None):
     return TokenState(torch.randn(batch, num_prefix + grid[0] * grid[1], DIMS), grid, num_prefix, padding=padding)
 
 
-@pytest.mark.parametrize('grid, num_prefix, r', [
-    ((4, 6), 0, [5, 3, 4, 2]),
-    ((4, 6), 1, [5, 3, 4, 2]),
-    ((3, 5), 3, [4, 0, 3, 1]),
-    ((5, 5), 2, [100, 100, 2, 1]),
-])
+@pytest.mark.parametrize(
+    'grid, num_prefix, r',
+    [
+        ((4, 6), 0, [5, 3, 4, 2]),
+        ((4, 6), 1, [5, 3, 4, 2]),
+        ((3, 5), 3, [4, 0, 3, 1]),
+        ((5, 5), 2, [100, 100, 2, 1]),
+    ],
+)
 def test_several_blocks_against_loops(grid, num_prefix, r):
     state, n = make_state(grid, num_prefix=num_prefix), grid[0] * grid[1]
     prefix = state.x[:, :num_prefix].clone()
@@ -99,7 +102,7 @@ def test_several_blocks_against_loops(grid, num_prefix, r):
         yx = torch.tensor([[y, x] for y in range(grid[0]) for x in range(grid[1])], dtype=torch.float64)
         assert torch.allclose(centres, source.t() @ yx / source.sum(0)[:, None], atol=1e-5)
     assert torch.equal(state.x[:, :num_prefix], prefix)
-    assert torch.equal(state.sizes.sum(1), torch.full((2, ), float(n)))
+    assert torch.equal(state.sizes.sum(1), torch.full((2,), float(n)))
 
 
 def test_similarity_is_the_cosine_of_the_mean_key():
@@ -122,8 +125,8 @@ def test_a_merge_weighs_tokens_by_size():
     same = torch.ones(1, 4, HEADS, 5)
     reducer = make(r=[1, 1, 1, 0])
     for i in range(3):  # always token 0 into token 1
-        step(reducer, state, i, same[:, :4 - i])
-        assert torch.allclose(state.x[0, 0], x[0, :i + 2].mean(0), atol=1e-6)
+        step(reducer, state, i, same[:, : 4 - i])
+        assert torch.allclose(state.x[0, 0], x[0, : i + 2].mean(0), atol=1e-6)
         assert state.sizes[0, 0] == i + 2
 
 
@@ -153,7 +156,7 @@ def test_attention_weighs_each_key_by_the_patches_it_stands_for():
     repeats = torch.cat([torch.ones(2, 2), state.sizes], 1).long()
     merged = dense_attention(q, k, v, key_bias=bias)
     for b in range(2):
-        spread = dense_attention(q[b:b + 1], *(t[b:b + 1].repeat_interleave(repeats[b], 2) for t in (k, v)))
+        spread = dense_attention(q[b : b + 1], *(t[b : b + 1].repeat_interleave(repeats[b], 2) for t in (k, v)))
         assert torch.allclose(merged[b], spread[0], atol=1e-5)
 
 
@@ -172,17 +175,20 @@ def counts(reducer, n, depth=4, num_prefix=1):
     return out
 
 
-@pytest.mark.parametrize('kwargs, n, expected', [
-    (dict(r=4), 24, [20, 16, 12, 8]),
-    (dict(r=[0, 5, 0, 2]), 24, [24, 19, 19, 17]),
-    (dict(r=100), 24, [12, 6, 3, 2]),
-    (dict(r=100), 1, [1, 1, 1, 1]),
-    (dict(r=4, layers=[1, 3]), 24, [24, 20, 20, 16]),
-    (dict(r=[2, 7], layers=[1, 3]), 24, [24, 22, 22, 15]),
-    (dict(keep=1.0), 24, [24, 24, 24, 24]),
-    (dict(keep=0.5**4), 64, [32, 16, 8, 4]),
-    (dict(keep=0.25, layers=[0, 2]), 64, [32, 32, 16, 16]),
-])
+@pytest.mark.parametrize(
+    'kwargs, n, expected',
+    [
+        (dict(r=4), 24, [20, 16, 12, 8]),
+        (dict(r=[0, 5, 0, 2]), 24, [24, 19, 19, 17]),
+        (dict(r=100), 24, [12, 6, 3, 2]),
+        (dict(r=100), 1, [1, 1, 1, 1]),
+        (dict(r=4, layers=[1, 3]), 24, [24, 20, 20, 16]),
+        (dict(r=[2, 7], layers=[1, 3]), 24, [24, 22, 22, 15]),
+        (dict(keep=1.0), 24, [24, 24, 24, 24]),
+        (dict(keep=0.5**4), 64, [32, 16, 8, 4]),
+        (dict(keep=0.25, layers=[0, 2]), 64, [32, 32, 16, 16]),
+    ],
+)
 def test_tokens_after_each_block(kwargs, n, expected):
     assert counts(make(**kwargs), n) == expected
 
@@ -191,7 +197,7 @@ def test_tokens_after_each_block(kwargs, n, expected):
 def test_keep_is_the_part_left_at_the_end(keep):
     left = counts(make(depth=12, keep=keep), 200, depth=12)
     assert left[-1] == pytest.approx(keep * 200, abs=4)
-    parts = [b / a for a, b in zip([200] + left, left)]
+    parts = [b / a for a, b in zip([200, *left], left)]
     assert max(parts) - min(parts) < 0.02, 'the same part in every block'
 
 
@@ -243,7 +249,7 @@ def test_the_batch_does_not_matter():
     alone = [TokenState(x[None], (4, 6), 1) for x in state.x.clone()]
     step(make(r=7), state, 0, keys)
     for b in range(3):
-        step(make(r=7), alone[b], 0, keys[b:b + 1])
+        step(make(r=7), alone[b], 0, keys[b : b + 1])
         assert torch.equal(state.x[b], alone[b].x[0]) and torch.equal(state.sizes[b], alone[b].sizes[0])
 
 
@@ -267,8 +273,9 @@ def test_gradients_are_those_of_the_means():
         step(reducer, state, i)
     weight = torch.randn_like(state.x)
     (state.x * weight).sum().backward()
-    source = state.trail[0].restore.patches(state.trail[1].restore.patches(state.trail[2].restore.patches(
-        torch.eye(6)[None])))[0]
+    source = state.trail[0].restore.patches(
+        state.trail[1].restore.patches(state.trail[2].restore.patches(torch.eye(6)[None]))
+    )[0]
     assert torch.allclose(x.grad[0], source @ (weight[0] / source.sum(0)[:, None]), atol=1e-5)
 
 
@@ -279,15 +286,18 @@ def test_nothing_of_an_image_is_kept_on_the_module():
     assert reducer.__dict__ == before and not list(reducer.buffers())
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(), 'either r or keep'),
-    (dict(r=4, keep=0.5), 'either r or keep'),
-    (dict(keep=0), r'keep=0 is outside \(0, 1\]'),
-    (dict(r=-1), r'r=-1.*>= 0'),
-    (dict(r=0.5), r'r=0\.5.*integers'),
-    (dict(r=[4, 4]), 'r has 2 entries.*4 blocks'),
-    (dict(r=4, layers=[0, 4]), r'reducer\.layers=\[0, 4\].*0 to 3'),
-])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(), 'either r or keep'),
+        (dict(r=4, keep=0.5), 'either r or keep'),
+        (dict(keep=0), r'keep=0 is outside \(0, 1\]'),
+        (dict(r=-1), r'r=-1.*>= 0'),
+        (dict(r=0.5), r'r=0\.5.*integers'),
+        (dict(r=[4, 4]), 'r has 2 entries.*4 blocks'),
+        (dict(r=4, layers=[0, 4]), r'reducer\.layers=\[0, 4\].*0 to 3'),
+    ],
+)
 def test_arguments_that_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         make(**kwargs)

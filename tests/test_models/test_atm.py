@@ -56,7 +56,7 @@ def test_decoder_is_its_equations(query_attention):
         assert torch.equal(got, want), 'asking for every layer changes nothing in the last'
 
 
-@pytest.mark.parametrize('lengths', [(5, 1, 9, 5), (4, 0, 6), (0, )])
+@pytest.mark.parametrize('lengths', [(5, 1, 9, 5), (4, 0, 6), (0,)])
 def test_a_packed_batch_is_its_images_alone(lengths):
     model = decoder().float()
     lengths = torch.tensor(lengths)
@@ -112,11 +112,14 @@ def test_dropout_is_for_training_only():
     assert not torch.equal(model(tokens)[1], model(tokens)[1])
 
 
-@pytest.mark.parametrize('wrong, message', [
-    (dict(num_heads=5), 'num_heads=5 does not divide channels=12'),
-    (dict(num_layers=0), 'num_layers=0 of an ATM decoder must be an integer >= 1'),
-    (dict(dropout=1.0), r'dropout of an ATM decoder is 1.0; give a rate in \[0, 1\)'),
-])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(num_heads=5), 'num_heads=5 does not divide channels=12'),
+        (dict(num_layers=0), 'num_layers=0 of an ATM decoder must be an integer >= 1'),
+        (dict(dropout=1.0), r'dropout of an ATM decoder is 1.0; give a rate in \[0, 1\)'),
+    ],
+)
 def test_errors_say_what_would_be_right(wrong, message):
     with pytest.raises(ValueError, match=message):
         decoder(**wrong)

@@ -17,26 +17,51 @@ from mmtoken.testing import randomize
 
 BASELINES = Path(__file__).parents[2] / 'configs' / 'baselines'
 K = 5
-CASCADE = dict(type='mmtoken.ATMHead', in_channels=[32] * 3, in_index=[0, 1, 2], channels=24, num_heads=3,
-               num_layers=2, num_classes=K)
-SINGLE = dict(type='mmtoken.ATMSingleHead', in_channels=32, in_index=2, channels=24, num_heads=3, num_layers=2,
-              num_classes=K)
+CASCADE = dict(
+    type='mmtoken.ATMHead',
+    in_channels=[32] * 3,
+    in_index=[0, 1, 2],
+    channels=24,
+    num_heads=3,
+    num_layers=2,
+    num_classes=K,
+)
+SINGLE = dict(
+    type='mmtoken.ATMSingleHead', in_channels=32, in_index=2, channels=24, num_heads=3, num_layers=2, num_classes=K
+)
 HEADS = pytest.mark.parametrize('head', [CASCADE, SINGLE], ids=['cascade', 'single'])
 
 
 def segmentor(head, type='EncoderDecoder', test_cfg=None, auxiliary=None, reducer=None):
     init_default_scope('mmseg')
-    backbone = dict(type='mmtoken.TokenVisionTransformer', img_size=32, patch_size=4, embed_dims=32, num_layers=4,
-                    num_heads=2, out_indices=(1, 2, 3), with_cls_token=False, reducer=reducer)
+    backbone = dict(
+        type='mmtoken.TokenVisionTransformer',
+        img_size=32,
+        patch_size=4,
+        embed_dims=32,
+        num_layers=4,
+        num_heads=2,
+        out_indices=(1, 2, 3),
+        with_cls_token=False,
+        reducer=reducer,
+    )
     model = MODELS.build(
-        dict(type=type, backbone=backbone, decode_head=head, auxiliary_head=auxiliary, train_cfg=dict(),
-             test_cfg=ConfigDict(test_cfg or dict(mode='whole'))))
+        dict(
+            type=type,
+            backbone=backbone,
+            decode_head=head,
+            auxiliary_head=auxiliary,
+            train_cfg=dict(),
+            test_cfg=ConfigDict(test_cfg or dict(mode='whole')),
+        )
+    )
     randomize(model)
     return model.eval()
 
 
 def samples(images, classes=K):
     from mmseg.structures import SegDataSample
+
     size, out = tuple(images.shape[-2:]), []
     for _ in images:
         sample = SegDataSample(metainfo=dict(ori_shape=size, img_shape=size, pad_shape=size, padding_size=[0] * 4))
@@ -52,8 +77,9 @@ def scores(model, images):
 
 
 @HEADS
-@pytest.mark.parametrize('test_cfg', [dict(mode='whole'), dict(mode='slide', crop_size=(20, 24), stride=(13, 17))],
-                         ids=['whole', 'slide'])
+@pytest.mark.parametrize(
+    'test_cfg', [dict(mode='whole'), dict(mode='slide', crop_size=(20, 24), stride=(13, 17))], ids=['whole', 'slide']
+)
 @pytest.mark.parametrize('size', [(32, 32), (27, 41)])
 def test_scores_of_a_batch_are_those_of_its_images(head, test_cfg, size):
     model, images = segmentor(head, test_cfg=test_cfg), torch.randn(3, 3, *size)
@@ -100,12 +126,16 @@ def test_bf16_autocast_predicts_and_trains(head):
     assert all(p.grad.isfinite().all() for p in model.decode_head.parameters())
 
 
-@pytest.mark.parametrize('head, auxiliary, steps', [
-    (CASCADE, None, ['decode.', 'decode.d0.', 'decode.d1.']),
-    (SINGLE, [dict(SINGLE, in_index=0), dict(SINGLE, in_index=1)], ['decode.', 'aux_0.', 'aux_1.']),
-    (dict(SINGLE, deep_supervision=True), dict(SINGLE, in_index=1), ['decode.', 'decode.d0.', 'aux.']),
-    (dict(SINGLE, in_channels=[32] * 3, in_index=[0, 1, 2], input_transform='resize_concat'), None, ['decode.']),
-], ids=['cascade', 'exits', 'deep', 'concat'])
+@pytest.mark.parametrize(
+    'head, auxiliary, steps',
+    [
+        (CASCADE, None, ['decode.', 'decode.d0.', 'decode.d1.']),
+        (SINGLE, [dict(SINGLE, in_index=0), dict(SINGLE, in_index=1)], ['decode.', 'aux_0.', 'aux_1.']),
+        (dict(SINGLE, deep_supervision=True), dict(SINGLE, in_index=1), ['decode.', 'decode.d0.', 'aux.']),
+        (dict(SINGLE, in_channels=[32] * 3, in_index=[0, 1, 2], input_transform='resize_concat'), None, ['decode.']),
+    ],
+    ids=['cascade', 'exits', 'deep', 'concat'],
+)
 def test_training_supervises_each_step_and_reaches_every_parameter(head, auxiliary, steps):
     model = segmentor(head, auxiliary=auxiliary).train()
     images = torch.randn(2, 3, 27, 41)
@@ -139,6 +169,7 @@ def test_a_few_steps_learn_one_picture(head, steps):
 def test_weights_are_made_for_the_configs_names():
     """No classifier of mmseg's is left over, and an exit head's decoder has the names of a single head's."""
     from mmtoken.models.heads import ATMDecoder
+
     single = MODELS.build(SINGLE)
     assert not [name for name in single.state_dict() if not name.startswith('decoder.')]
     ATMDecoder(32, K, 24, 2, 3).load_state_dict(single.decoder.state_dict())
@@ -160,16 +191,19 @@ def test_late_restore_scores_reduced_tokens_but_does_not_train_on_them():
 
 
 # ------------------------------------------------------------------------------------------------ published figures
-@pytest.mark.parametrize('config, published, every_head', [
-    ('segvit_vit-b_atm_8xb2-160k_ade20k-512x512', 120.9, None),
-    ('segvit_vit-l_atm_8xb2-160k_ade20k-640x640', 637.9, None),
-    ('segvit_vit-l_atm_8xb2-80k_pascal-context-59-480x480', 321.6, None),
-    ('segvit_vit-l_atm_8xb2-80k_coco-stuff10k-512x512', 383.9, None),
-    ('segvit-deep_vit-b_atm_4xb4-160k_ade20k-512x512', 109.9, 114.5),
-    ('segvit-deep_vit-l_atm_4xb4-160k_ade20k-640x640', 617.0, 627.7),
-    ('segvit-deep_vit-l_atm_4xb4-160k_pascal-context-59-480x480', 315.4, 320.4),
-    ('segvit-deep_vit-l_atm_4xb4-160k_coco-stuff10k-512x512', 366.9, 375.6),
-])
+@pytest.mark.parametrize(
+    'config, published, every_head',
+    [
+        ('segvit_vit-b_atm_8xb2-160k_ade20k-512x512', 120.9, None),
+        ('segvit_vit-l_atm_8xb2-160k_ade20k-640x640', 637.9, None),
+        ('segvit_vit-l_atm_8xb2-80k_pascal-context-59-480x480', 321.6, None),
+        ('segvit_vit-l_atm_8xb2-80k_coco-stuff10k-512x512', 383.9, None),
+        ('segvit-deep_vit-b_atm_4xb4-160k_ade20k-512x512', 109.9, 114.5),
+        ('segvit-deep_vit-l_atm_4xb4-160k_ade20k-640x640', 617.0, 627.7),
+        ('segvit-deep_vit-l_atm_4xb4-160k_pascal-context-59-480x480', 315.4, 320.4),
+        ('segvit-deep_vit-l_atm_4xb4-160k_coco-stuff10k-512x512', 366.9, 375.6),
+    ],
+)
 def test_macs_are_the_published_ones(config, published, every_head):
     """The READMEs of SegViT and of DToP, in G; ``every_head`` runs those of the earlier exits too.
 
@@ -204,19 +238,34 @@ def test_macs_are_the_published_ones(config, published, every_head):
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
-@pytest.mark.parametrize('head, message', [
-    (dict(CASCADE, num_classes=1), 'ATMHead gives a score for each class: num_classes=1'),
-    (dict(SINGLE, num_classes=2, out_channels=1), 'ATMSingleHead gives a score for each class: num_classes=2'),
-    (dict(CASCADE, in_channels=32), 'ATMHead needs one of in_channels for each tap of in_index, not in_channels=32'),
-    (dict(CASCADE, in_index=[0, 1]), r'ATMHead needs one of in_channels for each tap.*in_index=\[0, 1\]'),
-    (dict(CASCADE, input_transform='resize_concat'), 'ATMHead reads each tap by itself'),
-    (dict(SINGLE, in_channels=[32, 32], in_index=[0, 1]), r'ATMSingleHead reads one tap, not in_channels=\[32, 32\]'),
-    (dict(SINGLE, in_channels=[32], in_index=[0], input_transform='multiple_select'), 'ATMSingleHead reads one map'),
-    (dict(SINGLE, loss_decode=dict(type='CrossEntropyLoss')), 'learns from loss_decode=dict.*ATMLoss.*not from Cross'),
-    (dict(SINGLE, sampler=dict(type='OHEMPixelSampler')), 'ATMSingleHead takes no pixel sampler'),
-    (dict(SINGLE, num_heads=7), 'num_heads=7 does not divide channels=24'),
-    (dict(CASCADE, dropout_ratio=-0.1), r'dropout of an ATM decoder is -0.1; give a rate in \[0, 1\)'),
-])
+@pytest.mark.parametrize(
+    'head, message',
+    [
+        (dict(CASCADE, num_classes=1), 'ATMHead gives a score for each class: num_classes=1'),
+        (dict(SINGLE, num_classes=2, out_channels=1), 'ATMSingleHead gives a score for each class: num_classes=2'),
+        (
+            dict(CASCADE, in_channels=32),
+            'ATMHead needs one of in_channels for each tap of in_index, not in_channels=32',
+        ),
+        (dict(CASCADE, in_index=[0, 1]), r'ATMHead needs one of in_channels for each tap.*in_index=\[0, 1\]'),
+        (dict(CASCADE, input_transform='resize_concat'), 'ATMHead reads each tap by itself'),
+        (
+            dict(SINGLE, in_channels=[32, 32], in_index=[0, 1]),
+            r'ATMSingleHead reads one tap, not in_channels=\[32, 32\]',
+        ),
+        (
+            dict(SINGLE, in_channels=[32], in_index=[0], input_transform='multiple_select'),
+            'ATMSingleHead reads one map',
+        ),
+        (
+            dict(SINGLE, loss_decode=dict(type='CrossEntropyLoss')),
+            'learns from loss_decode=dict.*ATMLoss.*not from Cross',
+        ),
+        (dict(SINGLE, sampler=dict(type='OHEMPixelSampler')), 'ATMSingleHead takes no pixel sampler'),
+        (dict(SINGLE, num_heads=7), 'num_heads=7 does not divide channels=24'),
+        (dict(CASCADE, dropout_ratio=-0.1), r'dropout of an ATM decoder is -0.1; give a rate in \[0, 1\)'),
+    ],
+)
 def test_errors_say_what_would_be_right(head, message):
     init_default_scope('mmseg')
     with pytest.raises(ValueError, match=message):

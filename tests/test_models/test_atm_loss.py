@@ -18,10 +18,7 @@ def by_the_equations(masks, classes, labels, ignore=255, absent=0.1, alpha=0.25,
         up = F.interpolate(mask[None], label.shape, mode='bilinear', align_corners=align_corners)[0]
         for c in range(K):
             there = bool((label == c).any()) and c != ignore
-            if logit.shape[-1] == 2:
-                target = 0 if there else 1
-            else:
-                target = c if there else K
+            target = (0 if there else 1) if logit.shape[-1] == 2 else c if there else K
             weight = 1.0 if there else absent
             cross -= weight * float(logit[c].log_softmax(-1)[target])
             weights += weight
@@ -35,7 +32,7 @@ def by_the_equations(masks, classes, labels, ignore=255, absent=0.1, alpha=0.25,
                         continue
                     p = 1 / (1 + math.exp(-float(up[c, y, x])))
                     g = float(label[y, x] == c)
-                    total -= alpha * g * (1 - p)**gamma * math.log(p)
+                    total -= alpha * g * (1 - p) ** gamma * math.log(p)
                     total -= (1 - alpha) * (1 - g) * p**gamma * math.log(1 - p)
                     pixels += 1
                     both, ps, gs = both + p * g, ps + p, gs + g
@@ -50,8 +47,11 @@ def batch(outputs, dtype=torch.double):
     labels[0, :2] = 255
     labels[1] = 3
     labels[2] = 255
-    return (torch.randn(3, K, 3, 5, dtype=dtype).mul(3).requires_grad_(),
-            torch.randn(3, K, outputs, dtype=dtype).requires_grad_(), labels)
+    return (
+        torch.randn(3, K, 3, 5, dtype=dtype).mul(3).requires_grad_(),
+        torch.randn(3, K, outputs, dtype=dtype).requires_grad_(),
+        labels,
+    )
 
 
 @pytest.mark.parametrize('outputs', [2, K + 1])
@@ -85,7 +85,7 @@ def test_ignored_pixels_and_absent_classes_move_no_mask():
     masks, classes, labels = batch(2)
     full = masks.detach().new_zeros(3, K, *SIZE).requires_grad_()
     losses = ATMLoss()(full, classes, labels)
-    grad, = torch.autograd.grad(losses['loss_mask'] + losses['loss_dice'], full)
+    (grad,) = torch.autograd.grad(losses['loss_mask'] + losses['loss_dice'], full)
     assert not grad[0, :, :2].any() and not grad[2].any(), 'ignored pixels'
     assert not grad[1, :3].any() and grad[1, 3].all() and not grad[0, 3].any(), 'absent classes'
     assert grad[0, :3, 2:].all()
@@ -123,8 +123,13 @@ def test_the_number_of_masks_is_averaged_over_processes(monkeypatch):
         torch.testing.assert_close(shared[name] * 7, alone[name] * 4)
 
 
-@pytest.mark.parametrize('wrong, message', [(dict(mask_weight=-1), 'mask_weight=-1 of ATMLoss must not be negative'),
-                                            (dict(alpha=1.5), r'alpha=1.5 of ATMLoss is outside \[0, 1\]')])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(mask_weight=-1), 'mask_weight=-1 of ATMLoss must not be negative'),
+        (dict(alpha=1.5), r'alpha=1.5 of ATMLoss is outside \[0, 1\]'),
+    ],
+)
 def test_errors_say_what_would_be_right(wrong, message):
     with pytest.raises(ValueError, match=message):
         ATMLoss(**wrong)

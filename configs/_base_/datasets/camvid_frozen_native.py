@@ -8,4 +8,6 @@ train_dataloader = dict(
             dict(type='LoadAnnotations'),
             dict(type='RandomFlip', prob=0.5),
             dict(type='PackSegInputs'),
-        ]))
+        ]
+    )
+)

@@ -10,4 +10,6 @@ train_dataloader = dict(
             dict(type='mmtoken.ResizeLabels', scale=(48, 36)),
             dict(type='RandomFlip', prob=0.5),
             dict(type='PackSegInputs'),
-        ]))
+        ]
+    ),
+)

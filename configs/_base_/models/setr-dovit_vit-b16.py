@@ -11,7 +11,8 @@ head = dict(
     up_scale=4,
     kernel_size=1,
     align_corners=False,
-    loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4))
+    loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
+)
 model = dict(
     pretrained=None,
     backbone=dict(
@@ -22,6 +23,8 @@ model = dict(
         out_indices=(1, 4, 7, 11),
         drop_rate=0.0,
         # Made by mmseg's tools/model_converters/vit2mmseg.py from timm's weights.
-        init_cfg=dict(type='Pretrained', checkpoint='pretrain/vit_base_p16.pth')),
+        init_cfg=dict(type='Pretrained', checkpoint='pretrain/vit_base_p16.pth'),
+    ),
     decode_head=dict(in_channels=768),
-    auxiliary_head=[dict(**head, in_index=i) for i in range(3)])
+    auxiliary_head=[dict(**head, in_index=i) for i in range(3)],
+)

@@ -1,7 +1,5 @@
 """Average pooling of tokens: the plain baseline that every method has to beat."""
 
-from typing import Optional
-
 from torch import Tensor
 
 from mmtoken.core import GridReducer, Interpolate, ops
@@ -24,15 +22,20 @@ class AvgPool(GridReducer):
 
     paper = 'No paper; the baseline of SegFormer++ (2x2), 2405.14467'
     identity_example = dict(layer=1, grid=1.0)
-    examples = (dict(layer=2, grid=0.75), dict(layer=2, grid=0.5),
-                dict(layer=1, grid=0.5, mode='nearest', proportional=True))
+    examples = (
+        dict(layer=2, grid=0.75),
+        dict(layer=2, grid=0.5),
+        dict(layer=1, grid=0.5, mode='nearest', proportional=True),
+    )
 
-    def __init__(self,
-                 layer: int,
-                 grid: Grid = 0.5,
-                 mode: str = 'bilinear',
-                 restore_at: Optional[int] = None,
-                 proportional: bool = False):
+    def __init__(
+        self,
+        layer: int,
+        grid: Grid = 0.5,
+        mode: str = 'bilinear',
+        restore_at: int | None = None,
+        proportional: bool = False,
+    ):
         super().__init__(layer, grid, restore_at, proportional)
         if mode not in ('bilinear', 'nearest'):
             raise ValueError(f"mode='{mode}' must be 'bilinear' or 'nearest'.")

@@ -1,6 +1,6 @@
 """DoViT: dynamic token-pass, the features of easy tokens are carried to the decoder."""
 
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -33,16 +33,19 @@ class DoViT(EarlyExit):
     examples = (
         dict(heads=_head, exits=(0, 2), threshold=0.9),
         dict(heads=_head, exits=(0, 2), threshold=0.75),
-        dict(heads=_head, exits=(0, 2), threshold=(0.75, 0.6)))
+        dict(heads=_head, exits=(0, 2), threshold=(0.75, 0.6)),
+    )
 
-    def __init__(self,
-                 heads: Union[dict, Sequence[dict], None] = None,
-                 exits: Optional[Sequence[int]] = None,
-                 threshold: Union[float, Sequence[float]] = 0.95,
-                 low: float = 0.0,
-                 anneal_iters: Optional[int] = None,
-                 aggregate: Optional[float] = None,
-                 frozen: bool = False):
+    def __init__(
+        self,
+        heads: dict | Sequence[dict] | None = None,
+        exits: Sequence[int] | None = None,
+        threshold: float | Sequence[float] = 0.95,
+        low: float = 0.0,
+        anneal_iters: int | None = None,
+        aggregate: float | None = None,
+        frozen: bool = False,
+    ):
         super().__init__(heads, exits, threshold, frozen)
         lowest = min(threshold) if isinstance(threshold, (list, tuple)) else threshold
         if not isinstance(low, (int, float)) or not 0 <= low <= lowest:
@@ -52,8 +55,9 @@ class DoViT(EarlyExit):
         if aggregate is not None and (not isinstance(aggregate, (int, float)) or not 0 <= aggregate < 1):
             raise ValueError(f'aggregate={aggregate!r} must be a part of the tokens in [0, 1), or None.')
         if anneal_iters is not None and frozen:
-            raise ValueError(f'anneal_iters={anneal_iters} anneals while exit heads are trained; leave it out with '
-                             'frozen=True.')
+            raise ValueError(
+                f'anneal_iters={anneal_iters} anneals while exit heads are trained; leave it out with frozen=True.'
+            )
         self.low, self.anneal_iters, self.aggregate = low, anneal_iters, aggregate
         if anneal_iters is not None:
             self.register_buffer('iteration', torch.zeros((), dtype=torch.int64))
@@ -66,8 +70,10 @@ class DoViT(EarlyExit):
     def bind(self, host: HostInfo) -> None:
         super().bind(host)
         if self.aggregate is not None and not host.num_prefix:
-            raise ValueError(f'reducer.aggregate={self.aggregate} needs a class token to aggregate into; set '
-                             'with_cls_token=True, or leave it out.')
+            raise ValueError(
+                f'reducer.aggregate={self.aggregate} needs a class token to aggregate into; set '
+                'with_cls_token=True, or leave it out.'
+            )
 
     def before(self, state: TokenState, i: int) -> None:
         super().before(state, i)
@@ -82,8 +88,10 @@ class DoViT(EarlyExit):
         tokens = self.restored(state, record, block)
         if kind is Map:
             if record.raster is None:
-                raise ValueError(f'reducer.heads: {type(head).__name__} reads neighbouring tokens, and a method before '
-                                 'DoViT left them on no raster; take kernel_size=1.')
+                raise ValueError(
+                    f'reducer.heads: {type(head).__name__} reads neighbouring tokens, and a method before '
+                    'DoViT left them on no raster; take kernel_size=1.'
+                )
             output, scores = kind.predict(head, tokens.transpose(1, 2).unflatten(2, record.raster))
         else:
             whole = Packing.even(record.batch, record.number, tokens.device)
@@ -98,7 +106,7 @@ class DoViT(EarlyExit):
         confidence = scores.amax(-1)
         return (confidence > self.limit(m)) | (confidence < self.low), None
 
-    def limit(self, m: int) -> Union[float, Tensor]:
+    def limit(self, m: int) -> float | Tensor:
         """Threshold of exit ``m`` now; a tensor while it falls, so that the host need not look at it."""
         if not self.training or self.anneal_iters is None:
             return self.thresholds[m]
@@ -109,7 +117,7 @@ class DoViT(EarlyExit):
         if self.aggregate is None:
             return
         gone = (record.left < len(self.exits)).view(record.batch, record.number, 1).float()
-        tokens = state.dense(trail=state.trail[len(record.trail):])
+        tokens = state.dense(trail=state.trail[len(record.trail) :])
         mean = (tokens.float() * gone).sum(1) / gone.sum(1).clamp(min=1)
         cls = torch.where(gone.mean(1) > self.aggregate, (state.cls + mean) / 2, state.cls)
         state.x = state.x.index_copy(0, state.packing.ends[:-1], cls.to(state.x.dtype))

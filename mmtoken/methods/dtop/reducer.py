@@ -1,6 +1,7 @@
 """DToP: dynamic token pruning, the predictions of easy tokens are finalised early."""
 
-from typing import Any, Optional, Sequence, Union
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,16 +41,19 @@ class DToP(EarlyExit):
     examples = (
         dict(heads=_head, exits=(0, 2), threshold=0.6),
         dict(heads=_head, exits=(0, 2), threshold=0.5, keep_per_class=2),
-        dict(heads=_head, exits=(0, 2), threshold=0.0, keep_per_class=1, proportional=True))
+        dict(heads=_head, exits=(0, 2), threshold=0.0, keep_per_class=1, proportional=True),
+    )
 
-    def __init__(self,
-                 heads: Union[dict, Sequence[dict], None] = None,
-                 exits: Optional[Sequence[int]] = None,
-                 threshold: Union[float, Sequence[float]] = 0.95,
-                 keep_per_class: int = 5,
-                 store: str = 'prob',
-                 proportional: bool = False,
-                 frozen: bool = False):
+    def __init__(
+        self,
+        heads: dict | Sequence[dict] | None = None,
+        exits: Sequence[int] | None = None,
+        threshold: float | Sequence[float] = 0.95,
+        keep_per_class: int = 5,
+        store: str = 'prob',
+        proportional: bool = False,
+        frozen: bool = False,
+    ):
         super().__init__(heads, exits, threshold, frozen)
         if not isinstance(keep_per_class, int) or keep_per_class < 0:
             raise ValueError(f'keep_per_class={keep_per_class!r} must be an integer >= 0.')
@@ -60,12 +64,16 @@ class DToP(EarlyExit):
     def bind(self, host: HostInfo) -> None:
         super().bind(host)
         if self.store == 'logits' and Attention not in self.kinds:
-            raise ValueError("reducer.store='logits' is about the mask logits of ATMSingleHead; the exit heads are "
-                             'others, leave it out.')
+            raise ValueError(
+                "reducer.store='logits' is about the mask logits of ATMSingleHead; the exit heads are "
+                'others, leave it out.'
+            )
         for head, kind in zip(self.heads, self.kinds):
             if kind is Map:
-                raise ValueError(f'reducer.heads: {type(head).__name__} reads other tokens, of which DToP '
-                                 'removes some; take kernel_size=1 or ATMSingleHead, or the method mmtoken.DoViT.')
+                raise ValueError(
+                    f'reducer.heads: {type(head).__name__} reads other tokens, of which DToP '
+                    'removes some; take kernel_size=1 or ATMSingleHead, or the method mmtoken.DoViT.'
+                )
 
     def bind_model(self, model: nn.Module) -> None:
         super().bind_model(model)
@@ -74,14 +82,18 @@ class DToP(EarlyExit):
             return
         attention = kind_of(head) is Attention
         if any((kind is Attention) != attention for kind in self.kinds):
-            raise ValueError(f'reducer.heads: {type(self.heads[0]).__name__} does not go with decode_head '
-                             f'{type(head).__name__}: all are ATMSingleHead or none is, scores and logits do not mix.')
+            raise ValueError(
+                f'reducer.heads: {type(self.heads[0]).__name__} does not go with decode_head '
+                f'{type(head).__name__}: all are ATMSingleHead or none is, scores and logits do not mix.'
+            )
         if not attention:
             return
         last = isinstance(head.in_index, int) and model.backbone.out_indices[head.in_index] == self.depth - 1
         if not last or model.with_neck or head.deep_supervision:
-            raise ValueError('reducer DToP runs ATMSingleHead on the tokens of the last block: let its in_index '
-                             'point there, without a neck and without deep_supervision.')
+            raise ValueError(
+                'reducer DToP runs ATMSingleHead on the tokens of the last block: let its in_index '
+                'point there, without a neck and without deep_supervision.'
+            )
 
     def predict(self, state: TokenState, record: Exits, packing: Packing, m: int) -> Tensor:
         head, kind, block = self.heads[m], self.kinds[m], self.exits[m]
@@ -106,7 +118,7 @@ class DToP(EarlyExit):
             record.canvas = final.new_zeros(len(record.left), self.num_classes, dtype=dtype)
         record.canvas = record.canvas.index_copy(0, record.rows, final.to(record.canvas.dtype))
 
-    def decide(self, state: TokenState, scores: Tensor, packing: Packing, m: int) -> tuple[Tensor, Optional[Tensor]]:
+    def decide(self, state: TokenState, scores: Tensor, packing: Packing, m: int) -> tuple[Tensor, Tensor | None]:
         confidence, label = scores.max(-1)
         easy = confidence > self.thresholds[m]
         groups = len(packing) * self.num_classes
@@ -116,7 +128,8 @@ class DToP(EarlyExit):
             return easy & ~context, None
         sizes = state.sizes if state.packing is not None else state.sizes.expand(len(packing), -1).flatten()
         patches, stand_ins = (
-            sizes.new_zeros(groups + 1).index_add(0, group, part) for part in (sizes, context.to(sizes.dtype)))
+            sizes.new_zeros(groups + 1).index_add(0, group, part) for part in (sizes, context.to(sizes.dtype))
+        )
         return easy & ~context, torch.where(context, (patches / stand_ins.clamp(min=1))[group], sizes)
 
     def complete(self, state: TokenState, head: nn.Module, feats: tuple) -> Any:
@@ -132,8 +145,10 @@ class DToP(EarlyExit):
             return self.complete_attention(state, record, head)
         logits = head.forward(feats)
         if not isinstance(logits, Tensor):
-            raise ValueError(f'reducer DToP completes one map of logits, and decode_head {type(head).__name__} gives '
-                             'something else; use mmtoken.DoViT, or another head.')
+            raise ValueError(
+                f'reducer DToP completes one map of logits, and decode_head {type(head).__name__} gives '
+                'something else; use mmtoken.DoViT, or another head.'
+            )
         if state.packing is None:  # none has left
             return logits
         left = (record.left < len(self.exits)).to(logits.dtype)[:, None]
@@ -150,8 +165,10 @@ class DToP(EarlyExit):
     def complete_attention(self, state: TokenState, record: Exits, head: nn.Module) -> Any:
         """The decoder of an ``ATMSingleHead`` is the last exit: it sees the active tokens only."""
         if head.training and not self.training:
-            raise ValueError('reducer.frozen=True keeps what ATMSingleHead predicts as scores, and its loss wants mask '
-                             'logits; train the exit heads too.')
+            raise ValueError(
+                'reducer.frozen=True keeps what ATMSingleHead predicts as scores, and its loss wants mask '
+                'logits; train the exit heads too.'
+            )
         packing = self.active_packing(state, record)
         logits, classes = Attention.predict(head, self.active(state, self.depth - 1), packing)
         self.write(record, logits, Attention.scores(logits, classes, packing), Attention)

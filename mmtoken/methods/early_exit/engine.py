@@ -1,7 +1,8 @@
 """Tokens that leave a backbone early, once an exit head is sure of them: what DToP and DoViT share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional, Sequence, Union
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +31,12 @@ class Exits:
 
     batch: int
     number: int
-    raster: Optional[tuple[int, int]]
+    raster: tuple[int, int] | None
     trail: list
     rows: Tensor
     left: Tensor
     own: int = 0
-    canvas: Optional[Tensor] = None
+    canvas: Tensor | None = None
     stages: list[tuple[int, Any]] = field(default_factory=list)
 
 
@@ -64,11 +65,13 @@ class EarlyExit(Reducer):
     trainable = True
     auxiliary = 'heads'
 
-    def __init__(self,
-                 heads: Union[dict, Sequence[dict], None] = None,
-                 exits: Optional[Sequence[int]] = None,
-                 threshold: Union[float, Sequence[float]] = 0.95,
-                 frozen: bool = False):
+    def __init__(
+        self,
+        heads: dict | Sequence[dict] | None = None,
+        exits: Sequence[int] | None = None,
+        threshold: float | Sequence[float] = 0.95,
+        frozen: bool = False,
+    ):
         super().__init__()
         if isinstance(exits, int):
             raise ValueError(f'exits={exits} must be a list of blocks, such as [{exits}].')
@@ -77,7 +80,7 @@ class EarlyExit(Reducer):
             raise ValueError(f'threshold={threshold!r} must be a probability in [0, 1], or a list of them.')
         self.head_cfgs = heads
         #: Which of the configs the heads were made of, where they were chosen by block.
-        self.sources: Optional[list[int]] = None
+        self.sources: list[int] | None = None
         self.exits = None if exits is None else tuple(exits)
         self.threshold = threshold
         self.frozen = frozen
@@ -87,9 +90,11 @@ class EarlyExit(Reducer):
     def bind(self, host: HostInfo) -> None:
         cfgs = self.head_cfgs
         if not cfgs:
-            raise ValueError("reducer.heads is missing: give the config of a decode head, or use model.type="
-                             "'mmtoken.TokenEncoderDecoder' with auxiliary_head and without a neck, which become the "
-                             'exit heads.')
+            raise ValueError(
+                'reducer.heads is missing: give the config of a decode head, or use model.type='
+                "'mmtoken.TokenEncoderDecoder' with auxiliary_head and without a neck, which become the "
+                'exit heads.'
+            )
         if self.exits is None and not any('in_index' in cfg for cfg in cfgs):
             raise ValueError('reducer.exits is missing: give the blocks after which the heads look, such as [5, 7].')
         if isinstance(cfgs, dict):
@@ -99,16 +104,19 @@ class EarlyExit(Reducer):
         if self.sources and any('in_index' in cfg for cfg in cfgs):
             cfgs = self.choose(cfgs, host)
         if len(self.exits) != len(cfgs):
-            raise ValueError(f'reducer.heads has {len(cfgs)} entries for {len(self.exits)} exits; give one for each or '
-                             'one for all.')
+            raise ValueError(
+                f'reducer.heads has {len(cfgs)} entries for {len(self.exits)} exits; give one for each or one for all.'
+            )
         if not self.exits or list(self.exits) != sorted(set(self.exits)):
             raise ValueError(f'reducer.exits={list(self.exits)} must name at least one block, in rising order.')
         for block in self.exits:
             check_layer('reducer.exits', block, host.depth - 1)
         thresholds = self.threshold if isinstance(self.threshold, (list, tuple)) else [self.threshold]
         if len(thresholds) not in (1, len(self.exits)):
-            raise ValueError(f'reducer.threshold has {len(thresholds)} entries for {len(self.exits)} exits; give one '
-                             'for each, or one for all.')
+            raise ValueError(
+                f'reducer.threshold has {len(thresholds)} entries for {len(self.exits)} exits; give one '
+                'for each, or one for all.'
+            )
         self.thresholds = list(thresholds) * (len(self.exits) // len(thresholds))
         self.heads = nn.ModuleList(kinds.build_head(cfg, host.embed_dims) for cfg in cfgs)
         self.kinds = [kinds.kind_of(head) for head in self.heads]
@@ -124,15 +132,19 @@ class EarlyExit(Reducer):
         for cfg in cfgs:
             index = cfg.get('in_index', -1)
             if not isinstance(index, int) or not -len(host.out_indices) <= index < len(host.out_indices):
-                raise ValueError(f'reducer.heads: in_index={index} of {cfg.get("type")} is not one of the '
-                                 f'{len(host.out_indices)} outputs of the backbone.')
+                raise ValueError(
+                    f'reducer.heads: in_index={index} of {cfg.get("type")} is not one of the '
+                    f'{len(host.out_indices)} outputs of the backbone.'
+                )
             taps.append(host.out_indices[index])
         if self.exits is None:
             self.exits = tuple(sorted(taps))
         missing = [block for block in self.exits if block not in taps]
         if missing:
-            raise ValueError(f'reducer.exits={list(self.exits)}: no head was made for block {missing[0]}; there are '
-                             f'heads for {sorted(set(taps))}.')
+            raise ValueError(
+                f'reducer.exits={list(self.exits)}: no head was made for block {missing[0]}; there are '
+                f'heads for {sorted(set(taps))}.'
+            )
         self.sources = [taps.index(block) for block in self.exits]
         return [cfgs[source] for source in self.sources]
 
@@ -140,8 +152,10 @@ class EarlyExit(Reducer):
         head = getattr(model, 'decode_head', None)
         classes = getattr(head, 'out_channels', None)
         if classes is not None and classes != self.num_classes:
-            raise ValueError(f'reducer.heads predict {self.num_classes} classes and decode_head {classes}; give both '
-                             'the same num_classes.')
+            raise ValueError(
+                f'reducer.heads predict {self.num_classes} classes and decode_head {classes}; give both '
+                'the same num_classes.'
+            )
 
     def train(self, mode: bool = True):
         """Frozen exit heads stay in test mode."""
@@ -151,7 +165,7 @@ class EarlyExit(Reducer):
         return f'exits={self.exits}, threshold={self.threshold}'
 
     def search_space(self, host):
-        return dict(threshold=((0.5, 1.0), ) * len(self.exits))
+        return dict(threshold=((0.5, 1.0),) * len(self.exits))
 
     # ------------------------------------------------------------------ exits
     def before(self, state: TokenState, i: int) -> None:
@@ -188,7 +202,7 @@ class EarlyExit(Reducer):
         if state.packing is not None:
             self.settle(state, record)
 
-    def record(self, state: TokenState) -> Optional[Exits]:
+    def record(self, state: TokenState) -> Exits | None:
         """The record of a pass; None before the first exit.
 
         Raises:
@@ -198,15 +212,19 @@ class EarlyExit(Reducer):
         if record is not None:
             own = sum(reduction.owner is self for reduction in state.trail)
             if own != record.own or len(state.trail) != len(record.trail) + own:
-                raise ValueError(f'reducer {type(self).__name__}: another method reduces or restores tokens after the '
-                                 'first exit; let it end before that, or leave one of the two out.')
+                raise ValueError(
+                    f'reducer {type(self).__name__}: another method reduces or restores tokens after the '
+                    'first exit; let it end before that, or leave one of the two out.'
+                )
         return record
 
     def start(self, state: TokenState) -> Exits:
         """The record of a pass, before its first exit."""
         if state.packing is not None:
-            raise ValueError(f'reducer {type(self).__name__} counts on equally many tokens in each image at its first '
-                             'exit, and a method before it left unequal ones; leave one of the two out.')
+            raise ValueError(
+                f'reducer {type(self).__name__} counts on equally many tokens in each image at its first '
+                'exit, and a method before it left unequal ones; leave one of the two out.'
+            )
         batch, number = state.patches.shape[:2]
         rows = torch.arange(batch * number, device=state.x.device)
         return Exits(batch, number, state.raster, list(state.trail), rows, torch.full_like(rows, len(self.exits)))
@@ -225,7 +243,7 @@ class EarlyExit(Reducer):
         """
         raise NotImplementedError
 
-    def decide(self, state: TokenState, scores: Tensor, packing: Packing, m: int) -> tuple[Tensor, Optional[Tensor]]:
+    def decide(self, state: TokenState, scores: Tensor, packing: Packing, m: int) -> tuple[Tensor, Tensor | None]:
         """Decides who leaves at exit ``m``.
 
         Args:
@@ -256,14 +274,14 @@ class EarlyExit(Reducer):
 
     def restored(self, state: TokenState, record: Exits, block: int) -> Tensor:
         """All tokens of the first exit, as given out after a block ``(B, n, C)``; those that left as they then were."""
-        return state.out_norm(state.dense(trail=state.trail[len(record.trail):]), block)
+        return state.out_norm(state.dense(trail=state.trail[len(record.trail) :]), block)
 
     def full_map(self, state: TokenState, record: Exits, rows: Tensor) -> Tensor:
         """Values of all tokens of the first exit ``(B·n, K)`` as a map on the full grid ``(B, K, H, W)``."""
         full = state.dense(rows.unflatten(0, (record.batch, -1)), trail=record.trail)
         return full.transpose(1, 2).unflatten(2, state.grid)
 
-    def losses(self, state: TokenState, targets: Optional[list] = None) -> dict[str, Tensor]:
+    def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
         """Deep supervision: the loss of each exit head, by the block that it looks after.
 
         Args:

@@ -11,8 +11,6 @@ loads the weights of an auxiliary head. How it looks at tokens depends on its ki
 * *map*: any other head. Its convolutions, or norms over an image, read other tokens, so it needs the restored map.
 """
 
-from typing import Optional
-
 import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
@@ -33,13 +31,17 @@ def build_head(cfg: dict, embed_dims: int) -> nn.Module:
         ValueError: If the head gives no logit for each of at least two classes.
     """
     if cfg.get('input_transform') is not None or cfg.get('deep_supervision'):
-        raise ValueError(f'heads: {cfg["type"]} looks at the tokens of one block and is supervised once; leave '
-                         'input_transform and deep_supervision out.')
+        raise ValueError(
+            f'heads: {cfg["type"]} looks at the tokens of one block and is supervised once; leave '
+            'input_transform and deep_supervision out.'
+        )
     cfg = {'align_corners': False, **cfg, 'in_channels': embed_dims, 'in_index': 0}
     head = MODELS.build(cfg)
     if getattr(head, 'out_channels', 0) < 2:
-        raise ValueError(f'heads: {cfg["type"]} must give a logit for each of two or more classes; set num_classes, '
-                         'and leave out_channels out.')
+        raise ValueError(
+            f'heads: {cfg["type"]} must give a logit for each of two or more classes; set num_classes, '
+            'and leave out_channels out.'
+        )
     return head
 
 
@@ -47,7 +49,7 @@ class Pointwise:
     """A head that sees each token by itself."""
 
     @staticmethod
-    def predict(head: nn.Module, tokens: Tensor, packing: Packing) -> tuple[Tensor, Optional[Tensor]]:
+    def predict(head: nn.Module, tokens: Tensor, packing: Packing) -> tuple[Tensor, Tensor | None]:
         """What the head says of tokens.
 
         Args:
@@ -68,16 +70,16 @@ class Pointwise:
                 x = conv(x)
             x = head.cls_seg(x)
         else:
-            x = head.forward((x, ))
+            x = head.forward((x,))
         return x[..., 0].transpose(1, 2).flatten(0, 1), None
 
     @staticmethod
-    def scores(logits: Tensor, classes: Optional[Tensor], packing: Packing) -> Tensor:
+    def scores(logits: Tensor, classes: Tensor | None, packing: Packing) -> Tensor:
         """Class probabilities ``(Σn, K)``, at least fp32."""
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(-1)
 
     @staticmethod
-    def output(maps: Tensor, classes: Optional[Tensor]):
+    def output(maps: Tensor, classes: Tensor | None):
         """What the head's ``loss_by_feat`` takes, from a map of logits ``(B, K, H, W)``."""
         return maps
 
@@ -116,7 +118,7 @@ class Map:
             tuple[Tensor, Tensor]: Logits ``(B, K, h', w')``, and probabilities averaged over each token
             ``(B·h·w, K)``, at least fp32.
         """
-        logits = head.forward((maps, ))
+        logits = head.forward((maps,))
         scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
         scores = F.adaptive_avg_pool2d(scores, maps.shape[-2:])
         return logits, scores.flatten(2).transpose(1, 2).flatten(0, 1)
@@ -125,9 +127,12 @@ class Map:
 def kind_of(head: nn.Module) -> type:
     """How a head looks at tokens: :class:`Pointwise`, :class:`Attention` or :class:`Map`."""
     from mmseg.models.decode_heads import FCNHead, SETRUPHead
+
     if isinstance(getattr(head, 'decoder', None), ATMDecoder):
         return Attention
     neighbours = any(
-        isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)
-        or isinstance(module, (nn.GroupNorm, nn.InstanceNorm2d)) for module in head.modules())
+        (isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1))
+        or isinstance(module, (nn.GroupNorm, nn.InstanceNorm2d))
+        for module in head.modules()
+    )
     return Pointwise if type(head) in (FCNHead, SETRUPHead) and not neighbours else Map

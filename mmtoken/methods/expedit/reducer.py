@@ -1,7 +1,5 @@
 """Expedit: token clustering and reconstruction without training."""
 
-from typing import Optional, Union
-
 import torch
 from torch import Tensor
 
@@ -13,13 +11,15 @@ from mmtoken.registry import REDUCERS
 AUTO_SHARPNESS = 3.0
 
 
-def cluster(x: Tensor,
-            raster: tuple[int, int],
-            grid: tuple[int, int],
-            window: int = 5,
-            iterations: int = 5,
-            temperature: Union[float, str] = 'auto',
-            valid: Optional[Tensor] = None) -> tuple[Tensor, Tensor]:
+def cluster(
+    x: Tensor,
+    raster: tuple[int, int],
+    grid: tuple[int, int],
+    window: int = 5,
+    iterations: int = 5,
+    temperature: float | str = 'auto',
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Token clustering layer (arXiv 2210.01035, section 3.2): soft k-means among spatially near centres.
 
     ``S⁰`` is the adaptive average pooling of the tokens. Then, κ times, with 𝒩(p) the λ×λ centres around token p's
@@ -71,8 +71,9 @@ def cluster(x: Tensor,
     return centres, scale
 
 
-def reconstruction_weights(x: Tensor, centres: Tensor, neighbors: int, temperature: Tensor,
-                           exists: Optional[Tensor] = None) -> Tensor:
+def reconstruction_weights(
+    x: Tensor, centres: Tensor, neighbors: int, temperature: Tensor, exists: Tensor | None = None
+) -> Tensor:
     """Token reconstruction layer (arXiv 2210.01035, section 3.3): how much each token takes of each centre.
 
     ``w_pi = softmax(−T‖x_p−s_i‖²)`` over the k nearest centres of p among all, zero elsewhere; rows sum to one.
@@ -119,21 +120,24 @@ class Expedit(GridReducer):
             not in the paper. Defaults to False.
     """
 
-    paper = ('Expediting Large-Scale Vision Transformer for Dense Prediction without Fine-tuning, NeurIPS 2022, '
-             '2210.01035')
+    paper = (
+        'Expediting Large-Scale Vision Transformer for Dense Prediction without Fine-tuning, NeurIPS 2022, 2210.01035'
+    )
     identity_example = dict(layer=1, grid=1.0)
     examples = (dict(layer=2, grid=0.75), dict(layer=2, grid=0.5), dict(layer=1, grid=0.5, proportional=True))
 
-    def __init__(self,
-                 layer: int,
-                 grid: Grid,
-                 window: int = 5,
-                 iterations: int = 5,
-                 temperature: Union[float, str] = 'auto',
-                 neighbors: int = 20,
-                 restore_at: Optional[int] = None,
-                 restore: str = 'feature',
-                 proportional: bool = False):
+    def __init__(
+        self,
+        layer: int,
+        grid: Grid,
+        window: int = 5,
+        iterations: int = 5,
+        temperature: float | str = 'auto',
+        neighbors: int = 20,
+        restore_at: int | None = None,
+        restore: str = 'feature',
+        proportional: bool = False,
+    ):
         super().__init__(layer, grid, restore_at, proportional)
         if window < 1 or window % 2 == 0:
             raise ValueError(f'window={window} must be odd and positive, such as 5.')
@@ -155,8 +159,10 @@ class Expedit(GridReducer):
     def bind(self, host: HostInfo) -> None:
         super().bind(host)
         if self.late and (self.restore_at is not None or min(host.out_indices) < self.layer):
-            raise ValueError("reducer.restore='late' needs every output of the backbone on the clustered tokens: take "
-                             f"out_indices from {self.layer} on and no restore_at, or restore='feature'.")
+            raise ValueError(
+                "reducer.restore='late' needs every output of the backbone on the clustered tokens: take "
+                f"out_indices from {self.layer} on and no restore_at, or restore='feature'."
+            )
 
     def pool(self, x, raster, grid, valid, exists):
         with ops.full_precision(x):

@@ -1,6 +1,6 @@
 """ToMe: token merging by bipartite soft matching."""
 
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ def merge_plan(source: Tensor, target: Tensor, n: int) -> tuple[Tensor, Tensor]:
     index = place.scatter(1, source, place.gather(1, target))
     # Inverts `place` over those that stay; the gone all write into one column that is cut off.
     positions = torch.arange(n, device=source.device).expand(batch, -1)
-    stay = positions.new_empty(batch, n - r + 1).scatter(1, place.masked_fill(gone, n - r), positions)[:, :n - r]
+    stay = positions.new_empty(batch, n - r + 1).scatter(1, place.masked_fill(gone, n - r), positions)[:, : n - r]
     return stay, index
 
 
@@ -54,14 +54,17 @@ class ToMe(Reducer):
     identity_example = dict(r=0)
     examples = (dict(r=4), dict(r=8), dict(keep=0.3))
 
-    def __init__(self,
-                 r: Union[int, Sequence[int], None] = None,
-                 keep: Optional[float] = None,
-                 layers: Optional[Sequence[int]] = None,
-                 proportional: bool = True):
+    def __init__(
+        self,
+        r: int | Sequence[int] | None = None,
+        keep: float | None = None,
+        layers: Sequence[int] | None = None,
+        proportional: bool = True,
+    ):
         super().__init__()
-        if layers is not None and (not isinstance(layers, Sequence) or isinstance(layers, str) or not layers
-                                   or len(set(layers)) < len(layers)):
+        if layers is not None and (
+            not isinstance(layers, Sequence) or isinstance(layers, str) or not layers or len(set(layers)) < len(layers)
+        ):
             raise ValueError(f'layers={layers!r} must be a list of different blocks, such as [3, 6, 9].')
         depth = len(r) if isinstance(r, Sequence) and not isinstance(r, str) else 1
         merges_per_block(r, keep, depth)  # refuses bad numbers before the model is built
@@ -84,8 +87,10 @@ class ToMe(Reducer):
         if step == 0:
             return
         if state.lengths is not None:
-            raise ValueError('reducer ToMe merges the same number of tokens in each image, and a method before it left '
-                             'unequal ones; put ToMe first.')
+            raise ValueError(
+                'reducer ToMe merges the same number of tokens in each image, and a method before it left '
+                'unequal ones; put ToMe first.'
+            )
         n = state.x.shape[1] - state.num_prefix
         r = min(step if isinstance(step, int) else round(n * step), n // 2)
         if r == 0:
@@ -118,7 +123,8 @@ class ToMe(Reducer):
             coords=lambda centres: mean(centres.expand(index.shape[0], -1, -1)),
             sizes=new_sizes[..., 0],
             proportional=self.proportional or state.proportional,
-            padding=None if valid is None else ~valid.gather(1, stay))
+            padding=None if valid is None else ~valid.gather(1, stay),
+        )
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:

@@ -4,15 +4,13 @@ Torch only. What a token gets depends on its image's other tokens through the qu
 subset of them: dense ``(B, N, C)``, or packed ``(ΣL, C)`` with the ``lengths`` of a ragged batch.
 """
 
-from typing import Optional, Union
-
 import torch
 from torch import Tensor, nn
 
 from mmtoken.core import Packing, attention_scores, dense_attention, ragged_attention, self_attention
 
 #: Tokens of each image ``(B,)`` of a packed batch, None for a dense one.
-Lengths = Union[Tensor, Packing, None]
+Lengths = Tensor | Packing | None
 
 
 class ATMLayer(nn.Module):
@@ -36,8 +34,7 @@ class ATMLayer(nn.Module):
         self.ffn = nn.Sequential(nn.Linear(channels, 4 * channels), nn.ReLU(), nn.Linear(4 * channels, channels))
         self.norm3 = nn.LayerNorm(channels)
 
-    def forward(self, queries: Tensor, tokens: Tensor, lengths: Lengths,
-                masks: bool) -> tuple[Tensor, Optional[Tensor]]:
+    def forward(self, queries: Tensor, tokens: Tensor, lengths: Lengths, masks: bool) -> tuple[Tensor, Tensor | None]:
         """Runs the layer.
 
         Args:
@@ -81,28 +78,31 @@ class ATMStage(nn.Module):
         ValueError: Naming the argument and what would be right.
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 channels: int,
-                 num_layers: int = 3,
-                 num_heads: int = 8,
-                 dropout: float = 0.1,
-                 query_attention: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        num_layers: int = 3,
+        num_heads: int = 8,
+        dropout: float = 0.1,
+        query_attention: bool = True,
+    ):
         super().__init__()
         if not isinstance(num_heads, int) or num_heads < 1 or channels % num_heads:
-            raise ValueError(f'num_heads={num_heads} does not divide channels={channels} of an ATM decoder; give a '
-                             'divisor.')
+            raise ValueError(
+                f'num_heads={num_heads} does not divide channels={channels} of an ATM decoder; give a divisor.'
+            )
         if not isinstance(num_layers, int) or num_layers < 1:
             raise ValueError(f'num_layers={num_layers} of an ATM decoder must be an integer >= 1.')
         if not 0 <= dropout < 1:
             raise ValueError(f'The dropout of an ATM decoder is {dropout}; give a rate in [0, 1).')
         self.proj, self.norm = nn.Linear(in_channels, channels), nn.LayerNorm(channels)
-        self.layers = nn.ModuleList(
-            ATMLayer(channels, num_heads, dropout, query_attention) for _ in range(num_layers))
+        self.layers = nn.ModuleList(ATMLayer(channels, num_heads, dropout, query_attention) for _ in range(num_layers))
         self.apply(init_linear)
 
-    def forward(self, queries: Tensor, tokens: Tensor, lengths: Lengths = None,
-                every: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(
+        self, queries: Tensor, tokens: Tensor, lengths: Lengths = None, every: bool = False
+    ) -> tuple[list[Tensor], list[Tensor]]:
         """Runs the layers.
 
         Args:
@@ -137,14 +137,16 @@ class ATMDecoder(nn.Module):
         num_layers, num_heads, dropout, query_attention: See :class:`ATMStage`.
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 num_classes: int,
-                 channels: int,
-                 num_layers: int = 3,
-                 num_heads: int = 8,
-                 dropout: float = 0.1,
-                 query_attention: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int,
+        num_layers: int = 3,
+        num_heads: int = 8,
+        dropout: float = 0.1,
+        query_attention: bool = True,
+    ):
         super().__init__()
         self.stage = ATMStage(in_channels, channels, num_layers, num_heads, dropout, query_attention)
         self.queries = nn.Parameter(torch.randn(num_classes, channels))
@@ -164,8 +166,7 @@ class ATMDecoder(nn.Module):
         """
         return self.every_layer(tokens, lengths, every=False)[-1]
 
-    def every_layer(self, tokens: Tensor, lengths: Lengths = None,
-                    every: bool = True) -> list[tuple[Tensor, Tensor]]:
+    def every_layer(self, tokens: Tensor, lengths: Lengths = None, every: bool = True) -> list[tuple[Tensor, Tensor]]:
         """The same pair after each decoder layer, for deep supervision; the last is that of :meth:`forward`."""
         batch = len(tokens if lengths is None else lengths)
         out, masks = self.stage(self.queries.expand(batch, -1, -1), tokens, lengths, every)
@@ -184,10 +185,7 @@ def token_scores(mask_logits: Tensor, class_logits: Tensor, lengths: Lengths = N
         Tensor: In the shape of ``mask_logits``, at least in single precision.
     """
     present = at_least_single(class_logits).softmax(-1)[..., 0]
-    if lengths is None:
-        present = present[:, None]
-    else:
-        present = present[Packing.of(lengths).image]
+    present = present[:, None] if lengths is None else present[Packing.of(lengths).image]
     return present * at_least_single(mask_logits).sigmoid()
 
 

@@ -1,6 +1,6 @@
 """SegViT's decode heads (arXiv 2210.05844, 2306.06289) for mmseg: a cascade over taps, and one decoder on one tap."""
 
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -38,19 +38,23 @@ class BaseATMHead(BaseDecodeHead):
         **kwargs: Those of mmseg's ``BaseDecodeHead``; ``sampler`` is refused.
     """
 
-    def __init__(self,
-                 in_channels: Union[int, Sequence[int]],
-                 channels: int,
-                 *,
-                 num_classes: int,
-                 dropout_ratio: float = 0.1,
-                 loss_decode: Optional[dict] = None,
-                 init_cfg: Optional[dict] = None,
-                 **kwargs):
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        channels: int,
+        *,
+        num_classes: int,
+        dropout_ratio: float = 0.1,
+        loss_decode: dict | None = None,
+        init_cfg: dict | None = None,
+        **kwargs,
+    ):
         name = type(self).__name__
         if num_classes < 2 or kwargs.get('out_channels', num_classes) not in (None, num_classes):
-            raise ValueError(f"{name} gives a score for each class: num_classes={num_classes} with out_channels="
-                             f"{kwargs.get('out_channels')} must be at least 2, and out_channels left out.")
+            raise ValueError(
+                f'{name} gives a score for each class: num_classes={num_classes} with out_channels='
+                f'{kwargs.get("out_channels")} must be at least 2, and out_channels left out.'
+            )
         if kwargs.get('sampler') is not None:
             raise ValueError(f'{name} takes no pixel sampler: ATMLoss weighs masks, not pixels; leave sampler out.')
         loss_decode = dict(type='mmtoken.ATMLoss') if loss_decode is None else loss_decode
@@ -61,10 +65,13 @@ class BaseATMHead(BaseDecodeHead):
             dropout_ratio=dropout_ratio,
             loss_decode=loss_decode,
             init_cfg=init_cfg,
-            **kwargs)
+            **kwargs,
+        )
         if not isinstance(self.loss_decode, ATMLoss):
-            raise ValueError(f"{name} learns from loss_decode=dict(type='mmtoken.ATMLoss'), not from "
-                             f'{type(self.loss_decode).__name__}.')
+            raise ValueError(
+                f"{name} learns from loss_decode=dict(type='mmtoken.ATMLoss'), not from "
+                f'{type(self.loss_decode).__name__}.'
+            )
         del self.conv_seg  # the attention itself is the classifier
         self.dropout = None
 
@@ -84,7 +91,7 @@ class BaseATMHead(BaseDecodeHead):
         """Scores of classes ``(B, K, h, w)``, not below 0, from a pair that :meth:`decode` gave, at any size."""
         raise NotImplementedError
 
-    def loss(self, inputs: Sequence[Tensor], batch_data_samples: list, train_cfg: Optional[dict] = None) -> dict:
+    def loss(self, inputs: Sequence[Tensor], batch_data_samples: list, train_cfg: dict | None = None) -> dict:
         return self.loss_by_feat(self.decode(inputs, every=True), batch_data_samples)
 
     def loss_by_feat(self, outputs: list[tuple[Tensor, Tensor]], batch_data_samples: list) -> dict[str, Tensor]:
@@ -95,8 +102,10 @@ class BaseATMHead(BaseDecodeHead):
             batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
         """
         if isinstance(outputs, Tensor):
-            raise ValueError(f"{type(self).__name__} learns from mask and class logits, which restore='late' cannot "
-                             "restore; train with restore='feature' and switch to 'late' at test time.")
+            raise ValueError(
+                f"{type(self).__name__} learns from mask and class logits, which restore='late' cannot "
+                "restore; train with restore='feature' and switch to 'late' at test time."
+            )
         labels = self._stack_batch_gt(batch_data_samples).squeeze(1)
         losses = {}
         for i, output in enumerate(outputs):
@@ -127,26 +136,31 @@ class ATMHead(BaseATMHead):
         **kwargs: See :class:`BaseATMHead`.
     """
 
-    def __init__(self,
-                 in_channels: Sequence[int],
-                 channels: int,
-                 *,
-                 in_index: Sequence[int] = (0, 1, 2),
-                 num_layers: int = 3,
-                 num_heads: int = 8,
-                 query_attention: bool = True,
-                 **kwargs):
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        channels: int,
+        *,
+        in_index: Sequence[int] = (0, 1, 2),
+        num_layers: int = 3,
+        num_heads: int = 8,
+        query_attention: bool = True,
+        **kwargs,
+    ):
         listed = isinstance(in_channels, (list, tuple)) and isinstance(in_index, (list, tuple))
         if not listed or len(in_channels) != len(in_index) or not in_index:
-            raise ValueError(f'ATMHead needs one of in_channels for each tap of in_index, not '
-                             f'in_channels={in_channels} and in_index={in_index}.')
+            raise ValueError(
+                f'ATMHead needs one of in_channels for each tap of in_index, not '
+                f'in_channels={in_channels} and in_index={in_index}.'
+            )
         if kwargs.pop('input_transform', 'multiple_select') != 'multiple_select':
             raise ValueError('ATMHead reads each tap by itself; leave input_transform out, or use ATMSingleHead.')
         super().__init__(in_channels, channels, in_index=in_index, input_transform='multiple_select', **kwargs)
         #: One for each tap, in the order of the cascade: deepest first.
         self.stages = nn.ModuleList(
             ATMStage(width, channels, num_layers, num_heads, self.dropout_ratio, query_attention)
-            for width in reversed(in_channels))
+            for width in reversed(in_channels)
+        )
         self.queries = nn.Parameter(torch.randn(self.num_classes, channels))
         self.classify = nn.Linear(channels, self.num_classes + 1)
         init_linear(self.classify)
@@ -154,14 +168,16 @@ class ATMHead(BaseATMHead):
     def decode(self, inputs, every):
         maps = self._transform_inputs(inputs)[::-1]
         if any(x.shape[-2:] != maps[0].shape[-2:] for x in maps):
-            raise ValueError('ATMHead adds the masks of its taps, so their maps must have one size, not '
-                             f'{[tuple(x.shape[-2:]) for x in maps]}; leave out necks that rescale.')
+            raise ValueError(
+                'ATMHead adds the masks of its taps, so their maps must have one size, not '
+                f'{[tuple(x.shape[-2:]) for x in maps]}; leave out necks that rescale.'
+            )
         queries, masks, steps = self.queries.expand(len(maps[0]), -1, -1), 0, []
         for stage, x in zip(self.stages, maps):
-            (queries, ), (own, ) = stage(queries, _to_tokens(x))
+            (queries,), (own,) = stage(queries, _to_tokens(x))
             masks = masks + own
             steps.append((masks, queries))
-        return [(_to_map(masks, maps[0]), self.classify(queries)) for masks, queries in steps[0 if every else -1:]]
+        return [(_to_map(masks, maps[0]), self.classify(queries)) for masks, queries in steps[0 if every else -1 :]]
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Mask logits ``(B, K, h, w)`` and class logits ``(B, K, K+1)``; scores come after the resize."""
@@ -193,25 +209,31 @@ class ATMSingleHead(BaseATMHead):
         **kwargs: See :class:`BaseATMHead`; ``in_index`` is the tap.
     """
 
-    def __init__(self,
-                 in_channels: int,
-                 channels: int,
-                 *,
-                 num_layers: int = 3,
-                 num_heads: int = 8,
-                 query_attention: bool = True,
-                 deep_supervision: bool = False,
-                 **kwargs):
-        if kwargs.get('input_transform') is None and not (isinstance(in_channels, int)
-                                                          and isinstance(kwargs.get('in_index', -1), int)):
-            raise ValueError(f"ATMSingleHead reads one tap, not in_channels={in_channels} and in_index="
-                             f"{kwargs.get('in_index', -1)}; give one of each, or use ATMHead.")
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        num_layers: int = 3,
+        num_heads: int = 8,
+        query_attention: bool = True,
+        deep_supervision: bool = False,
+        **kwargs,
+    ):
+        if kwargs.get('input_transform') is None and not (
+            isinstance(in_channels, int) and isinstance(kwargs.get('in_index', -1), int)
+        ):
+            raise ValueError(
+                f'ATMSingleHead reads one tap, not in_channels={in_channels} and in_index='
+                f'{kwargs.get("in_index", -1)}; give one of each, or use ATMHead.'
+            )
         if kwargs.get('input_transform') == 'multiple_select':
             raise ValueError("ATMSingleHead reads one map; leave out input_transform='multiple_select' or use ATMHead.")
         super().__init__(in_channels, channels, **kwargs)
         self.deep_supervision = deep_supervision
-        self.decoder = ATMDecoder(self.in_channels, self.num_classes, channels, num_layers, num_heads,
-                                  self.dropout_ratio, query_attention)
+        self.decoder = ATMDecoder(
+            self.in_channels, self.num_classes, channels, num_layers, num_heads, self.dropout_ratio, query_attention
+        )
 
     def decode(self, inputs, every):
         x = self._transform_inputs(inputs)

@@ -1,7 +1,5 @@
 """What an ATM head learns from: each class's mask, and whether the class is there at all (arXiv 2210.05844, eq. 6)."""
 
-from typing import Optional
-
 import torch
 import torch.distributed
 import torch.nn.functional as F
@@ -37,32 +35,43 @@ class ATMLoss(nn.Module):
         ValueError: Naming the argument and what would be right.
     """
 
-    def __init__(self,
-                 cls_weight: float = 1.0,
-                 mask_weight: float = 20.0,
-                 dice_weight: float = 1.0,
-                 absent_weight: float = 0.1,
-                 alpha: float = 0.25,
-                 gamma: float = 2.0,
-                 loss_weight: float = 1.0):
+    def __init__(
+        self,
+        cls_weight: float = 1.0,
+        mask_weight: float = 20.0,
+        dice_weight: float = 1.0,
+        absent_weight: float = 0.1,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        loss_weight: float = 1.0,
+    ):
         super().__init__()
-        weights = dict(cls_weight=cls_weight, mask_weight=mask_weight, dice_weight=dice_weight,
-                       absent_weight=absent_weight, gamma=gamma, loss_weight=loss_weight)
+        weights = dict(
+            cls_weight=cls_weight,
+            mask_weight=mask_weight,
+            dice_weight=dice_weight,
+            absent_weight=absent_weight,
+            gamma=gamma,
+            loss_weight=loss_weight,
+        )
         for name, value in weights.items():
             if value < 0:
                 raise ValueError(f'{name}={value} of ATMLoss must not be negative.')
         if not 0 <= alpha <= 1:
             raise ValueError(f'alpha={alpha} of ATMLoss is outside [0, 1].')
         self.absent_weight, self.alpha, self.gamma = absent_weight, alpha, gamma
-        self.weights = dict(loss_cls=loss_weight * cls_weight, loss_mask=loss_weight * mask_weight,
-                            loss_dice=loss_weight * dice_weight)
+        self.weights = dict(
+            loss_cls=loss_weight * cls_weight, loss_mask=loss_weight * mask_weight, loss_dice=loss_weight * dice_weight
+        )
 
-    def forward(self,
-                mask_logits: Tensor,
-                class_logits: Tensor,
-                labels: Tensor,
-                ignore_index: Optional[int] = 255,
-                align_corners: bool = False) -> dict[str, Tensor]:
+    def forward(
+        self,
+        mask_logits: Tensor,
+        class_logits: Tensor,
+        labels: Tensor,
+        ignore_index: int | None = 255,
+        align_corners: bool = False,
+    ) -> dict[str, Tensor]:
         """Computes the losses of a batch.
 
         Args:
@@ -83,15 +92,19 @@ class ATMLoss(nn.Module):
         image, query = present.nonzero(as_tuple=True)  # the M masks of the batch
 
         logits = F.interpolate(
-            at_least_single(mask_logits)[image, query][:, None], labels.shape[-2:], mode='bilinear',
-            align_corners=align_corners)[:, 0].flatten(1)
+            at_least_single(mask_logits)[image, query][:, None],
+            labels.shape[-2:],
+            mode='bilinear',
+            align_corners=align_corners,
+        )[:, 0].flatten(1)
         target = (labels[image] == query[:, None, None]).flatten(1).to(logits.dtype)
         counts = valid[image].flatten(1).to(logits.dtype)
         masks = self.number(present)
         losses = dict(
             loss_cls=self.classification(at_least_single(class_logits), present),
             loss_mask=self.focal(logits, target, counts).sum() / masks,
-            loss_dice=self.dice(logits, target, counts).sum() / masks)
+            loss_dice=self.dice(logits, target, counts).sum() / masks,
+        )
         return {name: self.weights[name] * loss for name, loss in losses.items()}
 
     def classification(self, logits: Tensor, present: Tensor) -> Tensor:
