@@ -10,10 +10,11 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
+from mmtoken.core.registry import REDUCERS
+
 MODELS = Registry('models', parent=MMENGINE_MODELS, scope='mmtoken', locations=['mmtoken.hosts', 'mmtoken.models'])
 DATASETS = Registry('datasets', parent=MMENGINE_DATASETS, scope='mmtoken', locations=['mmtoken.datasets'])
 TRANSFORMS = Registry('transforms', parent=MMENGINE_TRANSFORMS, scope='mmtoken', locations=['mmtoken.datasets'])
 HOOKS = Registry('hooks', parent=MMENGINE_HOOKS, scope='mmtoken', locations=['mmtoken.engine', 'mmtoken.methods'])
 
-#: Token reducers. A root registry of its own: a reducer is built by its host, never by mmseg or mmdet.
-REDUCERS = Registry('reducers', scope='mmtoken', locations=['mmtoken.methods'])
+__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'REDUCERS', 'TRANSFORMS']

@@ -147,7 +147,7 @@ def test_torch_counts_the_same_where_it_can(host, method):
         if method is None
         else HOSTS[host](size=size, reducer=dict(type=f'mmtoken.{method}', **METHODS[method].examples[-1]))
     )
-    model.completed = True  # as a segmentor says that completes the logits of pruned tokens
+    model.served = True  # as a segmentor says that completes the logits of pruned tokens
     images = torch.randn(2, 3, *size)
     with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         with FlopCounterMode(display=False) as theirs:
