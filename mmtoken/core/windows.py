@@ -125,9 +125,7 @@ def assign_windows(
     n, count = centres.shape[1], counts[0] * counts[1]
     slots = max(min(size[0] * size[1], n), 1) if slots is None else slots
     if n > count * slots:
-        raise ValueError(
-            f'{count} windows of {slots} slots cannot hold {n} tokens; set slots={-(-n // count)} or more.'
-        )
+        raise ValueError(f'{count} windows of {slots} slots cannot hold {n} tokens; set slots >= {-(-n // count)}.')
     y, x = (
         ((c + (start + 0.5 + SLACK)) / w).floor().long().clamp(0, number - 1)
         for c, start, w, number in zip(centres.unbind(-1), starts, size, counts)
