@@ -1,12 +1,13 @@
 """Windowed attention against plain loops over images, windows and tokens."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mmtoken.core import Packing, assign_windows, read_bias, rotary_eva02, window_attention
+from mmtoken.core import Packing, assign_windows, attention, read_bias, rotary_eva02, window_attention
 from mmtoken.core.ops import grid_coords
 
 HEADS, WIDTH = 2, 4
@@ -384,6 +385,19 @@ def test_dtypes(dtype, tolerance, with_bias):
     bias = torch.zeros(1, HEADS, 16, 16) if with_bias else None
     out, _ = window_attention(qkv, HEADS, windows, bias=bias)
     assert out.dtype == dtype and close(out, slow_windows(qkv, coords, 4, 0), tolerance)
+
+
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
+def test_empty_slots_carried_in_extra_channels_as_on_cuda(monkeypatch, dtype, tolerance):
+    monkeypatch.setattr(attention, 'dense_attention', partial(attention.dense_attention, channels=True))
+    coords = pruned((7, 9), 12)  # of 16 windows some are empty
+    valid = torch.rand(coords.shape[:2]) > 0.3
+    qkv, key_bias = make_qkv(*coords.shape[:2], dtype).requires_grad_(), torch.rand(coords.shape[:2]) * 5
+    windows = assign_windows(coords, (7, 9), 2, valid=valid)
+    out, _ = window_attention(qkv, HEADS, windows, key_bias=key_bias)
+    assert close(out, slow_windows(qkv, coords, 2, 0, key_bias, valid), tolerance)
+    out.float().square().sum().backward()
+    assert qkv.grad.isfinite().all()
 
 
 @pytest.mark.parametrize('padded', [False, True])
