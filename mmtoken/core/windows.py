@@ -196,8 +196,8 @@ def window_attention(
         sin, cos = (windows.split(t.expand(*qkv.shape[:-1], -1)) for t in (rotate.sin, rotate.cos))
         rotate = Rotation(sin, cos, rotate.interleaved)
     inside = windows.split(qkv)
-    if bias is not None and len(bias) > 1:
-        bias = bias.repeat(len(inside) // len(bias), 1, 1, 1)
+    if bias is not None and bias.shape[0] > 1:
+        bias = bias.repeat(inside.shape[0] // bias.shape[0], 1, 1, 1)
     out, _ = self_attention(
         inside,
         num_heads,

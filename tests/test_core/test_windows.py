@@ -446,6 +446,18 @@ def test_compiles_as_one_graph_and_exports(padded):
         assert close(compiled(*args)[0], expected) and close(exported(*args)[0], expected)
 
 
+def test_exports_for_any_batch_and_number_of_tokens():
+    module, batch, number = Windowed(), torch.export.Dim('B', max=64), torch.export.Dim('n', min=17, max=63)
+
+    def example(batch, number):
+        return make_qkv(batch, number), pruned((7, 9), number, batch), torch.rand(batch, number) > 0.3
+
+    shapes = dict(qkv={0: batch, 1: number}, coords={0: batch, 1: number}, valid={0: batch, 1: number})
+    exported = torch.export.export(module, example(2, 30), dynamic_shapes=shapes).module()
+    for args in (example(5, 41), example(2, 63)):
+        assert close(exported(*args)[0], module(*args)[0])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-4), (torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
 @pytest.mark.parametrize('with_bias', [False, True])
