@@ -5,10 +5,12 @@ from .grid_reducer import GridReducer
 from .host import TokenHost
 from .layout import Layout
 from .packing import Packing
-from .reducer import Cost, HostInfo, Reducer, ReducerSequence
+from .reducer import Cost, HostInfo, Reducer, ReducerSequence, Stage
 from .registry import REDUCERS, build_reducer, method_of
 from .restores import Gather, Interpolate, Restore, Scatter, WeightedSum
+from .rotary import Rotation, rotary_dinov3, rotary_eva02
 from .state import Reduction, TokenState
+from .windows import Windows, assign_windows, read_bias, window_attention
 
 __all__ = [
     'REDUCERS',
@@ -23,14 +25,22 @@ __all__ = [
     'ReducerSequence',
     'Reduction',
     'Restore',
+    'Rotation',
     'Scatter',
+    'Stage',
     'TokenHost',
     'TokenState',
     'WeightedSum',
+    'Windows',
+    'assign_windows',
     'attention_scores',
     'build_reducer',
     'dense_attention',
     'method_of',
     'ragged_attention',
+    'read_bias',
+    'rotary_dinov3',
+    'rotary_eva02',
     'self_attention',
+    'window_attention',
 ]
