@@ -57,6 +57,11 @@ class HostInfo:
     stages: tuple[Stage, ...] = ()
     host: nn.Module | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether all blocks have one width and attend to all tokens."""
+        return len(self.stages) == 1 and not any(self.stages[0].windows)
+
     def __post_init__(self):
         if not self.stages:
             stage = Stage(0, self.depth, self.embed_dims, self.num_heads, (None,) * self.depth)
