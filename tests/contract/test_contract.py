@@ -69,7 +69,10 @@ def relative(host):
 
 
 PAIRS = [
-    Case(method, host) for method, kind in METHODS.items() for host in HOSTS if not kind(**kind.examples[0]).refuses(HOSTS[host]().info())
+    Case(method, host)
+    for method, kind in METHODS.items()
+    for host in HOSTS
+    if not kind(**kind.examples[0]).refuses(HOSTS[host]().info())
 ]
 
 
