@@ -6,6 +6,7 @@ mmengine imports ``<scope>.registry`` when it first meets a scope prefix, and th
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
@@ -13,6 +14,7 @@ from mmengine.registry import Registry
 MODELS = Registry('models', parent=MMENGINE_MODELS, scope='mmtoken', locations=['mmtoken.hosts', 'mmtoken.models'])
 DATASETS = Registry('datasets', parent=MMENGINE_DATASETS, scope='mmtoken', locations=['mmtoken.datasets'])
 TRANSFORMS = Registry('transforms', parent=MMENGINE_TRANSFORMS, scope='mmtoken', locations=['mmtoken.datasets'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmtoken', locations=['mmtoken.evaluation'])
 HOOKS = Registry('hooks', parent=MMENGINE_HOOKS, scope='mmtoken', locations=['mmtoken.engine', 'mmtoken.methods'])
 
 #: Token reducers. A root registry of its own: a reducer is built by its host, never by mmseg or mmdet.
