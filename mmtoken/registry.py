@@ -6,6 +6,7 @@ mmengine imports ``<scope>.registry`` when it first meets a scope prefix, and th
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
@@ -15,6 +16,7 @@ from mmtoken.core.registry import REDUCERS
 MODELS = Registry('models', parent=MMENGINE_MODELS, scope='mmtoken', locations=['mmtoken.hosts', 'mmtoken.models'])
 DATASETS = Registry('datasets', parent=MMENGINE_DATASETS, scope='mmtoken', locations=['mmtoken.datasets'])
 TRANSFORMS = Registry('transforms', parent=MMENGINE_TRANSFORMS, scope='mmtoken', locations=['mmtoken.datasets'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmtoken', locations=['mmtoken.evaluation'])
 HOOKS = Registry('hooks', parent=MMENGINE_HOOKS, scope='mmtoken', locations=['mmtoken.engine', 'mmtoken.methods'])
 
 __all__ = ['DATASETS', 'HOOKS', 'MODELS', 'REDUCERS', 'TRANSFORMS']
