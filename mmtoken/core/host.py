@@ -307,9 +307,10 @@ class TokenHost:
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """Fills parameters of the reducer that start from the backbone's own, where the checkpoint has none."""
         copies = {} if self.reducer is None else self.reducer.copies()
-        for new, old in copies.items():
-            for key in [key for key in state_dict if key.startswith(prefix + old)]:
-                state_dict.setdefault(f'{prefix}reducer.{new}{key[len(prefix + old) :]}', state_dict[key])
+        for name in self.reducer.state_dict() if copies else ():
+            old = next((copies[new] + name[len(new) :] for new in copies if name.startswith(new)), None)
+            if old is not None and prefix + old in state_dict:
+                state_dict.setdefault(f'{prefix}reducer.{name}', state_dict[prefix + old])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def switch_to_deploy(self) -> None:
