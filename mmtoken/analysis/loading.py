@@ -1,20 +1,25 @@
 """Models and pictures for the analysis tools, from a config."""
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmtoken.engine.checks import UserError, check_checkpoint, check_datasets, check_host, load_config
+
+from .flops import image_channels
 
 _UPSTREAM = ('mmseg', 'mmdet', 'mmpretrain')
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
@@ -133,7 +138,9 @@ def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, i
     return shape * 2 if len(shape) == 1 else shape
 
 
-def read_images(model: nn.Module, source: str | Path | Sequence[Path], shape: tuple[int, int], num: int) -> Tensor:
+def read_images(
+    model: nn.Module, source: str | Path | Sequence[Path], shape: tuple[int, int], num: int, cfg: Config | None = None
+) -> Tensor:
     """Pictures, resized, then normalised and put in order as the model's own preprocessor does it.
 
     Args:
@@ -142,28 +149,93 @@ def read_images(model: nn.Module, source: str | Path | Sequence[Path], shape: tu
             their names; or the files themselves.
         shape (tuple[int, int]): ``(H, W)``; the aspect ratio is not kept.
         num (int): At most so many, spread over them.
+        cfg (Config, optional): Reads the pictures as the first step of its test pipeline does.
 
     Returns:
-        Tensor: ``(N, 3, H, W)``.
+        Tensor: ``(N, C, H, W)``.
 
     Raises:
-        ValueError: If the folder holds no picture, or a file is none.
+        UserError: If the folder holds no picture, or a file is none, or has other channels than the model takes.
     """
-    import mmcv
-
     paths = source
     if isinstance(source, (str, Path)):
         paths = sorted(p for p in Path(source).rglob('*') if p.suffix.lower() in _SUFFIXES)
         if not paths:
-            raise ValueError(f"--images='{source}' holds no pictures ({', '.join(_SUFFIXES)}).")
-    pictures = []
-    for path in spread_out(paths, num):
-        picture = mmcv.imread(path)
-        if picture is None:
-            raise ValueError(f'{path} is no picture that OpenCV can read; take it out of the folder.')
-        pictures.append(torch.from_numpy(mmcv.imresize(picture, shape[::-1])).permute(2, 0, 1))
-    normalised = [model.data_preprocessor(dict(inputs=[p], data_samples=None), False)['inputs'] for p in pictures]
-    return torch.cat(normalised)
+            raise UserError(f"--images='{source}' holds no pictures ({', '.join(_SUFFIXES)})")
+    import mmcv
+
+    pictures = [read_picture(path, cfg, image_channels(model)) for path in spread_out(paths, num)]
+    return torch.cat([normalised(model, mmcv.imresize(picture, shape[::-1])) for picture in pictures])
+
+
+def read_picture(path: str | Path, cfg: Config | None = None, channels: int = 3) -> np.ndarray:
+    """One picture ``(H, W, C)``, read as the first step of a config's test pipeline does it.
+
+    Args:
+        path (str | Path): Its file.
+        cfg (Config, optional): Of the model.
+        channels (int): That the model takes; if it is not 3, files are read with all that they have.
+
+    Raises:
+        UserError: If the file is no picture, or has other channels.
+    """
+    pipeline = ((cfg or {}).get('test_dataloader') or {}).get('dataset', {}).get('pipeline') or []
+    step = next((step for step in pipeline if re.search('Load(?!.*Annotations)', str(step.type))), None)
+    step = step or dict(type='LoadImageFromFile')
+    if step['type'] == 'LoadImageFromFile' and channels != 3:
+        step = dict(step, color_type='unchanged')
+    try:
+        picture = TRANSFORMS.build(step)(dict(img_path=str(path), img_id=0))['img']
+        picture = picture if picture.ndim == 3 else picture[..., None]
+    except Exception as error:  # each reader has another one
+        raise UserError(f'{path} is no picture that {step["type"]} can read; give another file') from error
+    if picture.shape[2] != channels:
+        raise UserError(f'{path} has {picture.shape[2]} channels, but the model takes {channels}; give another file')
+    return picture
+
+
+def normalised(model: nn.Module, picture: np.ndarray) -> Tensor:
+    """A picture ``(H, W, C)`` as the model's own preprocessor hands it on, ``(1, C, H, W)``."""
+    picture = picture if picture.ndim == 3 else picture[..., None]
+    data = dict(inputs=[torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)], data_samples=None)
+    return model.data_preprocessor(data, False)['inputs']
+
+
+def class_colors(cfg: Config, checkpoint: str | None, number: int) -> tuple[list[str], list]:
+    """Names and RGB colours of the classes.
+
+    They are those that the checkpoint was trained on, if it says so, else those of the config's test or validation
+    set. Where neither has as many, names are numbers and colours are random.
+
+    Args:
+        cfg (Config): With a ``test_dataloader`` or ``val_dataloader``.
+        checkpoint (str, optional): Of which ``meta.dataset_meta`` is read.
+        number (int): Classes of the model.
+    """
+    known = [_dataset_meta(cfg.get(f'{split}_dataloader') or {}, cfg.get('default_scope')) for split in ('test', 'val')]
+    if checkpoint:
+        state = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
+        meta = (state.get('meta') or {}) if isinstance(state, dict) else {}
+        known.insert(0, {key.lower(): value for key, value in (meta.get('dataset_meta') or {}).items()})
+    drawn = np.random.default_rng(0).integers(40, 256, (number, 3)).tolist()
+    default = dict(classes=list(map(str, range(number))), palette=drawn)
+
+    def first(key: str) -> list:
+        found = (list(meta.get(key) or ()) for meta in known)
+        return next((values for values in found if len(values) == number), default[key])
+
+    return first('classes'), first('palette')
+
+
+def _dataset_meta(node: dict, scope: str | None) -> dict:
+    """``metainfo`` of the first dataset in a dataloader that has classes, its class's own included."""
+    inner = node.get('dataset') or node.get('datasets')
+    if inner:
+        several = inner if isinstance(inner, (list, tuple)) else [inner]
+        return next(filter(None, (_dataset_meta(one, scope) for one in several)), {})
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        kind = registry.get(node['type']) if 'type' in node else None
+    return {**(getattr(kind, 'METAINFO', None) or {}), **(node.get('metainfo') or {})}
 
 
 def spread_out(items: Sequence, num: int) -> list:
@@ -207,7 +279,7 @@ def dataset_inputs(cfg: Config, model: nn.Module, num: int, instead: str) -> lis
         instead (str): What else the user can do, for the message.
 
     Returns:
-        list[Tensor]: ``(1, 3, H, W)`` each, of the size that its picture has in a test.
+        list[Tensor]: ``(1, C, H, W)`` each, of the size that its picture has in a test.
 
     Raises:
         UserError: If there are no data; one line that names the key and what can be done instead.
@@ -223,7 +295,7 @@ def dataset_inputs(cfg: Config, model: nn.Module, num: int, instead: str) -> lis
 
 
 def dataset_input(dataset: Any, i: int, model: nn.Module, key: str) -> Tensor:
-    """What a test feeds to the network of item ``i`` of a dataset, ``(1, 3, H, W)``.
+    """What a test feeds to the network of item ``i`` of a dataset, ``(1, C, H, W)``.
 
     Raises:
         UserError: If its files cannot be read; names the ``key`` of the dataset.

@@ -21,16 +21,16 @@ def costs(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
     Returns:
         dict: ``macs``, ``crops`` and ``sizes`` by picture; ``split`` and ``parts``, MACs of each part and module
         by picture; ``by_operator``, their mean; ``tokens``, by block, ``mean``, ``min`` and ``max`` over the pictures;
-        ``uncounted`` and ``missed``, (calls, elements) over all pictures.
+        ``uncounted`` and ``missed``, (calls, elements) over all pictures; ``once``, MACs of the first call alone.
     """
-    pairs = over_pictures(model, inputs, lambda n: crop_macs(model, inputs[n]))
-    reports = [report for report, _ in pairs]
+    reports = over_pictures(model, inputs, lambda n: crop_macs(model, inputs[n]))
     tables = [dict(part_table(report, model)) for report in reports]
     splits = [model_parts(report, model) for report in reports]
     blocks = list(zip(*(report.tokens for report in reports)))
     return dict(
         macs=[report.total for report in reports],
-        crops=[crops for _, crops in pairs],
+        once=reports[0].once,
+        crops=[report.crops for report in reports],
         sizes=[list(image.shape[2:]) for image in inputs],
         split={part: [split[part] for split in splits] for part in PARTS},
         parts={name: [table.get(name, 0) for table in tables] for table in tables for name in table},

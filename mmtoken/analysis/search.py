@@ -3,7 +3,7 @@
 import hashlib
 import keyword
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from mmtoken.core import HostInfo, Reducer, ReducerSequence
 
 from .loading import read_config
+from .tasks import Metric
 from .tradeoff import Setting, Tradeoff
 from .variants import with_settings
 
@@ -61,18 +62,18 @@ class Goal:
         speedup (float, optional): Least loss among settings that are at least so many times faster.
         drop (float, optional): Fastest among settings that lose at most so much of the metric and are faster than the
             dense model.
-        metric (str): Which one, higher is better. Defaults to ``mIoU``.
+        metric (Metric): Which one, and what of it is better. Defaults to ``mIoU``.
     """
 
     speedup: float | None = None
     drop: float | None = None
-    metric: str = 'mIoU'
+    metric: Metric = field(default_factory=lambda: Metric('mIoU'))
 
     def __str__(self) -> str:
         return (
             f'speed-up of at least {self.speedup:g}'
             if self.drop is None
-            else f'speed-up with a loss of at most {self.drop:g} {self.metric}'
+            else f'speed-up with a loss of at most {self.drop:g} {self.metric.name}'
         )
 
     def reached(self, speedup: float, drop: float) -> bool:
@@ -101,8 +102,10 @@ def judge(tradeoff: Tradeoff, setting: Setting, goal: Goal, best: float) -> tupl
     if faster < needed:
         rank = PENALTY + needed - faster if goal.speedup else -faster
         return rank, False, f'speed-up {faster:.2f}, below {needed:.2f}: not scored'
-    drop = tradeoff.score(tradeoff.dense, goal.metric) - tradeoff.score(setting, goal.metric)
-    found = f'speed-up {faster:.2f}, {goal.metric} {-drop:+.2f}'
+    metric = goal.metric
+    value, dense = tradeoff.score(setting, metric.name), tradeoff.score(tradeoff.dense, metric.name)
+    drop = metric.loss(value, dense)
+    found = f'speed-up {faster:.2f}, {metric.name} {value - dense:+.{metric.digits(dense)}f}'
     if goal.speedup:
         return drop, True, found
     return (PENALTY + drop, False, f'{found}, loses too much') if drop > goal.drop else (-faster, True, found)
