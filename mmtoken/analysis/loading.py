@@ -168,13 +168,14 @@ def read_images(
     return torch.cat([normalised(model, mmcv.imresize(picture, shape[::-1])) for picture in pictures])
 
 
-def read_picture(path: str | Path, cfg: Config | None = None, channels: int = 3) -> np.ndarray:
+def read_picture(path: str | Path, cfg: Config | None = None, channels: int = 3, key: str = '--images') -> np.ndarray:
     """One picture ``(H, W, C)``, read as the first step of a config's test pipeline does it.
 
     Args:
         path (str | Path): Its file.
         cfg (Config, optional): Of the model.
         channels (int): That the model takes; if it is not 3, files are read with all that they have.
+        key (str): Argument that named the file, for the message.
 
     Raises:
         UserError: If the file is no picture, or has other channels.
@@ -188,9 +189,13 @@ def read_picture(path: str | Path, cfg: Config | None = None, channels: int = 3)
         picture = TRANSFORMS.build(step)(dict(img_path=str(path), img_id=0))['img']
         picture = picture if picture.ndim == 3 else picture[..., None]
     except Exception as error:  # each reader has another one
-        raise UserError(f'{path} is no picture that {step["type"]} can read; give another file') from error
+        raise UserError(
+            f'{key}: cannot read {path} with {step["type"]}; give a picture, such as a JPEG file'
+        ) from error
     if picture.shape[2] != channels:
-        raise UserError(f'{path} has {picture.shape[2]} channels, but the model takes {channels}; give another file')
+        raise UserError(
+            f'{key}: {path} has {picture.shape[2]} channels, the model takes {channels}; give such pictures'
+        )
     return picture
 
 

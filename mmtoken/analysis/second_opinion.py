@@ -43,14 +43,17 @@ class _Path(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return tuple(tensors(task_of(self.model).run(self.model, whole=True)(images)))
+        found = tuple(tensors(task_of(self.model).run(self.model, whole=True)(images)))
+        if not found:
+            raise TypeError('the output holds no tensor')
+        return found
 
 
 def second_opinion(model: nn.Module, images: Tensor) -> SecondOpinion:
     """Counts a model by ``fvcore.nn.FlopCountAnalysis``, which has one multiply-add as one too.
 
     Args:
-        model (nn.Module): In evaluation mode.
+        model (nn.Module): In evaluation mode, on a device that computes.
         images (Tensor): Normalised images ``(B, C, H, W)``.
     """
     from fvcore.nn import FlopCountAnalysis

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,10 +154,15 @@ def task_of(model: nn.Module) -> Task:
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """Returns the tensors in nested lists, tuples and dicts."""
+    """Returns the tensors in nested lists, tuples, dicts and data elements of mmengine."""
     if isinstance(output, Tensor):
         return [output]
-    items = output.values() if isinstance(output, dict) else output if isinstance(output, Sequence) else ()
+    if hasattr(output, 'all_values'):
+        items = output.all_values()
+    elif isinstance(output, dict):
+        items = output.values()
+    else:
+        items = output if isinstance(output, (list, tuple)) else ()
     return [tensor for item in items for tensor in tensors(item)]
 
 

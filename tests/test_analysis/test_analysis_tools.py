@@ -183,6 +183,97 @@ def test_get_flops_slides(configs, run, source, monkeypatch):
     assert f'3 crops a picture, {model_macs(24, 6) / 1e9:.3f} GMACs a crop' in printed
 
 
+@pytest.mark.parametrize('channels', [1, 4])
+def test_pictures_of_any_number_of_channels(configs, run, refuses, channels):
+    size = (40, 60) if channels == 1 else (40, 60, channels)
+    (configs / 'many').mkdir()
+    for i in range(2):
+        cv2.imwrite(str(configs / f'many/{i}.png'), np.random.default_rng(i).integers(0, 255, size, np.uint8))
+    numbers = [10.0] * channels
+    (configs / 'many.py').write_text(
+        "_base_ = ['pooled.py']\n"
+        f'model = dict(data_preprocessor=dict(mean={numbers}, std={numbers}, bgr_to_rgb=False),\n'
+        f'             backbone=dict(in_channels={channels}))\n'
+        "test_dataloader = dict(dataset=dict(data_prefix=dict(img_path='many'), pipeline=[\n"
+        "    dict(type='LoadImageFromFile', color_type='unchanged'), dict(type='PackSegInputs')]))\n"
+    )
+    macs = model_macs(24, 6) + 24 * (channels - 3) * 64 * 16
+    folder = ['--images', configs / 'many', '--shape', 32, 48]
+    for source in (['--shape', 32, 48], folder):
+        run('get_flops', configs / 'many.py', *source, '--json', configs / 'out.json')
+        assert set(json.loads((configs / 'out.json').read_text())['macs']) == {macs}
+    timing = ['--rounds', 5, '--warmup', 1, '--device', 'cpu', '--no-smaller-input', '--json', configs / 'out.json']
+    for source in (folder, ['--num', 1]):
+        run('benchmark', configs / 'many.py', *source, *timing)
+        assert json.loads((configs / 'out.json').read_text())['rows'][0]['macs'] == macs
+    (configs / 'many').rename(configs / 'gone')
+    assert 'inputs: noise' in run('benchmark', configs / 'many.py', *timing)
+    (configs / 'gone').rename(configs / 'many')
+    torch.manual_seed(0)
+    from mmtoken.analysis.loading import build_model, read_config
+
+    weights = configs / 'many.pth'
+    torch.save(build_model(read_config(configs / 'many.py')).state_dict(), weights)
+    run('vis_tokens', configs / 'many.py', weights, configs / 'many/0.png', '--out', configs / 'out.png')
+    assert cv2.imread(str(configs / 'out.png')) is not None
+    wrong = ['--images', configs / 'pictures', '--shape', 32, 48]
+    refuses('get_flops', configs / 'many.py', *wrong, words=['0.png', '3 channels', f'takes {channels}'])
+
+
+ONCE_HEAD = """
+import torch
+from mmseg.models import FCNHead
+from mmseg.registry import MODELS
+
+@MODELS.register_module()
+class PromptedHead(FCNHead):
+    text = None
+
+    def forward(self, inputs):
+        if self.text is None:  # encoded once and kept
+            self.text = torch.ones(50, 40, device=inputs[0].device) @ torch.ones(40, 30, device=inputs[0].device)
+        return super().forward(inputs)
+"""
+
+
+@pytest.mark.parametrize('source', [['--shape', 32, 48], ['--images', 'pictures', '--shape', 32, 48]])
+def test_work_of_the_first_call_is_named_apart(configs, run, monkeypatch, source):
+    monkeypatch.chdir(configs)
+    monkeypatch.syspath_prepend(str(configs))
+    (configs / 'prompted_head.py').write_text(ONCE_HEAD)
+    (configs / 'prompted.py').write_text(
+        "_base_ = ['dense.py']\ncustom_imports = dict(imports=['prompted_head'])\n"
+        "model = dict(decode_head=dict(type='PromptedHead'))\n"
+    )
+    printed = run('get_flops', 'prompted.py', *source, '--json', 'out.json')
+    out = json.loads(Path('out.json').read_text())
+    assert set(out['macs']) == {model_macs(24)} and out['once'] == 50 * 40 * 30
+    assert 'Once: +0.000 GMACs in the first call alone' in printed
+    assert 'Once' not in run('get_flops', 'dense.py', *source)
+    run('benchmark', 'prompted.py', *source[-3:], '--rounds', 5, '--device', 'cpu', '--json', 'out.json')
+    assert json.loads(Path('out.json').read_text())['rows'][0]['macs'] == model_macs(24)
+
+
+def test_get_flops_has_a_second_opinion(configs, run):
+    printed = run('get_flops', configs / 'pooled.py', '--shape', '--json', configs / 'out.json')
+    theirs, ours = json.loads((configs / 'out.json').read_text())['fvcore'], model_macs(24, 6)
+    attention = 2 * 16 * 2 * (25**2 + 7**2)
+    assert theirs['macs'] == ours - attention and theirs['unknown']['aten::scaled_dot_product_attention'] == 4
+    assert f'GMACs, {attention / ours:.1%} missing: aten::scaled_dot_product_attention (4 calls)' in printed
+    assert 'fvcore' not in run('get_flops', configs / 'pooled.py', '--shape', '--no-fvcore')
+
+
+def test_a_model_that_fvcore_cannot_trace():
+    from mmtoken.analysis.second_opinion import second_opinion
+
+    class Moody(torch.nn.Module):
+        def forward(self, images):
+            return [images.sum().tolist()]
+
+    opinion = second_opinion(Moody(), torch.zeros(1, 3, 4, 4))
+    assert opinion.line(10) == 'fvcore: cannot trace this model (TypeError)'
+
+
 ODD_CONFIG = """
 _base_ = ['dense.py']
 custom_imports = dict(imports=['odd_head'])
@@ -238,7 +329,7 @@ def test_get_flops_looks_at_the_baseline_too(configs, run, capsys, monkeypatch, 
     [
         (['nowhere.py'], ['config file not found: nowhere.py']),
         (['stock.py', '--images', 'nowhere'], ["--images='nowhere' holds no pictures"]),
-        (['stock.py', '--images', 'broken'], ['broken/a.png is no picture']),
+        (['stock.py', '--images', 'broken'], ['--images: cannot read broken/a.png']),
         (['stock.py', '--shape', 1, 2, 3], ['--shape 1 2 3 is no image size']),
         (
             [
@@ -310,7 +401,10 @@ def test_benchmark(configs, run):
     )
     out = json.loads((configs / 'out.json').read_text())
     rows = {(row['name'], row['batch']): row for row in out['rows']}
-    assert list(rows) == [(name, batch) for batch in (1, 2) for name in ('dense', 'pooled', 'stock')]
+    smaller = {f'dense, ×{part} input': patches for part, patches in (('0.8', 3 * 5), ('0.65', 3 * 4), ('0.5', 2 * 3))}
+    assert list(rows) == [(name, batch) for batch in (1, 2) for name in ('dense', 'pooled', 'stock', *smaller)]
+    assert all(rows[name, 2]['macs'] == model_macs(patches) for name, patches in smaller.items())
+    assert all(name in printed for name in smaller)
     assert rows['dense', 1]['macs'] == rows['stock', 1]['macs'] == model_macs(24)
     assert rows['dense', 2]['speedup']['ratio'] == rows['dense', 2]['mac_ratio'] == 1
     pooled = rows['pooled', 2]
@@ -324,7 +418,8 @@ def test_benchmark(configs, run):
         sorted(pooled['seconds'])[2] * 1000 / 2
     )
     assert pooled['images_per_second'] == pytest.approx(1000 / ms['median'])
-    assert out['tokens'] == {'dense': [24] * 4, 'pooled': [24, 24, 6, 6]}
+    tokens = {name: [patches] * 4 for name, patches in smaller.items()}
+    assert out['tokens'] == {'dense': [24] * 4, 'pooled': [24, 24, 6, 6], **tokens}
     assert out['inputs'] == '3 pictures' and out['precision'] == 'fp32' and out['versions']['mmtoken']
     assert 'tokens in each block, pooled: 24 x2, 6 x2' in printed and f'torch: {out["torch"]}' in printed
     assert f'| {model_macs(24) / model_macs(24, 6):.2f} ' in printed  # MAC speed-up
@@ -361,6 +456,7 @@ def test_benchmark_of_a_dynamic_method_counts_the_pictures_one_by_one(configs, r
         'benchmark',
         configs / 'loud.py',
         *pictures,
+        '--no-smaller-input',
         '--batch',
         1,
         2,
@@ -384,7 +480,8 @@ def test_benchmark_in_half_precision_against_no_stock_class(configs, run, refuse
         "_base_ = ['dense.py']\nmodel = dict(backbone=dict(_delete_=True, type='mmtoken.TokenDINOv2', "
         'patch_size=8, img_size=48, arch=dict(embed_dims=16, num_layers=2, num_heads=2)))\n'
     )
-    run('benchmark', config, config, '--rounds', 5, '--amp', 'bf16', '--device', 'cpu', '--json', configs / 'out.json')
+    flags = ['--rounds', 5, '--amp', 'bf16', '--device', 'cpu', '--no-smaller-input', '--json', configs / 'out.json']
+    run('benchmark', config, config, *flags)
     out = json.loads((configs / 'out.json').read_text())
     assert out['precision'] == 'bf16' and [row['name'] for row in out['rows']] == ['dino', "dino'"]
     refuses('benchmark', config, '--stock', '--device', 'cpu', words=['no class behind the backbone'])
@@ -396,6 +493,7 @@ def test_benchmark_keeps_a_config_that_is_called_stock(configs, run):
         configs / 'pooled.py',
         configs / 'stock.py',
         '--stock',
+        '--no-smaller-input',
         '--rounds',
         5,
         '--warmup',
@@ -434,6 +532,22 @@ def test_benchmark_sweeps_for_where_a_method_starts_to_win(configs, run):
     assert [row['macs'] for row in out['rows'] if row['name'] == 'dense'] == [model_macs(n) for n in (6, 24, 96)]
     (point,) = out['break_even']
     assert point['name'] == 'pooled' and point['text'] in printed and out['tokens']['dense'] == [24] * 4
+
+
+def test_benchmark_leaves_out_a_size_that_the_model_refuses(configs, run, monkeypatch):
+    from mmseg.models import EncoderDecoder
+
+    encode_decode = EncoderDecoder.encode_decode
+
+    def fixed(self, inputs, metas):
+        assert inputs.shape[2:] != (16, 24), 'this model runs at one size'
+        return encode_decode(self, inputs, metas)
+
+    monkeypatch.setattr(EncoderDecoder, 'encode_decode', fixed)
+    flags = ['--device', 'cpu', '--rounds', 5, '--warmup', 1, '--smaller-input', 0.75, 0.5]
+    printed = run('benchmark', configs / 'dense.py', *flags)
+    assert 'dense, ×0.5 input: left out, the model does not run at this size (this model runs at one size)' in printed
+    assert printed.count('| dense, ×0.75 input') == 1 and '| dense, ×0.5 input' not in printed
 
 
 def test_benchmark_of_a_training_step(configs, run):

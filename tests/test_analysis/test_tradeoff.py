@@ -149,6 +149,7 @@ def test_a_quick_look_says_so_everywhere(town, call, tmp_path, capsys):
         town / 'weights.pth',
         '--sweep',
         'reducer.grid=0.5',
+        '--no-smaller-input',
         '--num',
         2,
         '--rounds',
@@ -169,6 +170,7 @@ def test_products_without_a_formula_are_told(town, call, tmp_path, capsys, monke
         town / 'weights.pth',
         '--sweep',
         'reducer.grid=0.5',
+        '--no-smaller-input',
         '--num',
         1,
         '--rounds',
@@ -212,7 +214,8 @@ def scored(monkeypatch):
 
 
 def test_a_killed_run_goes_on(town, call, tmp_path, scored):
-    flags = [town / 'pooled.py', town / 'weights.pth', '--rounds', 1, '--num', 1, '--work-dir', tmp_path, '--sweep']
+    flags = [town / 'pooled.py', town / 'weights.pth', '--rounds', 1, '--num', 1, '--no-smaller-input']
+    flags += ['--work-dir', tmp_path, '--sweep']
     scored.kill = 2
     with pytest.raises(Killed):
         call('tradeoff', *flags, 'reducer.grid=0.4,0.5,0.6')
@@ -285,7 +288,7 @@ def steady(monkeypatch):
 
 
 def test_the_search_finds_what_trying_everything_finds(town, call, tmp_path, capsys, steady):
-    flags = [town / 'pooled.py', town / 'weights.pth', '--rounds', 2, '--work-dir', tmp_path]
+    flags = [town / 'pooled.py', town / 'weights.pth', '--rounds', 2, '--no-smaller-input', '--work-dir', tmp_path]
     settings = ['reducer.layer=1,2', 'reducer.grid=0.35,0.65,0.85', 'reducer.proportional=False']
     call('tradeoff', *flags, *(word for text in settings for word in ('--sweep', text)))
     everything = rows(tmp_path)
@@ -374,7 +377,8 @@ def test_what_is_hopeless_is_not_timed_and_what_is_refused_does_not_stop_the_sea
     timed = []
     real = Tradeoff.time
     monkeypatch.setattr(Tradeoff, 'time', lambda self, setting: timed.append(setting.name) or real(self, setting))
-    flags = [town / 'tome.py', town / 'weights.pth', '--rounds', 1, '--num', 1, '--work-dir', tmp_path]
+    flags = [town / 'tome.py', town / 'weights.pth', '--rounds', 1, '--num', 1, '--no-smaller-input']
+    flags += ['--work-dir', tmp_path]
     with pytest.raises(SystemExit, match='None of 6 trials reaches a speed-up of at least 50; widen') as caught:
         call(
             'tradeoff',

@@ -7,7 +7,7 @@ Counted is what happens to a picture in a test, through to the prediction: segme
 detectors go on to their boxes and masks. The pictures are those of the config's test set, out of its own pipeline.
 Work of the first call alone, such as a text encoder that is kept, is named apart. fvcore counts the first picture too.
 With --shape, for models whose token count does not depend on the picture, one blank image is counted on torch's meta
-device where the model can be: nothing is computed.
+device where the model can be: nothing is computed, if fvcore is left out.
 
 Exit code: 1 if a matrix product or an attention was seen that has no formula, so that the total is too low; 2 for bad
 input.
@@ -72,22 +72,22 @@ def pictures(args: argparse.Namespace, cfg: Config, model: torch.nn.Module, shap
 
 
 def count(cfg: Config, args: argparse.Namespace, images: list, model: torch.nn.Module) -> dict:
-    """:func:`costs` and fvcore's count of the first picture; of a blank image on the meta device if that can be."""
+    """:func:`costs`, of a blank image on the meta device if the model can run there."""
     if args.blank:
         if not task_of(model).varies:
             try:
-                return opinions(args, model.to('meta'), [image.to('meta') for image in images])
+                return costs(model.to('meta'), [image.to('meta') for image in images])
             except Exception:  # it reads values, or asks the device for what meta has not; what is wrong is seen below
                 pass
         model = build_model(cfg, args.checkpoint)
-    return opinions(args, model.to(args.device), [image.to(args.device) for image in images])
+    return costs(model.to(args.device), [image.to(args.device) for image in images])
 
 
-def opinions(args: argparse.Namespace, model: torch.nn.Module, images: list) -> dict:
-    """:func:`costs` and, under ``fvcore``, what that counts of the first picture."""
-    cost = costs(model, images)
-    theirs = None if args.no_fvcore else second_opinion(model, images[0])
-    return dict(cost, fvcore=theirs and dataclasses.asdict(theirs))
+def ask_fvcore(cfg: Config, args: argparse.Namespace, image: torch.Tensor, model: torch.nn.Module) -> SecondOpinion:
+    """fvcore's count of one picture; a trace computes, so that the meta device will not do."""
+    if args.blank:
+        model = build_model(cfg, args.checkpoint, initialise=False)
+    return second_opinion(model.to(args.device), image.to(args.device))
 
 
 @one_line_errors()
@@ -101,6 +101,7 @@ def main():
     model = build_model(cfg, args.checkpoint, initialise=not args.blank)
     images, what = pictures(args, cfg, model, shape)
     cost = count(cfg, args, images, model)
+    theirs = None if args.no_fvcore else ask_fvcore(cfg, args, images[0], model)
     baseline = count(twin, args, images, build_model(twin, args.checkpoint, not args.blank)) if twin else None
 
     sizes = [f'{height}x{width}' for height, width in sorted(set(map(tuple, cost['sizes'])))]
@@ -113,8 +114,8 @@ def main():
         print(f'Tokens in each block: {token_line(cost["tokens"])}')
     if cost['once']:
         print(f'Once: {cost["once"] / 1e9:+.3f} GMACs in the first call alone, not in the total')
-    if cost['fvcore']:
-        print(SecondOpinion(**cost['fvcore']).line(cost['macs'][0]))
+    if theirs:
+        print(theirs.line(cost['macs'][0]))
     parameters = sum(p.numel() for p in model.parameters())
     print(f'Parameters: {parameters / 1e6:.2f} M')
     if not args.checkpoint and cost_varies(model):
@@ -133,6 +134,7 @@ def main():
             command=sys.argv,
         )
         about |= dict(environment(args.device), macs_mean=statistics.mean(cost['macs']))
+        about |= dict(fvcore=theirs and dataclasses.asdict(theirs))
         Path(args.json).write_text(json.dumps(dict(about, **cost, baseline=baseline), indent=1) + '\n')
     low = {}
     for whose, counted in (('The total', cost), ("The baseline's total", baseline)):

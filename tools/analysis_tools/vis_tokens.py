@@ -65,7 +65,7 @@ def main():
     cfg = read_config(args.config, args.cfg_options)
     check_reducer(cfg, args.config)
     mean = (cfg.model.get('data_preprocessor') or {}).get('mean') or [0] * 3
-    pixels = read_picture(args.image, cfg, len(mean))
+    pixels = read_picture(args.image, cfg, len(mean), 'image')
     check_output('--out', out)
     model = build_model(cfg, args.checkpoint).to(args.device)
     depth = len(model.backbone.blocks)
@@ -74,6 +74,7 @@ def main():
         raise UserError(f'--layers {unknown[0]}: this model has the blocks 0 to {depth - 1}')
 
     pixels = cv2.resize(pixels, image_shape(cfg, args.shape)[::-1], interpolation=cv2.INTER_AREA)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)  # OpenCV drops a single channel
     image = normalised(model, pixels).to(args.device)
     dense = build_model(dense_config(cfg), args.checkpoint).to(args.device)
     task = task_of(model)
