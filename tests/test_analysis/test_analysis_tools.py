@@ -255,12 +255,12 @@ def test_work_of_the_first_call_is_named_apart(configs, run, monkeypatch, source
 
 
 def test_get_flops_has_a_second_opinion(configs, run):
-    printed = run('get_flops', configs / 'pooled.py', '--shape', '--json', configs / 'out.json')
-    theirs, ours = json.loads((configs / 'out.json').read_text())['fvcore'], model_macs(24, 6)
-    attention = 2 * 16 * 2 * (25**2 + 7**2)
+    printed = run('get_flops', configs / 'dense.py', '--shape', '--json', configs / 'out.json')
+    theirs, ours = json.loads((configs / 'out.json').read_text())['fvcore'], model_macs(24)
+    attention = 4 * 2 * 25**2 * 16
     assert theirs['macs'] == ours - attention and theirs['unknown']['aten::scaled_dot_product_attention'] == 4
     assert f'GMACs, {attention / ours:.1%} missing: aten::scaled_dot_product_attention (4 calls)' in printed
-    assert 'fvcore' not in run('get_flops', configs / 'pooled.py', '--shape', '--no-fvcore')
+    assert 'fvcore' not in run('get_flops', configs / 'dense.py', '--shape', '--no-fvcore')
 
 
 def test_a_model_that_fvcore_cannot_trace():
