@@ -53,7 +53,6 @@ class MacReport:
         tokens (list[float]): Patch tokens that entered the MLP of each block, mean over the images (or crops); empty
             if the backbone is no host of mmtoken.
         once (int): MACs that a first call had more and later ones did not repeat; they are not part of ``total``.
-        crops (int): Crops that the model cut of each picture.
     """
 
     total: int = 0
@@ -62,7 +61,6 @@ class MacReport:
     uncounted: dict[str, Seen] = field(default_factory=dict)
     tokens: list[float] = field(default_factory=list)
     once: int = 0
-    crops: int = 1
 
     @property
     def missed(self) -> dict[str, Seen]:

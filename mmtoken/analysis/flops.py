@@ -7,28 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .counter import MacReport, Seen, count_macs, replaced, restore_name
-from .operators import CONVENTION
+from .counter import MacReport, Seen, count_macs, restore_name
 from .tasks import task_of
-
-__all__ = [
-    'CONVENTION',
-    'PARTS',
-    'MacReport',
-    'cost_keys',
-    'cost_varies',
-    'count_macs',
-    'crop_macs',
-    'image_channels',
-    'inference_path',
-    'is_dynamic',
-    'mean_report',
-    'model_parts',
-    'over_pictures',
-    'part_table',
-    'segmentor_macs',
-    'sum_uncounted',
-]
 
 #: In the order of the work; ``other`` is work of the model itself, outside of its children.
 PARTS = ('stem', 'blocks', 'reduce', 'restore', 'neck', 'heads', 'other')
@@ -112,27 +92,6 @@ def segmentor_macs(model: nn.Module, images: Tensor | Sequence[int], whole: bool
     if not isinstance(images, Tensor):
         images = torch.zeros(1, image_channels(model), *images, device=next(model.parameters()).device)
     return count_macs(model, images, call=inference_path(model, whole))
-
-
-def crop_macs(model: nn.Module, images: Tensor) -> MacReport:
-    """Returns :func:`segmentor_macs` of whole images, with the number of crops that the model cut of each of them."""
-    crops = []
-
-    def noting(original: Callable) -> Callable:
-
-        def encode_decode(inputs, metas):
-            crops.append(len(inputs))
-            return original(inputs, metas)
-
-        return encode_decode
-
-    slides = task_of(model).slides(model)
-    if not slides or all(side <= crop for side, crop in zip(images.shape[2:], model.test_cfg.crop_size)):
-        return segmentor_macs(model, images)
-    with replaced(model, 'encode_decode', noting):
-        report = segmentor_macs(model, images, whole=True)
-    report.crops = sum(crops) // len(images)
-    return report
 
 
 def part_table(report: MacReport, model: nn.Module) -> list[tuple[str, int]]:

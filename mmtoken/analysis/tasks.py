@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil, prod
 from typing import Any
 
 import torch
@@ -33,16 +34,16 @@ class Task:
         """Returns whether a model is of this task."""
         return True
 
-    def slides(self, model: nn.Module) -> bool:
-        """Returns whether a model cuts a picture into crops in a test."""
-        return False
+    def crops(self, model: nn.Module, size: tuple[int, int]) -> int:
+        """Returns the number of crops that a model cuts a picture of ``(H, W)`` pixels into in a test."""
+        return 1
 
     def run(self, model: nn.Module, whole: bool = False) -> Callable[[Tensor], Any]:
         """Returns what the model does to a batch of normalised images ``(B, C, H, W)`` in a test.
 
         Args:
             model (nn.Module): Of this task.
-            whole (bool): Cut the image into crops if the model :meth:`slides`; else the network runs once.
+            whole (bool): Cut the image into crops where the model does so; else the network runs once.
         """
         return getattr(model, 'extract_feat', model)
 
@@ -60,12 +61,19 @@ class Segment(Task):
     def fits(self, model):
         return hasattr(model, 'encode_decode')
 
-    def slides(self, model):
-        return (getattr(model, 'test_cfg', None) or {}).get('mode') == 'slide'
+    def crops(self, model, size):
+        test_cfg = getattr(model, 'test_cfg', None) or {}
+        if test_cfg.get('mode') != 'slide':
+            return 1
+        beyond = (max(0, side - crop) for side, crop in zip(size, test_cfg['crop_size']))
+        return prod(ceil(rest / stride) + 1 for rest, stride in zip(beyond, test_cfg['stride']))
 
     def run(self, model, whole=False):
-        run = model.inference if whole and self.slides(model) else model.encode_decode
-        return lambda images: run(images, meta_of(images))
+        def predict(images: Tensor) -> Tensor:
+            slides = whole and self.crops(model, tuple(images.shape[2:])) > 1
+            return (model.inference if slides else model.encode_decode)(images, meta_of(images))
+
+        return predict
 
     def labels(self, logits: Tensor) -> Tensor:
         """Returns the label map ``(B, H, W)`` of class maps ``(B, K, H, W)``; one map holds two classes."""

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from mmtoken.engine.checks import UserError, build_runner, check_checkpoint, check_datasets, datasets_of, unwrap
 
-from .flops import MacReport, cost_keys, count_macs, inference_path, mean_report, over_pictures
+from .counter import MacReport, count_macs
+from .flops import cost_keys, inference_path, mean_report, over_pictures
 from .latency import environment, interleave, paired_ratio, spread, whole_rounds
 from .loading import dataset_input, spread_out
 from .rivals import say
