@@ -13,6 +13,8 @@ from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
 from mmengine.registry import Registry
 
+from mmtoken.core.registry import REDUCERS
+
 MODELS = Registry('models', parent=MMENGINE_MODELS, scope='mmtoken', locations=['mmtoken.hosts', 'mmtoken.models'])
 DATASETS = Registry('datasets', parent=MMENGINE_DATASETS, scope='mmtoken', locations=['mmtoken.datasets'])
 TRANSFORMS = Registry('transforms', parent=MMENGINE_TRANSFORMS, scope='mmtoken', locations=['mmtoken.datasets'])
@@ -21,5 +23,4 @@ METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmtoken', locations
 VISUALIZERS = Registry('visualizer', parent=MMENGINE_VISUALIZERS, scope='mmtoken', locations=['mmtoken.visualization'])
 TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmtoken', locations=['mmtoken.models'])
 
-#: Token reducers. A root registry of its own: a reducer is built by its host, never by mmseg or mmdet.
-REDUCERS = Registry('reducers', scope='mmtoken', locations=['mmtoken.methods'])
+__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'REDUCERS', 'TRANSFORMS']

@@ -10,44 +10,30 @@ DEPTH = 4
 
 
 def toy_hosts() -> dict[str, Callable[..., nn.Module]]:
-    """Factories of toy backbones by host name.
+    """Returns factories of toy backbones by host name: every registered host, made by its ``toy()``.
 
     Each takes the host's own keywords, such as ``reducer`` and ``out_indices``, and ``size=(height, width)`` in pixels
     for hosts whose position tables are made for one size. Hosts whose upstream package is not installed are left out.
     """
     from mmtoken import hosts  # noqa: F401  registers them
+    from mmtoken.core import TokenHost
     from mmtoken.registry import MODELS
 
-    def factory(name: str, **fixed) -> Callable[..., nn.Module]:
-
+    def factory(host: type) -> Callable[..., nn.Module]:
         def build(size=(PATCH * SIDE, PATCH * SIDE), **kwargs) -> nn.Module:
-            args = {k: v(size) if callable(v) else v for k, v in fixed.items()}
-            host = MODELS.build(dict(type=f'mmtoken.{name}', **{**args, **kwargs}))
-            randomize(host)
-            return host.eval()
+            made = host(**{**host.toy(size), **kwargs})
+            randomize(made)
+            return made.eval()
 
         return build
 
-    plain = dict(embed_dims=32, num_layers=DEPTH, num_heads=2, patch_size=PATCH)
-    tables = dict(img_size=lambda size: tuple(size))
-    toys = dict(
-        TokenVisionTransformer=dict(img_size=PATCH * SIDE, final_norm=True, **plain),
-        TokenBEiT=dict(final_norm=True, **plain, **tables),
-        TokenMAE=dict(final_norm=True, **plain, **tables),
-        TokenDINOv2=dict(
-            arch=dict(embed_dims=32, num_layers=DEPTH, num_heads=2),
-            img_size=PATCH * SIDE,
-            patch_size=PATCH,
-            num_registers=2,
-            layer_scale=1.0,
-        ),
-        TokenPretrainViT=dict(
-            arch=dict(embed_dims=32, num_layers=DEPTH, num_heads=2, feedforward_channels=128),
-            img_size=PATCH * SIDE,
-            patch_size=PATCH,
-        ),
-    )
-    return {name: factory(name, **args) for name, args in toys.items() if name in MODELS.module_dict}
+    found = {name: host for name, host in MODELS.module_dict.items() if issubclass_of(host, TokenHost)}
+    return {name: factory(host) for name, host in sorted(found.items())}
+
+
+def issubclass_of(value, kind: type) -> bool:
+    """Whether a value is a class that derives from another; registries hold functions too."""
+    return isinstance(value, type) and issubclass(value, kind)
 
 
 def randomize(module: nn.Module, std: float = 0.2) -> None:

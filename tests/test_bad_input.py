@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmtoken.hosts import build_reducer
+from mmtoken.core import build_reducer
 from mmtoken.testing import PATCH, SIDE, toy_hosts
 
 HOST = toy_hosts()['TokenVisionTransformer']
@@ -39,12 +39,12 @@ HOST = toy_hosts()['TokenVisionTransformer']
         (dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore_at=2), 'restore_at=2 must come after layer=2'),
         (dict(type='mmtoken.Expedit', layer=2, grid=0.5, window=4), 'window=4 must be odd'),
         (dict(type='mmtoken.Expedit', layer=2, grid=0.5, temperature='hot'), "temperature='hot' must be 'auto'"),
-        (dict(type='mmtoken.Expedit', layer=2, grid=0.5, neighbors=0), 'neighbors=0 must be at least 1'),
+        (dict(type='mmtoken.Expedit', layer=2, grid=0.5, neighbors=0), 'neighbors=0 must be an integer of at least 1'),
         (
             dict(type='mmtoken.Expedit', layer=2, grid=0.5, restore='later'),
-            "restore='later' must be 'feature' or 'late'",
+            "restore='later' is unknown; choose one of 'feature', 'late'",
         ),
-        (dict(type='mmtoken.AvgPool', layer=1, mode='cubic'), "mode='cubic' must be"),
+        (dict(type='mmtoken.AvgPool', layer=1, mode='cubic'), "mode='cubic' is unknown"),
     ],
 )
 def test_reducer_arguments(reducer, expected):

@@ -490,8 +490,8 @@ def test_dry_run_changes_nothing():
 
 
 def test_only_what_mmtoken_refuses_is_one_line():
+    from mmtoken.core import build_reducer
     from mmtoken.engine.checks import one_line_errors
-    from mmtoken.hosts import build_reducer
 
     with pytest.raises(SystemExit, match='mmtoken.Nonsense') as caught, one_line_errors():
         build_reducer(dict(type='mmtoken.Nonsense'))

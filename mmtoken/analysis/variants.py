@@ -9,9 +9,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmtoken.core import HostInfo
+from mmtoken.core import HostInfo, build_reducer, method_of
 from mmtoken.engine.checks import UserError
-from mmtoken.hosts import build_reducer, method_of
 from mmtoken.models.segmentors import hand_over
 
 from .rivals import smaller_size

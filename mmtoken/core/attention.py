@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .packing import Packing
+from .rotary import Rotation
 
 try:  # torch >= 2.10
     from torch.nn.attention.varlen import varlen_attn
@@ -209,6 +210,7 @@ def self_attention(
     num_heads: int,
     *,
     lengths: Tensor | Packing | None = None,
+    rotate: Rotation | None = None,
     scale: float | None = None,
     bias: Tensor | None = None,
     key_bias: Tensor | None = None,
@@ -221,19 +223,33 @@ def self_attention(
             each of them head by head.
         num_heads (int): Attention heads.
         lengths (Tensor | Packing, optional): Tokens of each image ``(B,)`` of a packed batch.
-        scale, bias, key_bias, dropout_p: See :func:`dense_attention`; a ragged batch takes no ``bias``.
+        rotate (Rotation, optional): Rotary positions, one row for each patch token; the tokens before them, each
+            image's prefix, are not rotated.
+        scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
+        bias (Tensor, optional): Added to the scores, broadcastable to ``(B, heads, L, L)``; dense batches only.
+        key_bias (Tensor, optional): Added to the scores of each key, ``(B, L)``, packed ``(ΣL,)``, fp32.
+        dropout_p (float): Dropout of the attention weights. Defaults to 0.
 
     Returns:
         tuple[Tensor, Tensor]: The attended values ``(…, C)`` before the output projection, and the keys
-        ``(…, heads, d)``, which ToMe matches on.
+        ``(…, heads, d)`` before rotation, which ToMe matches on.
+
+    Raises:
+        ValueError: If a packed batch is given a ``bias``, or ``rotate`` has more rows than there are tokens.
     """
-    q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).unbind(-3)
+    if lengths is not None:
+        if bias is not None:
+            raise ValueError('A ragged batch takes no position bias; use a method with a static token count.')
+        lengths = Packing.of(lengths)
+    q, keys, v = qkv.unflatten(-1, (3, num_heads, -1)).unbind(-3)
+    k = keys
+    if rotate is not None:
+        rotate = rotate.with_prefix(qkv.shape[-2], lengths)
+        q, k = rotate(q), rotate(k)
     if lengths is None:
         out = dense_attention(
             *(t.transpose(1, 2) for t in (q, k, v)), scale=scale, bias=bias, key_bias=key_bias, dropout_p=dropout_p
         ).transpose(1, 2)
     else:
-        if bias is not None:
-            raise ValueError('A ragged batch takes no position bias; use a method with a static token count.')
         out = ragged_attention(q, k, v, lengths, scale=scale, key_bias=key_bias, dropout_p=dropout_p)
-    return out.flatten(-2), k
+    return out.flatten(-2), keys

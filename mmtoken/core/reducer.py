@@ -1,14 +1,36 @@
 """Reducer: the one interface between a token reduction method and a host."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from . import ops
-from .schedule import Grid, check_grid, check_layer, resolve_grid
-from .state import Restore, TokenState
+from .state import TokenState
+
+if TYPE_CHECKING:
+    from .host import TokenHost
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks of one width and one window.
+
+    Args:
+        first (int): First block.
+        depth (int): Number of blocks.
+        embed_dims (int): Width C of a token.
+        num_heads (int): Attention heads.
+        windows (tuple[int | None, ...]): Side of the attention window of each block in patches; None attends to all.
+    """
+
+    first: int
+    depth: int
+    embed_dims: int
+    num_heads: int
+    windows: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -17,11 +39,13 @@ class HostInfo:
 
     Args:
         depth (int): Number of blocks.
-        embed_dims (int): Width C of a token.
-        num_heads (int): Attention heads.
+        embed_dims (int): Width C of a token in the first stage.
+        num_heads (int): Attention heads in the first stage.
         out_indices (tuple[int, ...]): Blocks after which the host gives out features.
         num_prefix (int): Class and register tokens.
         position (str): ``absolute`` when positions are in the tokens, ``relative`` when attention reads them.
+        stages (tuple[Stage, ...]): Stages of a pyramid; one stage by default.
+        host (nn.Module, optional): The backbone itself, for methods that copy parts of it.
     """
 
     depth: int
@@ -30,13 +54,48 @@ class HostInfo:
     out_indices: tuple[int, ...]
     num_prefix: int = 0
     position: str = 'absolute'
+    stages: tuple[Stage, ...] = ()
+    host: nn.Module | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all blocks have one width and attend to all tokens."""
+        return len(self.stages) == 1 and not any(self.stages[0].windows)
+
+    def __post_init__(self):
+        if not self.stages:
+            stage = Stage(0, self.depth, self.embed_dims, self.num_heads, (None,) * self.depth)
+            object.__setattr__(self, 'stages', (stage,))
+
+
+@dataclass
+class Cost:
+    """What a method makes of the cost of a backbone, for one image; see :meth:`Reducer.closed_form`.
+
+    Args:
+        attention (list[int]): Patch tokens that enter the attention of each block.
+        mlp (list[int]): Patch tokens that enter the MLP of each block.
+        reduce (int): Multiply-adds of the method itself. Defaults to 0.
+        restore (int): Multiply-adds of restoring the full grid once, after the last block. Defaults to 0.
+        stem (int): Multiply-adds in the stem beyond that of the dense model. Defaults to 0.
+    """
+
+    attention: list[int]
+    mlp: list[int]
+    reduce: int = 0
+    restore: int = 0
+    stem: int = 0
 
 
 class Reducer(nn.Module):
     """Base class of token reduction methods.
 
-    A host calls, for each block i, ``before(state, i)``, then ``between(state, i)`` after the attention and before the
-    MLP of the block, then ``after(state, i)``. Each may change ``state``; none keeps anything of it on the module.
+    A host calls :meth:`start` to get its tokens, then for each block i ``before(state, i)``, then ``between(state, i)``
+    after the attention and before the MLP of the block, and ``after(state, i)``. Each may change ``state``; none keeps
+    anything of it on the module.
+
+    A registered method also brings :attr:`paper`, :attr:`identity_example`, :attr:`examples` and :meth:`closed_form`;
+    the contract tests run over them and fail without.
     """
 
     #: Whether the number of tokens depends on the picture. Static methods promise compile, CUDA graphs and export.
@@ -47,21 +106,47 @@ class Reducer(nn.Module):
     needs_keys: ClassVar[bool] = False
     #: The paper, as 'Title, venue year, arXiv id'.
     paper: ClassVar[str] = ''
-    #: Arguments that reduce nothing, and arguments that reduce ever more, for a model of four blocks; the contract
-    #: tests and the documentation run over them.
+    #: Arguments that reduce nothing, and arguments that reduce ever more, for a model of four blocks.
     identity_example: ClassVar[dict] = {}
     examples: ClassVar[Sequence[dict]] = ()
-
+    #: Arguments with which a method whose decisions are learned reduces something at random weights.
+    lively_example: ClassVar[dict] = {}
     #: The argument that takes the configs of the model's auxiliary heads where the config leaves it out.
     auxiliary: ClassVar[str | None] = None
 
-    #: Whether features leave the host on the reduced raster and are restored after the head.
-    late: bool = False
-    #: Why the model has to let the method complete what its head makes of the features; empty if it need not.
-    completes: str = ''
+    #: Why the output of the model's heads needs :meth:`finish`; empty if it does not.
+    finishes: str = ''
+    #: Whether the host gives out maps on the reduced raster, for :meth:`finish` to restore after the head.
+    gives_reduced_maps: bool = False
+    #: Part of the training that is done, 0 to 1, and iterations done; see :meth:`set_progress`.
+    progress: float = 1.0
+    iteration: int = 0
+
+    # ------------------------------------------------------------------ checks
+    def bind(self, host: HostInfo) -> None:
+        """Checks the arguments against the host, before any work starts.
+
+        Raises:
+            ValueError: In one line that names the argument and what would be right.
+        """
+
+    def bind_model(self, model: nn.Module) -> dict[str, str]:
+        """Checks the arguments against the model around the host, when that is built.
+
+        Args:
+            model (nn.Module): Normally an mmseg segmentor, with its ``decode_head``.
+
+        Returns:
+            dict[str, str]: Prefixes of names in the stock model's checkpoint, and below this reducer the prefixes of
+            the same parameters; empty if none moves.
+
+        Raises:
+            ValueError: In one line that names the argument and what would be right.
+        """
+        return {}
 
     def search_space(self, host: HostInfo) -> dict[str, tuple | list]:
-        """Arguments that trade accuracy for speed on the host that this is bound to; none by default.
+        """Returns the arguments that trade accuracy for speed on the host that this is bound to; none by default.
 
         Returns:
             dict: By argument: ``(low, high)``, two ints or two floats, is a range that holds both ends; a list is a
@@ -71,22 +156,27 @@ class Reducer(nn.Module):
         """
         return {}
 
-    def bind(self, host: HostInfo) -> None:
-        """Checks the arguments against the host, before any work starts.
-
-        Raises:
-            ValueError: In one line that names the argument and what would be right.
-        """
-
-    def bind_model(self, model: nn.Module) -> None:
-        """Checks the arguments against the model around the host, when that is built.
+    def closed_form(self, host: HostInfo, grid: tuple[int, int], state: TokenState | None = None) -> Cost:
+        """Returns the method's cost on paper, to the last multiply-add; the tests hold the counter against it.
 
         Args:
-            model (nn.Module): Normally an mmseg segmentor, with its ``decode_head``.
-
-        Raises:
-            ValueError: In one line that names the argument and what would be right.
+            host (HostInfo): Of the backbone, which gives out features after its last block alone.
+            grid (tuple[int, int]): Patch grid of the picture.
+            state (TokenState, optional): After a pass of one picture; dynamic methods read there what happened.
         """
+        raise NotImplementedError(f'{type(self).__name__} has no closed_form(), which tells what it costs.')
+
+    # ------------------------------------------------------------------ the pass
+    def start(self, host: TokenHost, images: Tensor, padding: Tensor | None) -> TokenState:
+        """Makes the tokens of a batch; override it to start from others than the full grid.
+
+        Args:
+            host (TokenHost): Its ``embed(images, padding)`` makes the full grid, also of resized pictures;
+                ``run_blocks(state, blocks)`` runs blocks on tokens.
+            images (Tensor): ``(B, 3, H, W)``.
+            padding (Tensor, optional): Patches that hold nothing but padding ``(B, grid_h, grid_w)``, bool.
+        """
+        return host.embed(images, padding)
 
     def before(self, state: TokenState, i: int) -> None:
         """Runs before block ``i``."""
@@ -97,116 +187,40 @@ class Reducer(nn.Module):
     def after(self, state: TokenState, i: int) -> None:
         """Runs after block ``i``, before its features are given out."""
 
-    def complete(self, state: TokenState, head: nn.Module, feats: tuple) -> Any:
-        """Runs a head and completes its output to the full grid; for methods that set ``completes``.
+    # ------------------------------------------------------------------ around the pass
+    def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Any:
+        """Runs a head of the model and finishes its output; called for every head if :attr:`finishes` is set.
 
         Args:
             state (TokenState): The state that the features came with.
             head (nn.Module): An mmseg decode head; its ``forward`` takes ``feats``.
             feats (tuple[Tensor]): Feature maps.
+            name (str): ``decode`` for the model's decode head, ``aux…`` for the others.
 
         Returns:
             Tensor: Logits on the full grid ``(B, classes, H, W)``, or a multiple of it, or whatever else the head's
             ``predict_by_feat`` and ``loss_by_feat`` take.
 
         Raises:
-            ValueError: If the method cannot complete what this head gives.
+            ValueError: If the method cannot finish what this head gives.
         """
-        logits = head.forward(feats)
-        if not self.late:
-            return logits
-        if not isinstance(logits, Tensor) or logits.shape[-2:] != tuple(state.raster):
-            raise ValueError(
-                f"reducer.restore='late' needs a head with one logit map on the tokens it gets; "
-                f"{type(head).__name__} gives another shape. Set restore='feature'."
-            )
-        full = state.dense(logits.flatten(2).transpose(1, 2))
-        return full.transpose(1, 2).unflatten(2, state.grid)
+        return head.forward(feats)
 
     def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
-        """Losses of a trainable method, by name; empty for the others."""
+        """Returns the losses of a trainable method by name; none for the others."""
         return {}
 
-
-class GridReducer(Reducer):
-    """Base of methods that put the tokens onto a coarser grid before one block.
-
-    A method gives :meth:`pool`; when that happens, the checks, padding and positions are settled here.
-
-    Args:
-        layer (int): Block before which tokens are reduced, from 0.
-        grid (float | tuple[int, int]): Part of each side to keep, in (0, 1], or ``(h, w)`` in tokens. 1 reduces
-            nothing.
-        restore_at (int, optional): Block before which the full grid is restored; None restores at each tap.
-        proportional (bool): Weigh keys by token size in attention from there on. Defaults to False.
-    """
-
-    def __init__(self, layer: int, grid: Grid, restore_at: int | None = None, proportional: bool = False):
-        super().__init__()
-        self.layer, self.grid, self.restore_at = layer, check_grid('grid', grid), restore_at
-        self.proportional = proportional
-
-    def search_space(self, host: HostInfo) -> dict[str, tuple | list]:
-        return dict(layer=(min(1, host.depth - 1), host.depth - 1), grid=(0.3, 1.0))
-
-    def bind(self, host: HostInfo) -> None:
-        check_layer('reducer.layer', self.layer, host.depth)
-        if self.restore_at is not None:
-            check_layer('reducer.restore_at', self.restore_at, host.depth)
-            if self.restore_at <= self.layer:
-                raise ValueError(f'reducer.restore_at={self.restore_at} must come after layer={self.layer}.')
-
-    def before(self, state: TokenState, i: int) -> None:
-        if i == self.layer:
-            self.reduce(state)
-        elif i == self.restore_at:
-            state.restore(self)
-
-    def reduce(self, state: TokenState) -> None:
-        """Replaces the tokens of ``state``, unless the grid is theirs already."""
-        raster = state.raster
-        grid = resolve_grid('reducer.grid', self.grid, raster)
-        if grid == raster:
-            return
-        valid = exists = None
-        if state.padding is not None:
-            valid = ~state.padding
-            exists = ops.pool_to_grid(valid[..., None].float(), raster, grid)[..., 0] > 0
-        before = state.bookkeeping()
-        tokens, restore, sizes = self.pool(state.patches, raster, grid, valid, exists)
-        state.reduce(
-            tokens,
-            restore,
-            raster=grid,
-            owner=self,
-            padding=None if exists is None else ~exists,
-            coords=lambda _: ops.grid_coords(raster, grid, tokens.device),
-            sizes=lambda: sizes(before.sizes),
-            proportional=self.proportional or state.proportional,
-        )
-
-    def pool(
-        self,
-        x: Tensor,
-        raster: tuple[int, int],
-        grid: tuple[int, int],
-        valid: Tensor | None,
-        exists: Tensor | None,
-    ) -> tuple[Tensor, Restore, Callable[[Tensor], Tensor]]:
-        """Makes the coarser grid.
+    def set_progress(self, progress: float, iteration: int) -> None:
+        """Takes note of how far training is; the model calls it before each training step.
 
         Args:
-            x (Tensor): Patch tokens ``(B, H·W, C)``.
-            raster (tuple[int, int]): ``(H, W)``.
-            grid (tuple[int, int]): ``(h, w)``, smaller on some side, larger on none.
-            valid (Tensor, optional): Patches that are not padding ``(B, H·W)``, bool.
-            exists (Tensor, optional): Cells of the grid with a valid patch ``(B, h·w)``, bool.
-
-        Returns:
-            tuple[Tensor, Restore, Callable]: Tokens ``(B, h·w, C)``; the way back; and a function that makes their
-            sizes ``(B or 1, h·w)``, above 0, from those of the old ones ``(B or 1, H·W)``, called when it is asked for.
+            progress (float): Part of all iterations that is done, 0 to 1.
+            iteration (int): Iterations done.
         """
-        raise NotImplementedError
+        self.progress, self.iteration = progress, iteration
+
+    def switch_to_deploy(self) -> None:
+        """Drops what only training needs and folds what folds; the tools and the export call it."""
 
 
 class ReducerSequence(Reducer):
@@ -214,32 +228,46 @@ class ReducerSequence(Reducer):
 
     Args:
         reducers (Sequence[Reducer]): At least one.
+
+    Raises:
+        ValueError: If there is none.
     """
 
     def __init__(self, reducers: Sequence[Reducer]):
         super().__init__()
         if not reducers:
             raise ValueError('reducer=[] is empty; leave it out, or name at least one method.')
+        if any(reducer is None for reducer in reducers):
+            raise ValueError('reducer=[…] holds None; leave it out, each entry is the config of a method.')
         self.reducers = nn.ModuleList(reducers)
         self.dynamic = any(r.dynamic for r in reducers)
         self.trainable = any(r.trainable for r in reducers)
         self.needs_keys = any(r.needs_keys for r in reducers)
-        self.late = any(r.late for r in reducers)
-        self.completes = next((r.completes for r in reducers if r.completes), '')
+        self.finishes = next((r.finishes for r in reducers if r.finishes), '')
+        self.gives_reduced_maps = any(r.gives_reduced_maps for r in reducers)
 
     def bind(self, host: HostInfo) -> None:
         for reducer in self.reducers:
             reducer.bind(host)
-        if any(reducer.late for reducer in list(self.reducers)[:-1]):
+        starters = [i for i, reducer in enumerate(self.reducers) if type(reducer).start is not Reducer.start]
+        if starters not in ([], [0]):
+            name = type(self.reducers[starters[-1]]).__name__
+            raise ValueError(f'reducer=[…]: {name} makes the tokens of the picture; put it first, and only one such.')
+        if any(reducer.gives_reduced_maps for reducer in list(self.reducers)[:-1]):
             raise ValueError(
                 "reducer.restore='late' must be the last of several reducers: the head runs on its raster."
             )
-        if sum(bool(reducer.completes) for reducer in self.reducers) > 1:
-            raise ValueError('reducer=[…]: two of the methods complete the logits of the head; leave one of them out.')
+        if sum(bool(reducer.finishes) for reducer in self.reducers) > 1:
+            raise ValueError('reducer=[…]: two of the methods finish the output of the head; leave one of them out.')
 
-    def bind_model(self, model: nn.Module) -> None:
-        for reducer in self.reducers:
-            reducer.bind_model(model)
+    def bind_model(self, model: nn.Module) -> dict[str, str]:
+        moved = {}
+        for i, reducer in enumerate(self.reducers):
+            moved.update({old: f'reducers.{i}.{new}' for old, new in reducer.bind_model(model).items()})
+        return moved
+
+    def start(self, host: TokenHost, images: Tensor, padding: Tensor | None) -> TokenState:
+        return self.reducers[0].start(host, images, padding)
 
     def before(self, state: TokenState, i: int) -> None:
         for reducer in self.reducers:
@@ -253,8 +281,16 @@ class ReducerSequence(Reducer):
         for reducer in self.reducers:
             reducer.after(state, i)
 
-    def complete(self, state: TokenState, head: nn.Module, feats: tuple) -> Any:
-        return next((r for r in self.reducers if r.completes), super()).complete(state, head, feats)
+    def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Any:
+        return next((r for r in self.reducers if r.finishes), super()).finish(state, head, feats, name)
 
     def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
         return {k: v for reducer in self.reducers for k, v in reducer.losses(state, targets).items()}
+
+    def set_progress(self, progress: float, iteration: int) -> None:
+        for reducer in self.reducers:
+            reducer.set_progress(progress, iteration)
+
+    def switch_to_deploy(self) -> None:
+        for reducer in self.reducers:
+            reducer.switch_to_deploy()

@@ -1,156 +1,101 @@
 """TokenState: the tokens of a batch on their way through a backbone, and how to get the full grid back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .layout import Layout, Lazy
 from .ops import indices_of
 from .packing import Packing
+from .restores import Gather, Restore, Scatter
 
 
-class Restore:
-    """Undoes one reduction: a linear map from the reduced patch tokens back to those before it."""
-
-    def __call__(self, x: Tensor, num_prefix: int) -> Tensor:
-        """Maps all tokens ``(B, P+M, C)`` to ``(B, P+N, C)``; the first ``num_prefix`` stay as they are."""
-        if num_prefix == 0:
-            return self.patches(x)
-        return torch.cat([x[:, :num_prefix], self.patches(x[:, num_prefix:])], dim=1)
-
-    def patches(self, x: Tensor) -> Tensor:
-        """Maps patch tokens ``(B, M, C)`` to ``(B, N, C)``."""
-        raise NotImplementedError
-
-
-class Gather(Restore):
-    """Each old token gets the value of one new token.
-
-    Args:
-        index (Tensor): New token of each old one, ``(B, N)`` or ``(1, N)``, int64, values below M.
-    """
-
-    def __init__(self, index: Tensor):
-        self.index = index
-
-    def patches(self, x: Tensor) -> Tensor:
-        index = self.index.expand(x.shape[0], -1)
-        return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
-
-    def after(self, earlier: 'Gather') -> 'Gather':
-        """The map of ``earlier`` followed by this one, as a single gather of integers."""
-        if self.index.shape[0] == 1:  # the same map for every image
-            return Gather(self.index[0][earlier.index])
-        return Gather(self.index.gather(1, earlier.index.expand(self.index.shape[0], -1)))
-
-
-class WeightedSum(Restore):
-    """Each old token is a weighted sum of new tokens.
-
-    Args:
-        weights (Tensor): ``(B, N, M)``, rows sum to 1 so that constant features come back unchanged.
-    """
-
-    def __init__(self, weights: Tensor):
-        self.weights = weights
-
-    def patches(self, x: Tensor) -> Tensor:
-        return self.weights.to(x.dtype) @ x
-
-
-class Interpolate(Restore):
-    """New tokens lie on a smaller raster and are interpolated to the old one.
-
-    Args:
-        source (tuple[int, int]): Raster ``(h, w)`` of the new tokens.
-        target (tuple[int, int]): Raster ``(H, W)`` of the old ones.
-        mode (str): ``bilinear`` or ``nearest``.
-    """
-
-    def __init__(self, source: tuple[int, int], target: tuple[int, int], mode: str):
-        self.source, self.target, self.mode = source, target, mode
-
-    def patches(self, x: Tensor) -> Tensor:
-        align = False if self.mode == 'bilinear' else None
-        x = x.transpose(1, 2).unflatten(2, self.source)
-        return F.interpolate(x, self.target, mode=self.mode, align_corners=align).flatten(2).transpose(1, 2)
-
-
-class Scatter(Restore):
-    """New tokens go back to where they were taken from; the tokens that were dropped come back as they were saved.
-
-    Args:
-        saved (Tensor): All tokens before the reduction ``(B, P+N, C)``, or packed ``(ΣL, C)``.
-        mask (Tensor): Which of them went on, ``(B, P+N)`` or ``(ΣL,)``, bool, prefix included.
-        rows (Tensor, optional): The same as indices among all rows ``(M,)``, int64, where they are known already.
-    """
-
-    def __init__(self, saved: Tensor, mask: Tensor, rows: Tensor | None = None):
-        self.saved, self.mask = saved, mask
-        self.rows = mask.flatten().nonzero()[:, 0] if rows is None else rows
-
-    def __call__(self, x: Tensor, num_prefix: int) -> Tensor:
-        # The rows of a (B, L, C) batch in raster order are the packed rows, so both layouts go one way.
-        old = self.saved.to(x.dtype).flatten(0, -2)
-        return old.index_copy(0, self.rows, x.reshape(-1, x.shape[-1])).view(self.saved.shape)
-
-
-@dataclass
+@dataclass(frozen=True)
 class Reduction:
-    """One entry of the trail: how to undo a reduction, and what the state's bookkeeping was before it."""
+    """One entry of the trail: how to undo a reduction, the layout before it, and whose it is."""
 
     restore: Restore
-    raster: tuple[int, int] | None
-    coords: Any
-    sizes: Any
-    padding: Tensor | None
-    packing: Packing | None
-    proportional: bool
+    layout: Layout
     owner: Any = None
 
 
-#: A tensor, or a function that makes it when it is asked for (most hosts never ask for coordinates).
-Lazy = Tensor | Callable[[], Tensor] | None
-
-
-@dataclass
 class TokenState:
     """Tokens of a batch of images.
 
+    Every reduction goes through :meth:`replace`: it changes the tokens and their layout together and remembers how to
+    undo both.
+
     Args:
-        x (Tensor): Tokens now, ``(B, P+n, C)``; in a ragged batch packed ``(ΣL, C)``, each image's prefix first.
+        x (Tensor): One token for each patch in raster order, prefix first, ``(B, P+H·W, C)``.
         grid (tuple[int, int]): Full patch grid ``(H, W)``.
-        num_prefix (int): P, class and register tokens; never reduced.
-        padding (Tensor, optional): Patch tokens now that stand for nothing but padding, ``(B, n)``, bool.
+        num_prefix (int): P, class and register tokens; never reduced. Defaults to 0.
+        padding (Tensor, optional): Patches that hold nothing but padding, ``(B, H·W)``, bool.
+
+    Attributes:
+        x (Tensor): Tokens now, ``(B, P+n, C)``; in a ragged batch packed ``(ΣL, C)``, each image's prefix first.
+        layout (Layout): Where they lie and what they stand for.
+        trail (list[Reduction]): Reductions to undo, the last one first.
+        keys (Tensor | None): Keys of the running block ``(B, P+n, heads, d)``, for reducers that set ``needs_keys``.
+        aux (dict): What reducers keep for the rest of the pass, by reducer.
+        block (int): The next block to run; a reducer that runs blocks itself moves it on.
+        counts (list[int]): Tokens of the whole batch, prefix included, that entered the MLP of each block so far.
+        out_norm (Callable): Output norm of tokens ``(…, C)`` after block i, used by exit heads.
     """
 
-    x: Tensor
-    grid: tuple[int, int]
-    num_prefix: int = 0
-    padding: Tensor | None = None
-    #: ``(h, w)`` when the patch tokens now lie on a raster, in its order; None otherwise.
-    raster: tuple[int, int] | None = None
-    #: Where the images of a ragged batch lie in ``x``, prefix tokens included; None for a dense batch.
-    packing: Packing | None = None
-    #: Keys of the running block ``(B, P+n, heads, d)``, for reducers that set ``needs_keys``.
-    keys: Tensor | None = None
-    #: Whether attention is to weigh each key by the patches it stands for.
-    proportional: bool = False
-    trail: list[Reduction] = field(default_factory=list)
-    aux: dict = field(default_factory=dict)
-    #: Tokens of the whole batch, prefix included, that entered the MLP of each block so far.
-    counts: list[int] = field(default_factory=list)
-    #: How the host normalises tokens ``(…, C)`` that it gives out after block i, for heads that look at them earlier.
-    out_norm: Callable[[Tensor, int], Tensor] = lambda x, i: x
-    _coords: Lazy = None
-    _sizes: Lazy = None
+    def __init__(self, x: Tensor, grid: tuple[int, int], num_prefix: int = 0, padding: Tensor | None = None):
+        self.x = x
+        self.layout = Layout.full(grid, num_prefix, x.device, padding)
+        self.trail: list[Reduction] = []
+        self.keys: Tensor | None = None
+        self.aux: dict = {}
+        self.block = 0
+        self.counts: list[int] = []
+        self.out_norm: Callable[[Tensor, int], Tensor] = lambda x, i: x
 
-    def __post_init__(self):
-        if self.raster is None and not self.trail and self.packing is None:
-            self.raster = self.grid
+    # ------------------------------------------------------------------ what the layout says
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Full patch grid ``(H, W)``."""
+        return self.layout.grid
+
+    @property
+    def num_prefix(self) -> int:
+        """Class and register tokens of each image."""
+        return self.layout.num_prefix
+
+    @property
+    def raster(self) -> tuple[int, int] | None:
+        """``(h, w)`` if the patch tokens lie on a raster, in its order."""
+        return self.layout.raster
+
+    @property
+    def packing(self) -> Packing | None:
+        """Rows of each image in a ragged batch; None for a dense batch."""
+        return self.layout.packing
+
+    @property
+    def padding(self) -> Tensor | None:
+        """Patch tokens that stand for nothing but padding ``(B, n)``, packed ``(Σn,)``, bool."""
+        return self.layout.padding
+
+    @property
+    def proportional(self) -> bool:
+        """Whether attention weighs each key by the patches that its token stands for."""
+        return self.layout.proportional
+
+    @property
+    def coords(self) -> Tensor:
+        """See :attr:`Layout.coords`."""
+        return self.layout.coords
+
+    @property
+    def sizes(self) -> Tensor:
+        """See :attr:`Layout.sizes`."""
+        return self.layout.sizes
 
     @property
     def lengths(self) -> Tensor | None:
@@ -165,81 +110,119 @@ class TokenState:
         return self.x[self.packing.rows_from(self.num_prefix)] if self.num_prefix else self.x
 
     @property
+    def prefix(self) -> Tensor:
+        """Prefix tokens ``(B, P, C)``."""
+        if self.packing is None:
+            return self.x[:, : self.num_prefix]
+        first = torch.arange(self.num_prefix, device=self.x.device)
+        return self.x[self.packing.ends[:-1, None] + first]
+
+    @property
     def cls(self) -> Tensor:
-        """The first prefix token of each image ``(B, C)``."""
-        return self.x[:, 0] if self.packing is None else self.x[self.packing.ends[:-1]]
+        """The first prefix token of each image ``(B, C)``.
 
-    @property
-    def coords(self) -> Tensor:
-        """Centre ``(y, x)`` of what each patch token stands for, in patch units, ``(B or 1, n, 2)``, fp32; packed
-        ``(Σn, 2)``.
+        Raises:
+            ValueError: If there is no prefix token.
         """
-        if self._coords is None:
-            h, w = self.grid
-            y = torch.arange(h, device=self.x.device, dtype=torch.float32)
-            x = torch.arange(w, device=self.x.device, dtype=torch.float32)
-            self._coords = torch.stack(torch.meshgrid(y, x, indexing='ij'), -1).reshape(1, h * w, 2)
-        elif callable(self._coords):
-            self._coords = self._coords()
-        return self._coords
+        if not self.num_prefix:
+            raise ValueError('This backbone has no class token to give out; set with_cls_token=True.')
+        return self.prefix[:, 0]
 
-    @property
-    def sizes(self) -> Tensor:
-        """How many patches each patch token stands for ``(B or 1, n)``, fp32; packed ``(Σn,)``."""
-        if self._sizes is None:
-            self._sizes = torch.ones(1, self.grid[0] * self.grid[1], device=self.x.device)
-        elif callable(self._sizes):
-            self._sizes = self._sizes()
-        return self._sizes
+    # ------------------------------------------------------------------ reductions
+    def replace(self, x: Tensor, restore: Restore, layout: Layout, owner: Any = None) -> None:
+        """Replaces the tokens and remembers the way back; every reduction goes through here.
 
-    @property
-    def key_bias(self) -> Tensor | None:
-        """``log`` of the sizes for proportional attention ``(B, P+n)``, packed ``(ΣL,)``, or None; prefix tokens count
-        as one.
+        Args:
+            x (Tensor): New tokens, prefix first: ``(B, P+M, C)``, or packed ``(ΣL, C)`` if ``layout`` has a packing.
+            restore (Restore): Maps them, or values of theirs, back to the tokens of now.
+            layout (Layout): Of the new tokens; usually ``state.layout.reduced(…)``.
+            owner (Any): Whose reduction it is, for :meth:`restore`.
         """
-        if not self.proportional:
-            return None
-        bias = self.sizes.log()
-        if self.packing is not None:
-            zeros = bias.new_zeros(self.packing.total)
-            return zeros.index_copy(0, self.packing.rows_from(self.num_prefix), bias)
-        return F.pad(bias.expand(self.x.shape[0], -1), (self.num_prefix, 0))
+        self.trail.append(Reduction(restore, self.layout, owner))
+        self.keys = None  # they were those of the tokens before
+        self.x, self.layout = x, layout
 
     def reduce(
         self,
         patches: Tensor,
         restore: Restore,
         *,
-        coords: Callable[[Tensor], Tensor],
-        sizes: Lazy,
+        coords: Callable[[Tensor], Tensor] | None = None,
+        sizes: Lazy = None,
         padding: Tensor | None = None,
         raster: tuple[int, int] | None = None,
         proportional: bool = False,
         owner: Any = None,
     ) -> None:
-        """Replaces the patch tokens by fewer ones and remembers how to undo it.
+        """Replaces the patch tokens of a dense batch by fewer ones.
 
         Args:
             patches (Tensor): New patch tokens ``(B, M, C)``.
             restore (Restore): Maps ``(B, M, ·)`` back to ``(B, n, ·)``.
-            coords (Callable): Makes the centres of the new tokens ``(B or 1, M, 2)`` from those of the old ones
-                ``(B or 1, n, 2)``; called only when a host asks.
-            sizes (Tensor | Callable): Patches that each stands for ``(B or 1, M)``, or a function that makes them.
+            coords (Callable, optional): Makes the centres of the new tokens ``(B or 1, M, 2)`` from those of the old
+                ones ``(B or 1, n, 2)``; called only when a host asks. By default they are those of ``raster``.
+            sizes (Tensor | Callable, optional): Patches that each stands for ``(B or 1, M)``, or a function that makes
+                them. By default they are those of ``raster``.
             padding (Tensor, optional): New tokens that stand for nothing but padding ``(B, M)``, bool.
             raster (tuple[int, int], optional): ``(h, w)`` if the new tokens lie on a raster.
-            proportional (bool): Weigh keys by ``sizes`` in attention from here on. Defaults to False.
+            proportional (bool): Weigh keys by ``sizes`` in attention from here on, if a reducer before did not already.
+                Defaults to False.
             owner (Any): Whose reduction it is, for :meth:`restore`.
+
+        Raises:
+            ValueError: If the batch is ragged.
         """
-        before = self.bookkeeping()
-        self._push(restore, owner, raster, lambda: coords(before.coords), sizes, padding, None, proportional)
-        self.keys = None  # they were those of the tokens before
-        self.x = torch.cat([self.x[:, : self.num_prefix], patches.to(self.x.dtype)], dim=1)
+        self.check_dense(owner)
+        before = self.layout
+        layout = before.reduced(
+            raster=raster,
+            padding=padding,
+            make_coords=None if coords is None else lambda: coords(before.coords),
+            make_sizes=sizes,
+            proportional=proportional or before.proportional,
+        )
+        self.replace(torch.cat([self.prefix, patches.to(self.x.dtype)], dim=1), restore, layout, owner)
+
+    def keep(self, index: Tensor, owner: Any = None) -> None:
+        """Lets equally many patch tokens of each image go on; the others come back as they are now.
+
+        Nothing waits for the GPU, so a static method may call it. Only the dropped tokens are saved.
+
+        Args:
+            index (Tensor): Patch tokens that go on ``(B, k)``, int64, rising and all different in each image.
+            owner (Any): Whose reduction it is, for :meth:`restore`.
+
+        Raises:
+            ValueError: If the batch is ragged.
+        """
+        self.check_dense(owner)
+        before, patches = self.layout, self.patches
+        batch, n = patches.shape[:2]
+        k = index.shape[1]
+        kept = torch.zeros(batch, n, dtype=torch.bool, device=index.device).scatter(1, index, True)
+        # Rows of [dropped, kept]: each token's number among its kind.
+        order = torch.where(kept, n - k + kept.cumsum(1) - 1, (~kept).cumsum(1) - 1)
+        dropped = torch.empty_like(order).scatter(1, order, torch.arange(n, device=index.device).expand(batch, -1))
+        dropped = dropped[:, : n - k]
+
+        def pick(values: Tensor, rows: Tensor) -> Tensor:
+            values = values.expand(batch, *values.shape[1:])
+            rows = rows.view(*rows.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
+            return values.gather(1, rows)
+
+        layout = before.reduced(
+            padding=None if before.padding is None else pick(before.padding, index),
+            make_coords=lambda: pick(before.coords, index),
+            make_sizes=lambda: pick(before.sizes, index),
+        )
+        x = torch.cat([self.prefix, pick(patches, index)], dim=1)
+        self.replace(x, Gather(order, [pick(patches, dropped)]), layout, owner)
 
     def select(self, keep: Tensor, owner: Any = None, sizes: Tensor | None = None) -> Tensor | None:
         """Lets a subset of each image's patch tokens go on, in raster order, as a ragged batch.
 
-        Costs one synchronisation with the host, which has to know the new sizes. May be called again on what is left.
-        Where all tokens go on nothing changes.
+        Waits once for the GPU, to know the new counts. May be called again on what is left. Changes nothing if every
+        token goes on.
 
         Args:
             keep (Tensor): ``(B, n)``, or packed ``(Σn,)`` in a ragged batch, bool. Prefix tokens always go on.
@@ -251,15 +234,16 @@ class TokenState:
             Tensor | None: Those that go on, as indices among the patch tokens of the batch ``(Σn',)``, int64; None if
             all do.
         """
-        prefix, before = self.num_prefix, self.bookkeeping()
-        if self.packing is None:
+        prefix, before = self.num_prefix, self.layout
+        if before.packing is None:
             mask = F.pad(keep, (prefix, 0), value=True)
             packing = Packing(mask.sum(1))
+            mask = mask.flatten()
         else:
-            old, rows = self.packing, self.packing.rows_from(prefix)
+            old, rows = before.packing, before.packing.rows_from(prefix)
             mask = torch.ones(old.total, dtype=torch.bool, device=keep.device).index_copy(0, rows, keep)
             packing = Packing(torch.zeros_like(old.lengths).index_add(0, old.image, mask.long()))
-        if packing.total == mask.numel():
+        if packing.total == len(mask):
             return None
         kept = indices_of(keep.flatten(), packing.total - prefix * len(packing))
 
@@ -269,58 +253,55 @@ class TokenState:
                 values = values.expand(len(packing), *values.shape[1:])
             return values.flatten(0, values.dim() - 1 - tail)[kept]
 
-        rows = indices_of(mask.flatten(), packing.total)
-        self._push(
-            Scatter(self.x, mask, rows),
-            owner,
-            None,
-            lambda: pick(before.coords, 1),
-            lambda: pick(before.sizes if sizes is None else sizes, 0),
-            None,
-            packing,
-            self.proportional or sizes is not None,
+        layout = before.reduced(
+            packing=packing,
+            padding=None if before.padding is None else pick(before.padding, 0),
+            make_coords=lambda: pick(before.coords, 1),
+            make_sizes=lambda: pick(before.sizes if sizes is None else sizes, 0),
+            proportional=before.proportional or sizes is not None,
         )
-        self.keys = None
-        self.x = self.x.flatten(0, -2)[rows]
+        gone = len(mask) - packing.total
+        order = torch.where(mask, gone + mask.cumsum(0) - 1, (~mask).cumsum(0) - 1)
+        rows = self.x.flatten(0, -2)
+        saved = rows[indices_of(~mask, gone)]
+        restore = Scatter(order, [saved], self.x.shape[:-1])
+        self.replace(rows[indices_of(mask, packing.total)], restore, layout, owner)
         return kept
 
-    def bookkeeping(self) -> 'TokenState':
-        """A copy to make later centres and sizes from, if they are asked for. It shares the tensors, but not the trail,
-        which will hold what holds this copy: memory would wait for the garbage collector.
+    def check_dense(self, owner: Any = None) -> None:
+        """Refuses a ragged batch.
+
+        Raises:
+            ValueError: In one line that names the method.
         """
-        return replace(self, trail=[], keys=None)
-
-    def _push(self, restore, owner, *bookkeeping):
-        self.trail.append(
-            Reduction(
-                restore, self.raster, self._coords, self._sizes, self.padding, self.packing, self.proportional, owner
+        if self.packing is not None:
+            name = 'This reducer' if owner is None else f'reducer {type(owner).__name__}'
+            raise ValueError(
+                f'{name} needs equally many tokens in each image, and a method before it left unequal ones; put it '
+                'first, or leave one of the two out.'
             )
-        )
-        self.raster, self._coords, self._sizes, self.padding, self.packing, self.proportional = bookkeeping
 
+    # ------------------------------------------------------------------ the way back
     def restore(self, owner: Any = None) -> None:
-        """Undoes the last reduction, bookkeeping included.
+        """Undoes the last reduction, layout included.
 
         Args:
-            owner (Any): If given, everything is undone down to its last reduction, that included; nothing if it made
+            owner (Any): If given, undoes everything down to its last reduction, that included; nothing if it made
                 none, so that reducers that stack never undo one another's alone.
         """
         if owner is None:
-            self._pop()
+            self._undo()
         elif any(reduction.owner is owner for reduction in self.trail):
-            while self._pop() is not owner:
+            while self._undo() is not owner:
                 pass
 
-    def _pop(self) -> Any:
+    def _undo(self) -> Any:
         last = self.trail.pop()
-        self.x = last.restore(self.x, self.num_prefix)
-        self.raster, self._coords, self._sizes = last.raster, last.coords, last.sizes
-        self.padding, self.packing, self.proportional = last.padding, last.packing, last.proportional
-        self.keys = None
+        self.x, self.layout, self.keys = last.restore(self.x, self.num_prefix), last.layout, None
         return last.owner
 
     def dense(self, values: Tensor | None = None, trail: list[Reduction] | None = None) -> Tensor:
-        """Runs the trail back to the full grid without popping it.
+        """Returns the full grid: runs the trail back without popping it.
 
         Args:
             values (Tensor, optional): What to restore, one row for each patch token now, ``(B, n, C')``; the tokens
@@ -329,16 +310,22 @@ class TokenState:
 
         Returns:
             Tensor: ``(B, H·W, C)`` in raster order, without prefix.
+
+        Raises:
+            ValueError: If the first tokens were none of the full grid and nothing says how to restore it.
         """
+        trail = self.trail if trail is None else trail
+        first = self.trail[0].layout if self.trail else self.layout
+        if not first.is_full:
+            raise ValueError(
+                'These tokens cannot be restored to the full grid; a stem that makes other tokens starts from the full '
+                'grid and calls state.replace(x, restore, layout).'
+            )
         x, prefix = (self.x, self.num_prefix) if values is None else (values, 0)
-        pending = None  # gathers are folded into one, so a merge in every block costs one pass over the features
-        for reduction in reversed(self.trail if trail is None else trail):
-            if isinstance(reduction.restore, Gather):
-                pending = reduction.restore if pending is None else pending.after(reduction.restore)
-                continue
-            if pending is not None:
-                x, pending = pending(x, prefix), None
-            x = reduction.restore(x, prefix)
-        if pending is not None:
-            return pending.patches(x[:, prefix:])
-        return x[:, prefix:]
+        pending: Restore | None = None  # maps that fold into one cost one pass over the features
+        for reduction in reversed(trail):
+            both = None if pending is None else pending.after(reduction.restore)
+            if pending is not None and both is None:
+                x = pending(x, prefix)
+            pending = reduction.restore if both is None else both
+        return x[:, prefix:] if pending is None else pending.full(x, prefix)

@@ -44,7 +44,7 @@ class FeatureCacheHook(Hook):
                 f'FeatureCacheHook needs a frozen backbone, but backbone.{trained[0]} is trained; set '
                 'backbone.frozen=True or remove the hook.'
             )
-        if getattr(getattr(backbone, 'reducer', None), 'late', False):
+        if getattr(getattr(backbone, 'reducer', None), 'gives_reduced_maps', False):
             raise ValueError(
                 "FeatureCacheHook keeps maps, not how to restore them: set custom_hooks=[] with reducer.restore='late'."
             )

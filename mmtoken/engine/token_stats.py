@@ -1,11 +1,14 @@
 """Logs how many tokens are kept, layer by layer."""
 
+from contextlib import ExitStack
+
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 from torch import nn
 
+from mmtoken.core import TokenHost, TokenState
 from mmtoken.registry import HOOKS
 
 from .checks import unwrap
@@ -42,8 +45,6 @@ class TokenStatsHook(Hook):
         Raises:
             ValueError: If the model has no backbone of mmtoken's.
         """
-        from mmtoken.hosts import TokenHost
-
         self.host = next((m for m in unwrap(runner.model).modules() if isinstance(m, TokenHost)), None)
         if self.host is None:
             raise ValueError(
@@ -51,27 +52,24 @@ class TokenStatsHook(Hook):
                 "'mmtoken.TokenVisionTransformer' or the like, or remove the hook."
             )
         self.depth = len(self.host.blocks)
-        forward_tokens = self.host.forward_tokens
-
-        def counted(inputs, *args, **kwargs):
-            outs, state = forward_tokens(inputs, *args, **kwargs)
-            self.count(state.counts, len(inputs), state.num_prefix, state.grid)
-            return outs, state
-
-        self.host.forward_tokens = counted
+        self.stack = ExitStack()
+        self.stack.enter_context(self.host.watching(self.see))
 
     def after_run(self, runner) -> None:
-        """Leaves the backbone as it was."""
-        del self.host.forward_tokens
+        """Stops listening."""
+        self.stack.close()
         self.host = None
 
     @torch.compiler.disable
-    def count(self, counts: list[int], images: int, num_prefix: int, grid: tuple[int, int]) -> None:
-        """Adds the counts of one batch, prefix tokens included in them."""
+    def see(self, state: TokenState, i: int) -> None:
+        """Adds the counts of one batch when its pass is done."""
+        if i < self.depth:
+            return
+        images = len(state.x) if state.packing is None else len(state.packing)
         sums = self.sums.setdefault(self.mode, [0] * (self.depth + 2))
-        for i, count in enumerate(counts):
-            sums[i] += count - images * num_prefix
-        sums[-2] += images * grid[0] * grid[1]
+        for block, count in enumerate(state.counts):
+            sums[block] += count - images * state.num_prefix
+        sums[-2] += images * state.grid[0] * state.grid[1]
         sums[-1] += images
 
     def log(self, runner, step: int) -> None:
@@ -83,6 +81,8 @@ class TokenStatsHook(Hook):
             means = {f'{self.mode}/tokens/{i:02}': count / images for i, count in enumerate(tokens)}
             parts = {f'{self.mode}/tokens_part/{i:02}': count / patches for i, count in enumerate(tokens)}
             runner.visualizer.add_scalars({**means, **parts}, step=step)
+            kept = ' '.join(f'{count / patches:.2f}' for count in tokens)
+            runner.logger.info(f'{self.mode}: part of the patches that enters each block: {kept}')
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if self.every_n_train_iters(runner, self.interval):

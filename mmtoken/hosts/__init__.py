@@ -16,6 +16,6 @@ for _module in pkgutil.iter_modules(__path__):
         if (error.name or '').split('.')[0] not in UPSTREAM:
             raise
 
-from .base import Features, TokenHost, build_reducer, method_of  # noqa: E402
+from mmtoken.core import TokenHost  # noqa: E402
 
-__all__ = ['Features', 'TokenHost', 'build_reducer', 'method_of']
+__all__ = ['TokenHost']

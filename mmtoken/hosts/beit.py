@@ -5,13 +5,11 @@ import torch.nn.functional as F
 from mmseg.models.backbones import MAE, BEiT
 from torch import Tensor, nn
 
-from mmtoken.core import TokenState, self_attention
+from mmtoken.core import Layout, TokenHost, TokenState, self_attention
 from mmtoken.registry import MODELS
 
-from .base import TokenHost, to_map
 
-
-def relative_bias(table: Tensor, index: Tensor, window: tuple[int, int], state: TokenState) -> Tensor:
+def relative_bias(table: Tensor, index: Tensor, window: tuple[int, int], layout: Layout) -> Tensor:
     """Bias of every token pair, for whatever the tokens stand for now.
 
     On the full grid it is upstream's table look-up. Reduced tokens have centres between the patches, so the table,
@@ -21,17 +19,17 @@ def relative_bias(table: Tensor, index: Tensor, window: tuple[int, int], state: 
         table (Tensor): ``((2·H−1)·(2·W−1)+3, heads)``; the last three rows belong to the class token.
         index (Tensor): Upstream's look-up for the full grid ``(1+H·W, 1+H·W)``.
         window (tuple[int, int]): ``(H, W)``.
-        state (TokenState): Read for the centres of its tokens.
+        layout (Layout): Read for the centres of its tokens.
 
     Returns:
         Tensor: ``(B or 1, heads, 1+n, 1+n)``.
     """
-    if not state.trail:
+    if layout.is_full:
         return table[index.view(-1)].view(*index.shape, -1).permute(2, 0, 1)[None]
     height, width = window
     plane = table[:-3].t().reshape(1, -1, 2 * height - 1, 2 * width - 1)
-    batch, n, _ = state.coords.shape
-    dy, dx = (state.coords[:, :, None] - state.coords[:, None]).unbind(-1)
+    batch, n, _ = layout.coords.shape
+    dy, dx = (layout.coords[:, :, None] - layout.coords[:, None]).unbind(-1)
     offsets = torch.stack([dx / max(width - 1, 1), dy / max(height - 1, 1)], dim=-1)  # grid_sample wants (x, y)
     bias = F.grid_sample(plane.float(), offsets.view(1, batch * n, n, 2), align_corners=True, padding_mode='border')
     bias = bias.view(-1, batch, n, n).transpose(0, 1).to(table.dtype)
@@ -46,6 +44,8 @@ class RelativeHost(TokenHost):
     """What BEiT and MAE share."""
 
     position = 'relative'
+    ragged = False
+    pads = False
     num_prefix = 1
 
     @property
@@ -63,7 +63,7 @@ class RelativeHost(TokenHost):
         x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         return TokenState(x, tuple(grid), self.num_prefix)
 
-    def attend(self, block, x, state):
+    def attend(self, block, x, layout):
         attn = block.attn
         bias = attn.qkv.bias
         if attn.bias == 'qv_bias':
@@ -71,12 +71,12 @@ class RelativeHost(TokenHost):
         out, keys = self_attention(
             F.linear(block.norm1(x), attn.qkv.weight, bias),
             self.num_heads,
-            lengths=state.packing,
+            lengths=layout.packing,
             scale=attn.scale,
             bias=relative_bias(
-                attn.relative_position_bias_table, attn.relative_position_index, self.window_size, state
+                attn.relative_position_bias_table, attn.relative_position_index, self.window_size, layout
             ),
-            key_bias=state.key_bias,
+            key_bias=layout.key_bias,
             dropout_p=attn.attn_drop.p if self.training else 0.0,
         )
         return x + block.drop_path(block.gamma_1 * attn.proj_drop(attn.proj(out))), keys
@@ -87,9 +87,9 @@ class RelativeHost(TokenHost):
     def out_norm(self, x, i):
         return self.norm1(x) if self.final_norm and i == len(self.layers) - 1 else x
 
-    def features(self, state, i):
-        tokens, raster = self.tap(state)
-        return to_map(self.out_norm(tokens, i), raster).contiguous()
+    @classmethod
+    def toy(cls, size):
+        return dict(embed_dims=32, num_layers=4, num_heads=2, patch_size=4, img_size=tuple(size), final_norm=True)
 
 
 @MODELS.register_module()

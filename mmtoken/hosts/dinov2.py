@@ -10,10 +10,8 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmtoken.core import TokenState, self_attention
+from mmtoken.core import TokenHost, TokenState, self_attention
 from mmtoken.registry import MODELS
-
-from .base import TokenHost, to_map
 
 ARCHS = dict(
     small=dict(embed_dims=384, num_layers=12, num_heads=6),
@@ -229,9 +227,9 @@ class TokenDINOv2(TokenHost, BaseModule):
         prefix = torch.cat(prefix, dim=1).expand(x.shape[0], -1, -1).to(x.dtype)
         return TokenState(torch.cat([prefix, x], dim=1), grid, self.num_prefix)
 
-    def attend(self, block, x, state):
+    def attend(self, block, x, layout):
         out, keys = self_attention(
-            block.attn.qkv(block.norm1(x)), self.num_heads, lengths=state.packing, key_bias=state.key_bias
+            block.attn.qkv(block.norm1(x)), self.num_heads, lengths=layout.packing, key_bias=layout.key_bias
         )
         return x + block.drop_path(block.ls1(block.attn.proj(out))), keys
 
@@ -241,10 +239,10 @@ class TokenDINOv2(TokenHost, BaseModule):
     def out_norm(self, x, i):
         return self.norm(x) if self.final_norm else x
 
-    def features(self, state, i):
-        tokens, raster = self.tap(state)
-        out = to_map(self.out_norm(tokens, i), raster)
-        return [out, self.out_norm(state.cls, i)] if self.output_cls_token else out
+    @classmethod
+    def toy(cls, size):
+        arch = dict(embed_dims=32, num_layers=4, num_heads=2)
+        return dict(arch=arch, img_size=32, patch_size=4, num_registers=2, layer_scale=1.0)
 
     def train(self, mode: bool = True):
         """A frozen backbone stays in eval mode; its reducer follows ``mode``."""

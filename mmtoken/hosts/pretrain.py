@@ -5,10 +5,9 @@ from mmcv.cnn.bricks import DropPath
 from mmpretrain.models.backbones import VisionTransformer
 from torch import Tensor, nn
 
-from mmtoken.core import TokenState, self_attention
+from mmtoken.core import TokenHost, TokenState, self_attention
+from mmtoken.core.host import to_map
 from mmtoken.registry import MODELS
-
-from .base import TokenHost, to_map
 
 
 @MODELS.register_module()
@@ -28,6 +27,8 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         ValueError: If the reducer restores late and ``out_type`` is no feature map.
     """
 
+    pads = False
+
     def __init__(self, *args, reducer=None, out_type: str = 'featmap', **kwargs):
         super().__init__(*args, out_type=out_type, **kwargs)
         self.num_heads = self.arch_settings['num_heads']
@@ -37,7 +38,7 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
             if isinstance(module, DropPath):  # upstream's rates are numpy's floats, at which torch.compile stops
                 module.drop_prob = float(module.drop_prob)
         self.init_reducer(reducer)
-        if self.reducer is not None and self.reducer.late and out_type != 'featmap':
+        if self.reducer is not None and self.reducer.gives_reduced_maps and out_type != 'featmap':
             raise ValueError(
                 f"reducer.restore='late' leaves the tokens reduced, which backbone.out_type='{out_type}' "
                 "cannot show; set backbone.out_type='featmap', or let the reducer restore the features."
@@ -60,13 +61,13 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         )
         return TokenState(self.pre_norm(self.drop_after_pos(x)), tuple(grid), self.num_prefix)
 
-    def attend(self, block, x, state):
+    def attend(self, block, x, layout):
         attn = block.attn
         out, keys = self_attention(
             attn.qkv(block.ln1(x)),
             self.num_heads,
-            lengths=state.packing,
-            key_bias=state.key_bias,
+            lengths=layout.packing,
+            key_bias=layout.key_bias,
             dropout_p=attn.attn_drop if attn.training else 0.0,
         )
         return x + attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(out)))), keys
@@ -83,5 +84,10 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         tokens, raster = self.tap(state)
         if self.out_type == 'featmap':
             return to_map(self.out_norm(tokens, i), raster)
-        prefix = state.cls.unsqueeze(1)[:, : self.num_prefix]
+        prefix = state.prefix[:, :1]
         return self._format_output(self.out_norm(torch.cat((prefix, tokens), dim=1), i), raster)
+
+    @classmethod
+    def toy(cls, size):
+        arch = dict(embed_dims=32, num_layers=4, num_heads=2, feedforward_channels=128)
+        return dict(arch=arch, img_size=32, patch_size=4)

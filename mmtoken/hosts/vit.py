@@ -5,10 +5,8 @@ import torch.nn.functional as F
 from mmseg.models.backbones import VisionTransformer
 from torch import Tensor, nn
 
-from mmtoken.core import TokenState, self_attention
+from mmtoken.core import TokenHost, TokenState, self_attention
 from mmtoken.registry import MODELS
-
-from .base import TokenHost, to_map
 
 
 @MODELS.register_module()
@@ -44,14 +42,14 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
             x = self.pre_ln(x)
         return TokenState(x, tuple(grid), self.num_prefix)
 
-    def attend(self, block, x, state):
+    def attend(self, block, x, layout):
         attn = block.attn.attn  # mmcv's MultiheadAttention holds torch's, whose weights we use as they are
         qkv = F.linear(block.norm1(x), attn.in_proj_weight, attn.in_proj_bias)
         out, keys = self_attention(
             qkv,
             self.num_heads,
-            lengths=state.packing,
-            key_bias=state.key_bias,
+            lengths=layout.packing,
+            key_bias=layout.key_bias,
             dropout_p=attn.dropout if self.training else 0.0,
         )
         return x + block.attn.dropout_layer(block.attn.proj_drop(attn.out_proj(out))), keys
@@ -62,7 +60,6 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
     def out_norm(self, x, i):
         return self.norm1(x) if self.final_norm and i == len(self.layers) - 1 else x
 
-    def features(self, state, i):
-        tokens, raster = self.tap(state)
-        out = to_map(self.out_norm(tokens, i), raster).contiguous()
-        return [out, self.out_norm(state.cls, i)] if self.output_cls_token else out
+    @classmethod
+    def toy(cls, size):
+        return dict(embed_dims=32, num_layers=4, num_heads=2, patch_size=4, img_size=32, final_norm=True)

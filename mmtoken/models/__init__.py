@@ -9,3 +9,9 @@ if importlib.util.find_spec('mmseg'):
     from .segmentors import TokenEncoderDecoder
 
     __all__ += ['ATMHead', 'ATMLoss', 'ATMSingleHead', 'TokenEncoderDecoder']
+
+if importlib.util.find_spec('mmdet'):
+    from . import detectors
+    from .detectors import *  # noqa: F403
+
+    __all__ += detectors.__all__

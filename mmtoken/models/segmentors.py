@@ -9,11 +9,11 @@ from mmseg.models.segmentors import EncoderDecoder
 from mmseg.utils import add_prefix
 from torch import Tensor, nn
 
-from mmtoken.core import Reducer
-from mmtoken.hosts import Features, TokenHost, method_of
+from mmtoken.core import method_of
 from mmtoken.registry import MODELS
 
 from .distill import Teacher
+from .mixin import TokenModelMixin
 
 
 def hand_over(backbone: dict, heads: dict | Sequence[dict] | None) -> tuple[dict, bool]:
@@ -37,13 +37,14 @@ def hand_over(backbone: dict, heads: dict | Sequence[dict] | None) -> tuple[dict
     return backbone, False
 
 
-class TokenSegmentorMixin:
-    """Lets a reducer complete the head's logits, adds its losses, and turns auxiliary heads into exit heads.
+class TokenSegmentorMixin(TokenModelMixin):
+    """Lets a reducer finish the heads' outputs, adds its losses, and turns auxiliary heads into exit heads.
 
     Args:
         teacher (dict, optional): Learn from the dense model too: arguments of :class:`mmtoken.models.distill.Teacher`,
             such as ``dict(checkpoint='dense.pth')``.
-        *args, **kwargs: Those of the stock class.
+        *args: Those of the stock class.
+        **kwargs: Those of the stock class.
     """
 
     def __init__(self, backbone: dict, *args, auxiliary_head=None, teacher: dict | None = None, **kwargs):
@@ -53,22 +54,11 @@ class TokenSegmentorMixin:
         self.teacher = None
         if teacher is not None:
             self.teacher = Teacher(partial(type(self), ConfigDict(dense), *args, **kwargs), **teacher)
+        moved = self.bind_reducer()
+        if isinstance(auxiliary_head, dict):  # a single head has no number in a checkpoint
+            moved = {old.replace('auxiliary_head.0.', 'auxiliary_head.'): new for old, new in moved.items()}
         #: Names of auxiliary heads in the stock model's checkpoint, and where the same parameters live here.
-        self.moved: dict[str, str] = {}
-        reducer = getattr(self.backbone, 'reducer', None)
-        if isinstance(self.backbone, TokenHost):
-            self.backbone.completed = True
-        if reducer is not None:
-            reducer.bind_model(self)
-        if taken:
-            name, taker = next(
-                (name, m)
-                for name, m in self.named_modules()
-                if isinstance(m, Reducer) and getattr(m, 'sources', None) is not None
-            )
-            for to, source in enumerate(taker.sources):
-                number = '' if isinstance(auxiliary_head, dict) else f'{source}.'
-                self.moved[f'auxiliary_head.{number}'] = f'{name}.{taker.auxiliary}.{to}.'
+        self.moved: dict[str, str] = moved if taken else {}
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs):
         """Takes the weights of exit heads from the auxiliary heads of a stock checkpoint, where it has no others."""
@@ -78,66 +68,57 @@ class TokenSegmentorMixin:
                 state_dict.setdefault(prefix + new + key[len(prefix + old) :], value)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def extract_feat(self, inputs: Tensor) -> tuple:
-        """Feature maps of the backbone, through the neck if there is one, the token state with them."""
-        feats = self.backbone(inputs)
-        if not self.with_neck:
-            return feats
-        outs = self.neck(feats)
-        if isinstance(feats, Features):
-            outs, state = Features(outs), feats.state
-            outs.state = state
-        return outs
-
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        feats = self.extract_feat(inputs)
-        if not self.completes(self.decode_head, feats):
+        with self.serving(inputs, batch_img_metas) as states:
+            feats = self.extract_feat(inputs)
+        if not self.finishes:
             return self.decode_head.predict(feats, batch_img_metas, self.test_cfg)
-        return self.decode_head.predict_by_feat(self.head_output(self.decode_head, feats), batch_img_metas)
+        output = self.head_output(self.decode_head, feats, states)
+        return self.decode_head.predict_by_feat(output, batch_img_metas)
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
-        feats = self.extract_feat(inputs)
-        heads = dict(decode=self.decode_head)
-        if self.with_auxiliary_head:
-            many = isinstance(self.auxiliary_head, nn.ModuleList)
-            heads.update(
-                {f'aux_{i}': head for i, head in enumerate(self.auxiliary_head)}
-                if many
-                else dict(aux=self.auxiliary_head)
-            )
+        self.note_progress()
+        with self.serving(inputs, [sample.metainfo for sample in data_samples]) as states:
+            feats = self.extract_feat(inputs)
         losses = {}
-        for name, head in heads.items():
-            taught = self.teacher is not None and head is self.decode_head
-            if taught or self.completes(head, feats):
-                output = self.head_output(head, feats)
+        for name, head in self.heads().items():
+            taught = self.teacher is not None and name == 'decode'
+            if taught or self.finishes:
+                output = self.head_output(head, feats, states, name)
                 if taught:
                     losses.update(add_prefix(self.teacher.losses(inputs, feats, output), 'teacher'))
                 loss = head.loss_by_feat(output, data_samples)
             else:
                 loss = head.loss(feats, data_samples, self.train_cfg)
             losses.update(add_prefix(loss, name))
-        if isinstance(feats, Features):
-            losses.update(add_prefix(self.backbone.reducer.losses(feats.state, data_samples), 'reducer'))
+        losses.update(self.reducer_losses(states, data_samples))
         return losses
 
-    def _forward(self, inputs: Tensor, data_samples=None) -> Tensor:
-        return self.head_output(self.decode_head, self.extract_feat(inputs))
+    def predict(self, inputs: Tensor, data_samples: list | None = None) -> list:
+        return super(TokenModelMixin, self).predict(inputs, data_samples)  # encode_decode() knows the padding
 
-    def completes(self, head: nn.Module, feats: tuple) -> bool:
-        """Whether the reducer completes what a head makes of these feature maps: the decode head's, and those of all
-        heads if the maps lie on reduced tokens.
-        """
-        if not isinstance(feats, Features) or not self.backbone.reducer.completes:
-            return False
-        return head is self.decode_head or self.backbone.reducer.late
+    def _forward(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
+        with self.serving(inputs, [sample.metainfo for sample in data_samples or ()]) as states:
+            feats = self.extract_feat(inputs)
+        return self.head_output(self.decode_head, feats, states)
 
-    def head_output(self, head: nn.Module, feats: tuple) -> Any:
-        """What a head's ``predict_by_feat`` and ``loss_by_feat`` take, on the full patch grid: mostly logits
-        ``(B, classes, H, W)``.
-        """
-        if self.completes(head, feats):
-            return self.backbone.reducer.complete(feats.state, head, feats)
-        return head.forward(feats)
+    @property
+    def finishes(self) -> bool:
+        """Whether the reducer finishes what the heads make of the feature maps."""
+        return self.reducer is not None and bool(self.reducer.finishes)
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Returns the heads by their name among the losses: ``decode``, then ``aux`` or ``aux_0`` and so on."""
+        heads = dict(decode=self.decode_head)
+        if self.with_auxiliary_head:
+            auxiliary = self.auxiliary_head
+            many = isinstance(auxiliary, nn.ModuleList)
+            heads.update({f'aux_{i}': head for i, head in enumerate(auxiliary)} if many else dict(aux=auxiliary))
+        return heads
+
+    def head_output(self, head: nn.Module, feats: tuple, states: list, name: str = 'decode') -> Any:
+        """Returns what a head's ``predict_by_feat`` and ``loss_by_feat`` take: mostly logits ``(B, classes, H, W)``."""
+        return self.reducer.finish(states[-1], head, feats, name) if self.finishes else head.forward(feats)
 
 
 @MODELS.register_module()

@@ -191,7 +191,7 @@ def test_tokens_that_leave_at_several_exits(method):
     model = HOSTS['TokenDINOv2'](
         size=(20, 36), reducer=dict(type=f'mmtoken.{method}', heads=heads, exits=(0, 2), threshold=(0.75, 0.6))
     )
-    model.completed = True
+    model.served = True
     with torch.no_grad(), trace_tokens(model) as trace:
         state = model.forward_tokens(torch.randn(3, 3, GRID[0] * PATCH, GRID[1] * PATCH))[1]
     left = state.aux[model.reducer].left.reshape(3, *GRID).numpy()

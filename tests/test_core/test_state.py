@@ -1,10 +1,12 @@
 """TokenState: the trail of restores and the bookkeeping that goes with it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mmtoken.core import Gather, Interpolate, Scatter, TokenState, WeightedSum
+from mmtoken.core import Gather, Interpolate, Layout, Scatter, TokenState, WeightedSum
 
 GRID = (3, 4)
 N = 12
@@ -39,7 +41,7 @@ def test_a_new_state_is_its_own_dense_grid():
     assert torch.equal(state.dense(), state.x[:, 2:])
     assert torch.equal(state.patches, state.x[:, 2:])
     assert torch.equal(state.cls, state.x[:, 0])
-    assert state.key_bias is None
+    assert state.layout.key_bias is None
 
 
 def test_coords_and_sizes_of_the_full_grid():
@@ -79,7 +81,7 @@ def test_restore_brings_the_bookkeeping_back():
     state = make_state(padding=padding)
     index = surjection(2, N, 6)
     merge(state, index, 6)
-    state.padding = torch.zeros(2, 6, dtype=torch.bool)
+    state.layout = state.layout.padded(torch.zeros(2, 6, dtype=torch.bool))
     coords, sizes, inner = state.coords, state.sizes, state.padding
     merge(state, surjection(2, 6, 4), 4)
     assert state.padding is None and state.sizes.shape == (2, 4) and state.coords.shape == (2, 4, 2)
@@ -143,8 +145,7 @@ def test_dense_equals_restore_by_restore():
         state = make_state(prefix=prefix)
         merge(state, surjection(2, N, 10), 10)
         merge(state, surjection(1, 10, 8).expand(2, -1), 8)
-        state.reduce(torch.randn(2, 6, 5), WeightedSum(torch.rand(2, 8, 6)), coords=lambda c: c, sizes=None)
-        state._sizes = torch.ones(2, 6)
+        state.reduce(torch.randn(2, 6, 5), WeightedSum(torch.rand(2, 8, 6)), coords=lambda c: c, sizes=torch.ones(2, 6))
         merge(state, surjection(2, 6, 4), 4)
         merge(state, surjection(2, 4, 3), 3)
         dense = state.dense()
@@ -186,10 +187,10 @@ def test_interpolate_is_that_of_maps(mode):
 def test_key_bias_is_the_log_of_sizes_and_spares_the_prefix():
     state = make_state(prefix=2)
     merge(state, torch.tensor([[0] * 7 + [1] * 5, [0] * 11 + [1]]), 2)
-    assert state.key_bias is None
-    state.proportional = True
+    assert state.layout.key_bias is None
+    state.layout = replace(state.layout, proportional=True)
     expected = torch.tensor([[1, 1, 7, 5], [1, 1, 11, 1.0]]).log()
-    assert torch.allclose(state.key_bias, expected)
+    assert torch.allclose(state.layout.key_bias, expected)
 
 
 # ---------------------------------------------------------------------- ragged batches
@@ -289,19 +290,136 @@ def test_bookkeeping_of_a_ragged_batch(prefix):
     state.select(again)
     kept = torch.zeros_like(keep).masked_scatter(keep, again)
     assert torch.equal(state.coords, coords[kept]) and torch.equal(state.sizes, sizes[kept])
-    assert torch.equal(state.key_bias, torch.cat([F.pad(sizes[b][kept[b]].log(), (prefix, 0)) for b in range(3)]))
+    assert torch.equal(
+        state.layout.key_bias, torch.cat([F.pad(sizes[b][kept[b]].log(), (prefix, 0)) for b in range(3)])
+    )
     state.restore()
     state.restore()
-    assert torch.equal(state.coords, coords) and state.key_bias.shape == (3, prefix + N)
+    assert torch.equal(state.coords, coords) and state.layout.key_bias.shape == (3, prefix + N)
 
 
-def test_scatter_takes_an_unpacked_batch_too():
-    """Static methods keep the same number in each image and stay ``(B, L, C)``."""
-    saved, mask = torch.randn(2, 6, 5), torch.tensor([[1, 0, 1, 1, 0, 0], [1, 1, 0, 0, 0, 1]], dtype=torch.bool)
-    new = torch.randn(2, 3, 5)
-    out = Scatter(saved, mask)(new, 1)
+def test_scatters_fold_into_one():
+    """Chains of exits cost one pass at a tap, as chains of merges do."""
+    state = make_state(batch=3)
+    before = state.x.clone()
+    keep = keep_mask()
+    for _ in range(3):
+        state.select(keep)
+        state.x = state.x + 1
+        keep = torch.rand(len(state.patches)) > 0.3
+    passes = []
+    last = state.trail[-1].restore
+    full = Scatter.full
+    both = last.after(state.trail[-2].restore)
+    assert isinstance(both, Scatter) and len(both.saved) == 2
+    Scatter.full = lambda self, x, p: passes.append(self) or full(self, x, p)
+    try:
+        dense = state.dense()
+    finally:
+        Scatter.full = full
+    while state.trail:
+        state.restore()
+    assert len(passes) == 1 and torch.equal(dense, state.patches) and not torch.equal(dense, before[:, 2:])
+
+
+def test_padding_goes_on_with_its_tokens():
+    padding = torch.zeros(3, N, dtype=torch.bool)
+    padding[0, 11] = padding[1, 2] = True
+    state, keep = make_state(batch=3, padding=padding), keep_mask()
+    state.select(keep)
+    assert torch.equal(state.padding, padding[keep])
+    again = torch.arange(int(keep.sum())) % 2 == 1
+    state.select(again)
+    assert torch.equal(state.padding, padding[keep][again])
+    state.restore()
+    assert torch.equal(state.padding, padding[keep])
+
+
+def test_reducing_a_ragged_batch_is_refused_in_one_line():
+    state = make_state(batch=3)
+    state.select(keep_mask())
+    for act in (lambda: state.reduce(state.patches, Gather(torch.zeros(1, 3))), lambda: state.keep(torch.zeros(3, 1))):
+        with pytest.raises(ValueError, match='equally many tokens in each image'):
+            act()
+
+
+# ---------------------------------------------------------------------- a static subset
+@pytest.mark.parametrize('prefix', [0, 2])
+def test_keep_takes_equally_many_tokens_and_saves_the_others(prefix):
+    padding = torch.rand(2, N) > 0.7
+    state = make_state(prefix=prefix, padding=padding)
+    before = state.x.clone()
+    index = torch.stack([torch.randperm(N)[:5].sort()[0] for _ in range(2)])
+    state.keep(index, owner='me')
+    rows = torch.arange(2)[:, None]
+    assert torch.equal(state.patches, before[:, prefix:][rows, index])
+    assert torch.equal(state.padding, padding[rows, index]) and state.raster is None
+    assert torch.equal(state.coords, make_state().coords.expand(2, -1, -1)[rows, index])
+    assert torch.equal(state.sizes, torch.ones(2, 5))
+    assert state.trail[-1].restore.saved[0].shape == (2, N - 5, 5), 'only dropped tokens are saved'
+    state.x = state.x + 100
+    expected = before.clone()
+    expected[:, :prefix] += 100
     for b in range(2):
-        assert torch.equal(out[b, mask[b]], new[b]) and torch.equal(out[b, ~mask[b]], saved[b, ~mask[b]])
+        expected[b, prefix + index[b]] += 100
+    assert torch.equal(state.dense(), expected[:, prefix:])
+    state.restore('me')
+    assert torch.equal(state.x, expected) and state.raster == GRID
+
+
+def test_keep_merge_and_keep_again_fold_into_one_pass(monkeypatch):
+    state = make_state()
+    state.keep(torch.stack([torch.randperm(N)[:9].sort()[0] for _ in range(2)]))
+    state.x = state.x * 2
+    merge(state, surjection(2, 9, 6), 6)
+    state.x = state.x * 2
+    state.keep(torch.tensor([[0, 2, 3], [1, 2, 5]]))
+    state.x = state.x * 2
+    seen, patches = [], Gather.patches
+    monkeypatch.setattr(Gather, 'patches', lambda self, x: seen.append(x.shape) or patches(self, x))
+    dense = state.dense()
+    assert len(seen) == 1
+    while state.trail:
+        state.restore()
+    assert torch.equal(dense, state.patches)
+
+
+def test_values_of_another_width_cannot_come_back_beside_saved_tokens():
+    state = make_state()
+    state.keep(torch.tensor([[0, 2, 3], [1, 2, 5]]))
+    with pytest.raises(ValueError, match='5 channels.*7 channels'):
+        state.dense(torch.randn(2, 3, 7))
+
+
+# ---------------------------------------------------------------------- other beginnings
+def test_a_stem_of_other_tokens_says_how_to_restore():
+    """Coarse and fine tokens in unequal numbers: through replace() they come back, without it there is an error."""
+    state = make_state(prefix=0)
+    layout = state.layout.reduced(make_coords=torch.zeros(1, 3, 2), make_sizes=torch.ones(1, 3))
+    state.replace(torch.randn(2, 3, 5), Gather(torch.arange(N)[None] % 3), layout)
+    assert state.dense().shape == (2, N, 5)
+    lost = make_state(prefix=0)
+    lost.x, lost.layout = torch.randn(2, 3, 5), layout
+    with pytest.raises(ValueError, match=r'state\.replace'):
+        lost.dense()
+
+
+def test_without_a_prefix_there_is_no_class_token():
+    with pytest.raises(ValueError, match='with_cls_token'):
+        _ = make_state(prefix=0).cls
+
+
+def test_a_layout_of_no_raster_guesses_nothing():
+    layout = Layout(GRID)
+    for name in ('coords', 'sizes'):
+        with pytest.raises(ValueError, match='make_coords'):
+            getattr(layout, name)
+
+
+def test_a_coarse_raster_has_its_centres_and_sizes():
+    layout = Layout((4, 6), raster=(2, 3))
+    assert layout.coords[0, 0].tolist() == [0.5, 0.5] and layout.coords[0, -1].tolist() == [2.5, 4.5]
+    assert layout.sizes.tolist() == [[4.0] * 6]
 
 
 # ---------------------------------------------------------------------- several reducers on one trail

@@ -31,7 +31,7 @@ def attention():
 
 
 def look_up(attn, window, state):
-    return relative_bias(attn.relative_position_bias_table, attn.relative_position_index, window, state)
+    return relative_bias(attn.relative_position_bias_table, attn.relative_position_index, window, state.layout)
 
 
 def reduced_state(window, centres, batch=1):

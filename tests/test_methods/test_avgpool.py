@@ -78,7 +78,7 @@ def test_blocks_that_see_fewer_tokens():
 @pytest.mark.parametrize(
     'kwargs, message',
     [
-        (dict(mode='cubic'), "mode='cubic' must be 'bilinear' or 'nearest'"),
+        (dict(mode='cubic'), "mode='cubic' is unknown; choose one of 'bilinear', 'nearest'"),
         (dict(grid=0), r'grid=0 is outside \(0, 1\]'),
         (dict(layer=4), r'reducer\.layer=4.*0 to 3'),
         (dict(restore_at=1), r'reducer\.restore_at=1 must come after layer=1'),

@@ -3,17 +3,19 @@
 import copy
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.runner import load_checkpoint
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmtoken.core import HostInfo, Packing, TokenState
+from mmtoken.core import HostInfo, Layout, Packing
 from mmtoken.methods.dovit import DoViT
 from mmtoken.methods.dtop import DToP
 from mmtoken.methods.early_exit import Attention, Map, Pointwise, kind_of
@@ -146,8 +148,7 @@ def reference(net, image):
     active = list(range(len(features)))
     left, final, masks = [len(reducer.exits)] * len(features), {}, {}
     for i, block in enumerate(host.blocks):
-        state = TokenState(torch.cat([head_tokens, features[active]])[None], grid, prefix, raster=None, trail=[1])
-        x, _ = host.attend(block, state.x, state)
+        x, _ = host.attend(block, torch.cat([head_tokens, features[active]])[None], Layout(grid, prefix))
         x = host.mlp(block, x)[0]
         head_tokens, features[active] = x[:prefix], x[prefix:]
         if i not in reducer.exits:
@@ -166,7 +167,7 @@ def reference(net, image):
         done = {}
         for place, n in enumerate(active):
             best = float(scores[place].max())
-            if best > reducer.thresholds[m]:
+            if best > reducer.points[m].threshold:
                 done[n] = (best, int(scores[place].argmax()), place)
             elif isinstance(reducer, DoViT) and best < reducer.low:
                 done[n] = (best, -1, place)
@@ -237,7 +238,7 @@ def test_dtop_does_what_the_loops_do(name, host, size):
     assert (left == 0).sum() > 0 and (left == len(EXITS)).sum() > 0
     with torch.no_grad():
         feats = net.extract_feat(inputs)
-        got = net.head_output(net.decode_head, feats)
+        got = net._forward(inputs)
     assert torch.allclose(got, expected, atol=2e-5)
     want = torch.stack([net.backbone.out_norm(reference(net, image)[0], DEPTH - 1) for image in inputs])
     assert torch.allclose(feats[-1].flatten(2).transpose(1, 2), want, atol=2e-5)
@@ -265,11 +266,11 @@ def test_dovit_does_what_the_loops_do(name, extra):
 def test_what_is_stored_of_attention_to_mask(store):
     net = model(exits('DToP', ATM, threshold=0.3, keep_per_class=2, store=store), ATM)
     inputs = images()
-    got = net.head_output(net.decode_head, net.extract_feat(inputs))
+    got = net._forward(inputs)
     assert torch.allclose(got, torch.stack([finished(net, image) for image in inputs]), atol=1e-5)
     other = copy.deepcopy(net)
     other.backbone.reducer.store = dict(prob='logits', logits='prob')[store]
-    assert not torch.allclose(got, other.head_output(other.decode_head, other.extract_feat(inputs)), atol=1e-3)
+    assert not torch.allclose(got, other._forward(inputs), atol=1e-3)
 
 
 def test_context_tokens_stand_for_those_of_their_class():
@@ -284,14 +285,14 @@ def test_context_tokens_stand_for_those_of_their_class():
         reducer = net.backbone.reducer
         with torch.no_grad():
             net.backbone.pos_embed.zero_()
-            reducer.thresholds = [1]
+            reducer.points = [replace(point, threshold=1) for point in reducer.points]
             first, dense = (x.flatten(2).transpose(1, 2) for x in net.backbone(halves))
             head = reducer.heads[0].conv_seg  # tells the colours apart
             head.weight.zero_()
             head.bias.zero_()
             head.weight[0, :, 0, 0] = first[0, 0] - first[0, -1]
             head.weight[1] = -head.weight[0]
-            reducer.thresholds = [0]
+            reducer.points = [replace(point, threshold=0) for point in reducer.points]
             state = net.backbone.forward_tokens(halves)[1]
             feats = net.backbone(halves)[1].flatten(2).transpose(1, 2)
         still = state.aux[reducer].left.view(1, -1) == 1
@@ -425,7 +426,7 @@ def test_exits_behind_a_coarser_grid():
     pool = dict(type='mmtoken.AvgPool', layer=0, grid=0.5, mode='nearest')
     net = model([pool, exits('DToP', LINEAR, threshold=0.0, keep_per_class=0)])
     inputs = images(2)
-    out = net.head_output(net.decode_head, net.extract_feat(inputs))
+    out = net._forward(inputs)
     assert out.shape == (2, K, SIDE, SIDE)
     assert torch.equal(out, out[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3))
     tokens = model(pool).backbone.forward_tokens(inputs)[1]
@@ -482,7 +483,7 @@ def test_tokens_are_given_back_when_a_pass_is_over(train):
     try:
         with torch.set_grad_enabled(train):
             state = net.backbone.forward_tokens(images())[1]
-        saved = [weakref.ref(reduction.restore.saved) for reduction in state.trail]
+        saved = [weakref.ref(reduction.restore.saved[0]) for reduction in state.trail]
         assert len(saved) == 2
         del state
         assert all(ref() is None for ref in saved)
@@ -539,33 +540,42 @@ def test_dovit_supervises_every_token_at_every_exit():
     state = net.backbone.forward_tokens(inputs)[1]
     record = state.aux[net.backbone.reducer]
     assert (record.left == 0).any()
-    trail = state.trail[:1]  # what the second head saw of the tokens that left at the first exit
-    saved = trail[0].restore.saved[:, net.backbone.num_prefix :]
+    restore = state.trail[0].restore  # what the second head saw of the tokens that left at the first exit
+    others = torch.zeros(len(restore.index) - len(restore.saved[0]), 32)
+    saved = restore.full(others, net.backbone.num_prefix)
     said = net.backbone.reducer.heads[1].conv_seg.weight.flatten(1) @ net.backbone.out_norm(saved, 2).transpose(1, 2)
     gone = (record.left == 0).view(3, -1)
     second = (record.stages[1][1] - net.backbone.reducer.heads[1].conv_seg.bias.view(1, -1, 1, 1)).flatten(2)
     assert torch.allclose(second.transpose(1, 2)[gone], said.transpose(1, 2)[gone], atol=1e-5)
 
 
-def test_the_threshold_falls_and_the_iteration_is_kept():
+def test_the_threshold_falls_with_the_training_loop(monkeypatch):
+    """The iteration is mmengine's own, so that a resumed run goes on where the threshold was."""
     net = model(exits('DoViT', LINEAR, threshold=(0.6, 0.4), anneal_iters=4))
     reducer = net.backbone.reducer
-    assert reducer.limit(0) == 0.6
+    limits = lambda: [reducer.limit(point) for point in reducer.points]  # noqa: E731
+    assert limits() == [0.6, 0.4]
     net.train()
+    hub = MessageHub('loop')
+    monkeypatch.setattr(MessageHub, 'get_current_instance', lambda: hub)
     seen = []
-    for _ in range(6):
-        net.backbone(images(1))
-        seen.append([float(reducer.limit(m)) for m in (0, 1)])
-    expected = [[1 - min(1, n / 4) * (1 - t) for t in (0.6, 0.4)] for n in range(6)]
-    assert torch.allclose(torch.tensor(seen), torch.tensor(expected))
-    with torch.no_grad():
-        net.backbone(images(1))
-    assert reducer.iteration == 6, 'only training counts'
-    again = model(exits('DoViT', LINEAR, threshold=(0.6, 0.4), anneal_iters=4), seed=5)
-    again.load_state_dict(net.state_dict())
-    assert again.backbone.reducer.iteration == 6
-    plain = model(exits('DoViT', LINEAR, threshold=(0.6, 0.4)))
-    assert not again.load_state_dict(plain.state_dict()).missing_keys
+    for n in range(6):
+        hub.update_info('iter', n)
+        hub.update_info('max_iters', 6)
+        net.loss(images(2), samples(images(2)))
+        seen.append(limits())
+        assert reducer.iteration == n and reducer.progress == n / 6
+    assert torch.allclose(
+        torch.tensor(seen), torch.tensor([[1 - min(1, n / 4) * (1 - t) for t in (0.6, 0.4)] for n in range(6)])
+    )
+    net.eval()
+    assert limits() == [0.6, 0.4]
+
+
+def test_checkpoints_that_hold_the_iteration_still_load():
+    net = model(exits('DoViT', LINEAR, threshold=(0.6, 0.4), anneal_iters=4))
+    state = {**net.state_dict(), 'backbone.reducer.iteration': torch.tensor(6)}
+    assert net.load_state_dict(state) and 'backbone.reducer.iteration' not in net.state_dict()
 
 
 def test_a_teacher_adds_its_losses_and_nothing_else(tmp_path):
@@ -682,10 +692,10 @@ def test_exits_choose_among_the_auxiliary_heads():
 @pytest.mark.parametrize(
     'args, message',
     [
-        (dict(threshold=1.2), r'threshold=1\.2 must be a probability in \[0, 1\]'),
+        (dict(threshold=1.2), r'threshold=1\.2 must be a number in \[0, 1\]'),
         (dict(threshold=(0.9, -0.1)), r'threshold=.*\[0, 1\]'),
         (dict(threshold=(0.9, 0.8, 0.7)), r'threshold has 3 entries for 2 exits'),
-        (dict(exits=(0, 1, 2, 3)), r'exits=3 is not a block'),
+        (dict(exits=(0, 1, 2, 3)), r'exits=\[0, 1, 2, 3\] goes beyond the blocks 0 to 2'),
         (dict(exits=(2, 0)), r'exits=\[2, 0\].*rising'),
         (dict(exits=5), r'exits=5 must be a list'),
         (dict(exits=None), r'exits is missing'),
@@ -713,7 +723,7 @@ def test_bad_arguments_are_one_line(method, args, message):
         (dict(head=SEGMENTER), r'SegmenterMaskTransformerHead reads other tokens'),
         (dict(head=ATM), r'ATMSingleHead does not go with decode_head FCNHead'),
         (dict(keep_per_class=-1), r'keep_per_class=-1'),
-        (dict(store='mask'), r"store='mask' must be 'prob' or 'logits'"),
+        (dict(store='mask'), r"store='mask' is unknown; choose one of 'prob', 'logits'"),
         (dict(store='logits'), r"store='logits' is about the mask logits of ATMSingleHead"),
         (dict(head=GROUPED), r'FCNHead reads other tokens'),
     ],
@@ -748,7 +758,7 @@ def test_models_that_do_not_go_with_a_method():
         model(exits('DoViT', aggregate=0.1), host='TokenVisionTransformer', backbone=dict(with_cls_token=False))
     with pytest.raises(ValueError, match='equally many tokens in each image'):
         model([exits('DoViT', threshold=0.5), exits('DoViT', exits=(1,), threshold=0.5)]).backbone(images())
-    with pytest.raises(ValueError, match='two of the methods complete'):
+    with pytest.raises(ValueError, match='two of the methods finish'):
         model([exits('DToP'), exits('DToP')])
     with pytest.raises(ValueError, match=r'in_index point there'):
         model(exits('DToP', ATM), dict(ATM, in_index=0), backbone=dict(out_indices=(1, 3)))
@@ -782,4 +792,4 @@ def test_kinds_of_heads():
     ):
         reducer = DoViT(head, exits=[1])
         reducer.bind(host)
-        assert reducer.kinds == [kind]
+        assert [point.kind for point in reducer.points] == [kind]

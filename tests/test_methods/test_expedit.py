@@ -45,7 +45,8 @@ def cluster_by_loops(x, raster, grid, window, iterations, temperature, valid=Non
     for i in range(h):
         for j in range(w):
             own = [y * width + z for y in bins(height, h, i) for z in bins(width, w, j) if valid[y * width + z]]
-            exists.append(bool(own))
+            home = [p for p in range(len(x)) if (p // width * h // height, p % width * w // width) == (i, j)]
+            exists.append(any(valid[p] for p in home))
             centres.append(x[own].mean(0) if own else torch.zeros_like(x[0]))
     for _ in range(iterations):
         assign = {}  # (centre, token) -> A
@@ -389,16 +390,16 @@ def test_coords_and_sizes_of_the_centres():
     # A centre stands for the patches that are rebuilt from it, in parts.
     torch.testing.assert_close(state.sizes, state.trail[-1].restore.weights.sum(1))
     torch.testing.assert_close(state.sizes.sum(), torch.tensor(48.0))
-    assert state.key_bias is None
+    assert state.layout.key_bias is None
 
 
 def test_proportional_attention_weighs_centres_by_the_patches_rebuilt_from_them():
     padding = torch.zeros(1, 48, dtype=torch.bool)
     padding[:, -8:] = True
     state = reduce(make_tokens((6, 8), batch=1), (6, 8), grid=(3, 2), proportional=True)
-    torch.testing.assert_close(state.key_bias[:, -6:], state.sizes.log())
+    torch.testing.assert_close(state.layout.key_bias[:, -6:], state.sizes.log())
     state.restore()
-    assert state.key_bias is None and state.sizes.tolist() == [[1.0] * 48]
+    assert state.layout.key_bias is None and state.sizes.tolist() == [[1.0] * 48]
     padded = reduce(make_tokens((6, 8), batch=1), (6, 8), grid=(3, 2), proportional=True, padding=padding)
     torch.testing.assert_close(padded.sizes.sum(), torch.tensor(40.0))
 
@@ -407,12 +408,12 @@ def test_proportional_attention_weighs_centres_by_the_patches_rebuilt_from_them(
     'kwargs, message',
     [
         (dict(window=4), r'window=4.*odd'),
-        (dict(window=-1), r'window=-1.*odd'),
+        (dict(window=-1), r'window=-1.*at least 1'),
         (dict(iterations=0), r'iterations=0.*at least 1'),
         (dict(neighbors=0), r'neighbors=0.*at least 1'),
-        (dict(temperature=0), r"temperature=0 must be 'auto' or a positive"),
+        (dict(temperature=0), r'temperature=0 must be a number above 0'),
         (dict(temperature='cold'), r"temperature='cold' must be 'auto'"),
-        (dict(restore='logits'), r"restore='logits' must be 'feature' or 'late'"),
+        (dict(restore='logits'), r"restore='logits' is unknown; choose one of 'feature', 'late'"),
         (dict(grid=1.5), r'grid=1.5 is outside \(0, 1\]'),
         (dict(layer=4), r'reducer\.layer=4.*0 to 3'),
         (dict(layer=2, restore_at=2), r'reducer\.restore_at=2 must come after layer=2'),

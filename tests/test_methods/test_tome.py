@@ -148,7 +148,7 @@ def test_raster_order_is_kept():
 def test_attention_weighs_each_key_by_the_patches_it_stands_for():
     state = make_state(num_prefix=2)
     step(make(r=5), state, 0)
-    bias = state.key_bias
+    bias = state.layout.key_bias
     assert torch.equal(bias[:, :2], torch.zeros(2, 2))
     assert torch.allclose(bias[:, 2:], state.sizes.log())
     # a key of size s acts as s equal keys
@@ -163,7 +163,7 @@ def test_attention_weighs_each_key_by_the_patches_it_stands_for():
 def test_attention_may_be_left_as_it_is():
     state = make_state()
     step(make(r=5, proportional=False), state, 0)
-    assert state.key_bias is None and state.sizes.amax() > 1
+    assert state.layout.key_bias is None and state.sizes.amax() > 1
 
 
 def counts(reducer, n, depth=4, num_prefix=1):
@@ -262,7 +262,7 @@ def test_half_precision(dtype):
         step(reducer, state, i, torch.ones(1, state.x.shape[1], HEADS, 5, dtype=dtype))
     assert state.x.dtype == dtype and state.x.isfinite().all()
     assert state.sizes.sum() == 600 and state.sizes.amax() > 256
-    assert state.key_bias.dtype == torch.float32
+    assert state.layout.key_bias.dtype == torch.float32
 
 
 def test_gradients_are_those_of_the_means():

@@ -2,9 +2,8 @@
 
 from torch import Tensor
 
-from mmtoken.core import GridReducer, Interpolate, ops
-from mmtoken.core.schedule import Grid
-from mmtoken.registry import REDUCERS
+from mmtoken.core import REDUCERS, Cost, GridReducer, Interpolate, ops
+from mmtoken.core.arguments import Grid, check_choice
 
 
 @REDUCERS.register_module()
@@ -37,9 +36,7 @@ class AvgPool(GridReducer):
         proportional: bool = False,
     ):
         super().__init__(layer, grid, restore_at, proportional)
-        if mode not in ('bilinear', 'nearest'):
-            raise ValueError(f"mode='{mode}' must be 'bilinear' or 'nearest'.")
-        self.mode = mode
+        self.mode = check_choice('mode', mode, ('bilinear', 'nearest'))
 
     def search_space(self, host):
         return dict(super().search_space(host), proportional=[False, True])
@@ -51,3 +48,7 @@ class AvgPool(GridReducer):
             return ops.pool_to_grid(old[..., None], raster, grid)[..., 0] * (x.shape[1] / tokens.shape[1])
 
         return tokens, Interpolate(grid, raster, self.mode), sizes
+
+    def closed_form(self, host, grid, state=None):
+        tokens, _ = self.tokens_on_paper(host, grid)
+        return Cost(tokens, tokens)  # averages and interpolation are no multiply-adds

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmtoken.core import HostInfo, Packing, TokenState
-from mmtoken.methods.early_exit import EarlyExit, Exits, Map, Pointwise
-from mmtoken.registry import REDUCERS
+from mmtoken.core import REDUCERS, HostInfo, Packing, TokenState
+from mmtoken.core.arguments import check_int, check_number
+from mmtoken.methods.early_exit import EarlyExit, Exit, Exits, Map, Pointwise
 
 
 @REDUCERS.register_module()
@@ -30,6 +30,7 @@ class DoViT(EarlyExit):
     paper = 'Dynamic Token-Pass Transformers for Semantic Segmentation, WACV 2024, 2308.01944'
     _head = dict(type='mmseg.FCNHead', num_convs=0, channels=32, concat_input=False, num_classes=3)
     identity_example = dict(heads=_head, exits=(0, 2), threshold=1.0)
+    lively_example = dict(threshold=0.0, low=0.0)
     examples = (
         dict(heads=_head, exits=(0, 2), threshold=0.9),
         dict(heads=_head, exits=(0, 2), threshold=0.75),
@@ -48,23 +49,21 @@ class DoViT(EarlyExit):
     ):
         super().__init__(heads, exits, threshold, frozen)
         lowest = min(threshold) if isinstance(threshold, (list, tuple)) else threshold
-        if not isinstance(low, (int, float)) or not 0 <= low <= lowest:
+        check_number('low', low, 0, 1)
+        if low > lowest:
             raise ValueError(f'low={low!r} must lie between 0 and threshold={threshold}.')
-        if anneal_iters is not None and (not isinstance(anneal_iters, int) or anneal_iters < 1):
-            raise ValueError(f'anneal_iters={anneal_iters!r} must be a number of iterations, or None.')
-        if aggregate is not None and (not isinstance(aggregate, (int, float)) or not 0 <= aggregate < 1):
+        if anneal_iters is not None:
+            check_int('anneal_iters', anneal_iters, 1)
+        if aggregate is not None and check_number('aggregate', aggregate, 0, 1) == 1:
             raise ValueError(f'aggregate={aggregate!r} must be a part of the tokens in [0, 1), or None.')
         if anneal_iters is not None and frozen:
             raise ValueError(
                 f'anneal_iters={anneal_iters} anneals while exit heads are trained; leave it out with frozen=True.'
             )
         self.low, self.anneal_iters, self.aggregate = low, anneal_iters, aggregate
-        if anneal_iters is not None:
-            self.register_buffer('iteration', torch.zeros((), dtype=torch.int64))
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs):
-        if self.anneal_iters is not None:  # weights of a model that was not annealed will do
-            state_dict.setdefault(f'{prefix}iteration', self.iteration)
+        state_dict.pop(f'{prefix}iteration', None)  # older checkpoints held what mmengine's loop tells now
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def bind(self, host: HostInfo) -> None:
@@ -75,13 +74,8 @@ class DoViT(EarlyExit):
                 'with_cls_token=True, or leave it out.'
             )
 
-    def before(self, state: TokenState, i: int) -> None:
-        super().before(state, i)
-        if i == 0 and self.training and self.anneal_iters is not None and torch.is_grad_enabled():
-            self.iteration += 1
-
-    def predict(self, state: TokenState, record: Exits, packing: Packing, m: int) -> Tensor:
-        head, kind, block = self.heads[m], self.kinds[m], self.exits[m]
+    def predict(self, state: TokenState, record: Exits, packing: Packing, point: Exit) -> Tensor:
+        head, kind, block = self.heads[point.number], point.kind, point.block
         if kind is Pointwise and not self.training:
             logits, classes = kind.predict(head, self.active(state, block), packing)
             return kind.scores(logits, classes, packing)
@@ -99,19 +93,18 @@ class DoViT(EarlyExit):
             scores = kind.scores(logits, classes, whole)
             output = kind.output(self.full_map(state, record, logits), classes)
         if self.training:
-            record.stages.append((m, output))
+            record.stages.append((point.number, output))
         return scores[record.rows]
 
-    def decide(self, state: TokenState, scores: Tensor, packing: Packing, m: int) -> tuple[Tensor, None]:
+    def decide(self, state: TokenState, scores: Tensor, packing: Packing, point: Exit) -> tuple[Tensor, None]:
         confidence = scores.amax(-1)
-        return (confidence > self.limit(m)) | (confidence < self.low), None
+        return (confidence > self.limit(point)) | (confidence < self.low), None
 
-    def limit(self, m: int) -> float | Tensor:
-        """Threshold of exit ``m`` now; a tensor while it falls, so that the host need not look at it."""
+    def limit(self, point: Exit) -> float:
+        """Returns the threshold of an exit now: in training it falls from 1 over ``anneal_iters`` iterations."""
         if not self.training or self.anneal_iters is None:
-            return self.thresholds[m]
-        # the first iteration counts as 0
-        return 1 - ((self.iteration - 1) / self.anneal_iters).clamp(0, 1) * (1 - self.thresholds[m])
+            return point.threshold
+        return 1 - min(self.iteration / self.anneal_iters, 1) * (1 - point.threshold)
 
     def settle(self, state: TokenState, record: Exits) -> None:
         if self.aggregate is None:

@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmtoken.core import HostInfo, Packing, TokenState, ops
-from mmtoken.methods.early_exit import Attention, EarlyExit, Exits, Map, Pointwise, kind_of
-from mmtoken.registry import REDUCERS
+from mmtoken.core import REDUCERS, HostInfo, Packing, TokenState
+from mmtoken.core.arguments import check_choice, check_flag, check_int
+from mmtoken.methods.early_exit import Attention, EarlyExit, Exit, Exits, Map, Pointwise, kind_of
+
+from .context import top_of_group
 
 
 @REDUCERS.register_module()
@@ -35,9 +37,10 @@ class DToP(EarlyExit):
     """
 
     paper = 'Dynamic Token Pruning in Plain Vision Transformers for Semantic Segmentation, ICCV 2023, 2308.01045'
-    completes = 'DToP has final predictions of pruned tokens'
+    finishes = 'DToP has final predictions of pruned tokens'
     _head = dict(type='mmseg.FCNHead', num_convs=0, channels=32, concat_input=False, num_classes=3)
     identity_example = dict(heads=_head, exits=(0, 2), threshold=1.0)
+    lively_example = dict(threshold=0.0, keep_per_class=0)
     examples = (
         dict(heads=_head, exits=(0, 2), threshold=0.6),
         dict(heads=_head, exits=(0, 2), threshold=0.5, keep_per_class=2),
@@ -55,48 +58,47 @@ class DToP(EarlyExit):
         frozen: bool = False,
     ):
         super().__init__(heads, exits, threshold, frozen)
-        if not isinstance(keep_per_class, int) or keep_per_class < 0:
-            raise ValueError(f'keep_per_class={keep_per_class!r} must be an integer >= 0.')
-        if store not in ('prob', 'logits'):
-            raise ValueError(f"store='{store}' must be 'prob' or 'logits'.")
-        self.keep_per_class, self.store, self.proportional = keep_per_class, store, proportional
+        self.keep_per_class = check_int('keep_per_class', keep_per_class, 0)
+        self.store = check_choice('store', store, ('prob', 'logits'))
+        self.proportional = check_flag('proportional', proportional)
 
     def bind(self, host: HostInfo) -> None:
         super().bind(host)
-        if self.store == 'logits' and Attention not in self.kinds:
+        if self.store == 'logits' and all(point.kind is not Attention for point in self.points):
             raise ValueError(
                 "reducer.store='logits' is about the mask logits of ATMSingleHead; the exit heads are "
                 'others, leave it out.'
             )
-        for head, kind in zip(self.heads, self.kinds):
-            if kind is Map:
+        for point in self.points:
+            if point.kind is Map:
                 raise ValueError(
-                    f'reducer.heads: {type(head).__name__} reads other tokens, of which DToP '
+                    f'reducer.heads: {type(self.heads[point.number]).__name__} reads other tokens, of which DToP '
                     'removes some; take kernel_size=1 or ATMSingleHead, or the method mmtoken.DoViT.'
                 )
 
-    def bind_model(self, model: nn.Module) -> None:
-        super().bind_model(model)
+    def bind_model(self, model: nn.Module) -> dict[str, str]:
+        moved = super().bind_model(model)
         head = getattr(model, 'decode_head', None)
         if head is None:
-            return
+            return moved
         attention = kind_of(head) is Attention
-        if any((kind is Attention) != attention for kind in self.kinds):
+        if any((point.kind is Attention) != attention for point in self.points):
             raise ValueError(
                 f'reducer.heads: {type(self.heads[0]).__name__} does not go with decode_head '
                 f'{type(head).__name__}: all are ATMSingleHead or none is, scores and logits do not mix.'
             )
         if not attention:
-            return
+            return moved
         last = isinstance(head.in_index, int) and model.backbone.out_indices[head.in_index] == self.depth - 1
         if not last or model.with_neck or head.deep_supervision:
             raise ValueError(
                 'reducer DToP runs ATMSingleHead on the tokens of the last block: let its in_index '
                 'point there, without a neck and without deep_supervision.'
             )
+        return moved
 
-    def predict(self, state: TokenState, record: Exits, packing: Packing, m: int) -> Tensor:
-        head, kind, block = self.heads[m], self.kinds[m], self.exits[m]
+    def predict(self, state: TokenState, record: Exits, packing: Packing, point: Exit) -> Tensor:
+        head, kind, block = self.heads[point.number], point.kind, point.block
         if self.training and kind is Pointwise:
             # on all tokens, so that batch norms see whole images and every parameter has a gradient
             tokens = self.restored(state, record, block).flatten(0, 1)
@@ -107,7 +109,7 @@ class DToP(EarlyExit):
         scores = kind.scores(logits, classes, packing)
         self.write(record, logits, scores, kind)
         if self.training:
-            record.stages.append((m, kind.output(self.full_map(state, record, record.canvas), classes)))
+            record.stages.append((point.number, kind.output(self.full_map(state, record, record.canvas), classes)))
         return scores
 
     def write(self, record: Exits, logits: Tensor, scores: Tensor, kind: type) -> None:
@@ -118,12 +120,12 @@ class DToP(EarlyExit):
             record.canvas = final.new_zeros(len(record.left), self.num_classes, dtype=dtype)
         record.canvas = record.canvas.index_copy(0, record.rows, final.to(record.canvas.dtype))
 
-    def decide(self, state: TokenState, scores: Tensor, packing: Packing, m: int) -> tuple[Tensor, Tensor | None]:
+    def decide(self, state: TokenState, scores: Tensor, packing: Packing, point: Exit) -> tuple[Tensor, Tensor | None]:
         confidence, label = scores.max(-1)
-        easy = confidence > self.thresholds[m]
+        easy = confidence > point.threshold
         groups = len(packing) * self.num_classes
         group = torch.where(easy, packing.image * self.num_classes + label, groups)
-        context = ops.top_of_group(confidence, group, self.keep_per_class, groups)
+        context = top_of_group(confidence, group, self.keep_per_class, groups)
         if not self.proportional:
             return easy & ~context, None
         sizes = state.sizes if state.packing is not None else state.sizes.expand(len(packing), -1).flatten()
@@ -132,17 +134,19 @@ class DToP(EarlyExit):
         )
         return easy & ~context, torch.where(context, (patches / stand_ins.clamp(min=1))[group], sizes)
 
-    def complete(self, state: TokenState, head: nn.Module, feats: tuple) -> Any:
-        """The head's logits for the tokens still active, the final predictions for the others.
+    def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Any:
+        """Returns the head's logits for the tokens still active, the final predictions for the others.
 
         With a head that gives a finer map than the tokens lie on, a pruned token's prediction fills its patch.
 
         Returns:
             Tensor: ``(B, K, H, W)`` or a multiple of it; of an ``ATMSingleHead`` in training what its loss takes.
         """
+        if name != 'decode':
+            return head.forward(feats)
         record = self.record(state)
         if kind_of(head) is Attention and (head.training or state.packing is not None):
-            return self.complete_attention(state, record, head)
+            return self.finish_attention(state, record, head)
         logits = head.forward(feats)
         if not isinstance(logits, Tensor):
             raise ValueError(
@@ -162,7 +166,7 @@ class DToP(EarlyExit):
         fine = F.interpolate(mixed, logits.shape[-2:], mode='bilinear', align_corners=head.align_corners)
         return share * fine + (1 - share) * logits
 
-    def complete_attention(self, state: TokenState, record: Exits, head: nn.Module) -> Any:
+    def finish_attention(self, state: TokenState, record: Exits, head: nn.Module) -> Any:
         """The decoder of an ``ATMSingleHead`` is the last exit: it sees the active tokens only."""
         if head.training and not self.training:
             raise ValueError(

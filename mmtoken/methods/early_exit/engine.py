@@ -7,10 +7,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmtoken.core import HostInfo, Packing, Reducer, TokenState
-from mmtoken.core.schedule import check_layer
+from mmtoken.core import Cost, HostInfo, Packing, Reducer, TokenState
+from mmtoken.core.arguments import check_blocks, check_flag, check_number
 
 from . import heads as kinds
+
+
+@dataclass(frozen=True)
+class Exit:
+    """An exit: where it looks, how, and how sure its head must be.
+
+    Args:
+        number (int): Its place among the exits, that of its head in :attr:`EarlyExit.heads`.
+        block (int): The head looks after this block.
+        kind (type): How the head looks at tokens, see :mod:`.heads`.
+        threshold (float): Probability above which a token may leave.
+    """
+
+    number: int
+    block: int
+    kind: type
+    threshold: float
 
 
 @dataclass
@@ -76,8 +93,13 @@ class EarlyExit(Reducer):
         if isinstance(exits, int):
             raise ValueError(f'exits={exits} must be a list of blocks, such as [{exits}].')
         thresholds = threshold if isinstance(threshold, (list, tuple)) else [threshold]
-        if not thresholds or not all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in thresholds):
+        if not thresholds:
             raise ValueError(f'threshold={threshold!r} must be a probability in [0, 1], or a list of them.')
+        for one in thresholds:
+            check_number('threshold', one, 0, 1)
+        if exits is not None:
+            check_blocks('exits', exits)
+        check_flag('frozen', frozen)
         self.head_cfgs = heads
         #: Which of the configs the heads were made of, where they were chosen by block.
         self.sources: list[int] | None = None
@@ -109,17 +131,19 @@ class EarlyExit(Reducer):
             )
         if not self.exits or list(self.exits) != sorted(set(self.exits)):
             raise ValueError(f'reducer.exits={list(self.exits)} must name at least one block, in rising order.')
-        for block in self.exits:
-            check_layer('reducer.exits', block, host.depth - 1)
+        check_blocks('reducer.exits', self.exits, host.depth - 1)
         thresholds = self.threshold if isinstance(self.threshold, (list, tuple)) else [self.threshold]
         if len(thresholds) not in (1, len(self.exits)):
             raise ValueError(
                 f'reducer.threshold has {len(thresholds)} entries for {len(self.exits)} exits; give one '
                 'for each, or one for all.'
             )
-        self.thresholds = list(thresholds) * (len(self.exits) // len(thresholds))
+        thresholds = list(thresholds) * (len(self.exits) // len(thresholds))
         self.heads = nn.ModuleList(kinds.build_head(cfg, host.embed_dims) for cfg in cfgs)
-        self.kinds = [kinds.kind_of(head) for head in self.heads]
+        self.points = [
+            Exit(m, block, kinds.kind_of(head), threshold)
+            for m, (block, head, threshold) in enumerate(zip(self.exits, self.heads, thresholds))
+        ]
         self.heads.requires_grad_(not self.frozen)
         classes = {head.out_channels for head in self.heads}
         if len(classes) > 1:
@@ -148,7 +172,7 @@ class EarlyExit(Reducer):
         self.sources = [taps.index(block) for block in self.exits]
         return [cfgs[source] for source in self.sources]
 
-    def bind_model(self, model: nn.Module) -> None:
+    def bind_model(self, model: nn.Module) -> dict[str, str]:
         head = getattr(model, 'decode_head', None)
         classes = getattr(head, 'out_channels', None)
         if classes is not None and classes != self.num_classes:
@@ -156,6 +180,15 @@ class EarlyExit(Reducer):
                 f'reducer.heads predict {self.num_classes} classes and decode_head {classes}; give both '
                 'the same num_classes.'
             )
+        return {f'auxiliary_head.{source}.': f'heads.{m}.' for m, source in enumerate(self.sources or ())}
+
+    def closed_form(self, host: HostInfo, grid: tuple[int, int], state: TokenState | None = None) -> Cost:
+        left = state.aux[self].left.tolist()  # the exit at which each token left; the number of exits if none
+        last = [*self.exits, host.depth]
+        tokens = [sum(last[m] >= i for m in left) for i in range(host.depth)]
+        asked = [sum(m >= point.number for m in left) for point in self.points if point.threshold < 1]
+        weights = sum(p.numel() for p in self.heads[0].parameters() if p.dim() > 1)  # of a head of 1×1 convolutions
+        return Cost(tokens, tokens, reduce=sum(asked) * weights)
 
     def train(self, mode: bool = True):
         """Frozen exit heads stay in test mode."""
@@ -174,21 +207,21 @@ class EarlyExit(Reducer):
     def after(self, state: TokenState, i: int) -> None:
         if i not in self.exits:
             return
-        m = self.exits.index(i)
+        point = self.points[self.exits.index(i)]
         record = self.record(state)
         if record is None:
-            record = state.aux[self] = self.start(state)
-        if self.thresholds[m] == 1 and not self.training:
+            record = state.aux[self] = self.open_record(state)
+        if point.threshold == 1 and not self.training:
             return
         packing = self.active_packing(state, record)
-        scores = self.predict(state, record, packing, m)
+        scores = self.predict(state, record, packing, point)
         with torch.no_grad():
             padding = None if state.padding is None else state.padding.flatten()
             if padding is not None:  # it has no say in which tokens stay as context
                 scores = scores.masked_fill(padding[:, None], 0)
-            leave, sizes = self.decide(state, scores, packing, m)
+            leave, sizes = self.decide(state, scores, packing, point)
             stay = ~leave
-            if padding is not None and self.thresholds[m] < 1:  # what stands for nothing has nothing to wait for
+            if padding is not None and point.threshold < 1:  # what stands for nothing has nothing to wait for
                 stay = stay & ~padding
         if state.packing is None:
             shape = (record.batch, record.number)
@@ -197,7 +230,7 @@ class EarlyExit(Reducer):
             kept = state.select(stay, self, sizes)
         if kept is not None:
             record.own += 1
-            record.left = record.left.index_copy(0, record.rows, torch.where(stay, len(self.exits), m))
+            record.left = record.left.index_copy(0, record.rows, torch.where(stay, len(self.exits), point.number))
             record.rows = record.rows[kept]
         if state.packing is not None:
             self.settle(state, record)
@@ -218,39 +251,35 @@ class EarlyExit(Reducer):
                 )
         return record
 
-    def start(self, state: TokenState) -> Exits:
+    def open_record(self, state: TokenState) -> Exits:
         """The record of a pass, before its first exit."""
-        if state.packing is not None:
-            raise ValueError(
-                f'reducer {type(self).__name__} counts on equally many tokens in each image at its first '
-                'exit, and a method before it left unequal ones; leave one of the two out.'
-            )
+        state.check_dense(self)
         batch, number = state.patches.shape[:2]
         rows = torch.arange(batch * number, device=state.x.device)
         return Exits(batch, number, state.raster, list(state.trail), rows, torch.full_like(rows, len(self.exits)))
 
-    def predict(self, state: TokenState, record: Exits, packing: Packing, m: int) -> Tensor:
-        """Runs exit head ``m``.
+    def predict(self, state: TokenState, record: Exits, packing: Packing, point: Exit) -> Tensor:
+        """Runs the head of an exit.
 
         Args:
             state (TokenState): After the block of the exit.
             record (Exits): What happened before; gets what the head says, where it will be needed.
             packing (Packing): Which of the active patch tokens are whose.
-            m (int): Number of the exit.
+            point (Exit): The exit.
 
         Returns:
             Tensor: Class probabilities of the active patch tokens ``(Σn, K)``, at least fp32.
         """
         raise NotImplementedError
 
-    def decide(self, state: TokenState, scores: Tensor, packing: Packing, m: int) -> tuple[Tensor, Tensor | None]:
-        """Decides who leaves at exit ``m``.
+    def decide(self, state: TokenState, scores: Tensor, packing: Packing, point: Exit) -> tuple[Tensor, Tensor | None]:
+        """Decides who leaves at an exit.
 
         Args:
             state (TokenState): After the block of the exit.
             scores (Tensor): Class probabilities of the active patch tokens ``(Σn, K)``.
             packing (Packing): Which of them are whose.
-            m (int): Number of the exit.
+            point (Exit): The exit.
 
         Returns:
             tuple[Tensor, Tensor | None]: Which tokens leave ``(Σn,)``, bool; and how many patches each stands for from

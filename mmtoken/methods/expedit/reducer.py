@@ -1,11 +1,14 @@
 """Expedit: token clustering and reconstruction without training."""
 
-import torch
-from torch import Tensor
+import math
 
-from mmtoken.core import GridReducer, HostInfo, WeightedSum, ops
-from mmtoken.core.schedule import Grid
-from mmtoken.registry import REDUCERS
+import torch
+from torch import Tensor, nn
+
+from mmtoken.core import REDUCERS, Cost, GridReducer, HostInfo, TokenState, WeightedSum, ops
+from mmtoken.core.arguments import Grid, check_choice, check_int, check_number
+
+from .cells import home_cells, neighbours, scatter_to_neighbours
 
 #: ``temperature='auto'`` is this over the mean squared distance of a token to its nearest centre.
 AUTO_SHARPNESS = 3.0
@@ -39,7 +42,7 @@ def cluster(
         tuple[Tensor, Tensor]: Centres ``(B, h·w, C)`` and the temperature used ``(B, 1, 1)``.
     """
     batch, _, dims = x.shape
-    members, filled = ops.home_cells(raster, grid, x.device)
+    members, filled = home_cells(raster, grid, x.device)
     count, slots = members.shape
     tokens = x[:, members.flatten()].view(batch, count, slots, dims)
     filled = filled.expand(batch, -1, -1)
@@ -47,16 +50,16 @@ def cluster(
     exists = x.new_ones(1, count, 1)
     if valid is not None:
         filled = filled & valid[:, members.flatten()].view(batch, count, slots)
-        exists = ops.pool_to_grid(valid[..., None].to(x.dtype), raster, grid).gt(0).to(x.dtype)
-    forbidden = ops.neighbours(exists, grid, window).transpose(-1, -2) == 0  # beyond the border, or padding only
+        exists = ops.cells_with(valid, raster, grid)[..., None].to(x.dtype)
+    forbidden = neighbours(exists, grid, window).transpose(-1, -2) == 0  # beyond the border, or padding only
     weight_of_slot = filled[..., None].to(x.dtype)
 
     scale = None if temperature == 'auto' else x.new_full((batch, 1, 1), float(temperature))
     for _ in range(iterations):
         with torch.no_grad():
-            around = ops.neighbours(centres, grid, window)
+            around = neighbours(centres, grid, window)
             # ‖x‖² is the same for all candidates of a token and cancels in the softmax.
-            norms = ops.neighbours(centres.square().sum(-1, keepdim=True), grid, window).transpose(-1, -2)
+            norms = neighbours(centres.square().sum(-1, keepdim=True), grid, window).transpose(-1, -2)
             scores = 2 * tokens @ around.transpose(-1, -2) - norms
             scores = scores.masked_fill(forbidden, ops.MASKED)
             if scale is None:
@@ -64,8 +67,8 @@ def cluster(
                 nearest = (nearest * weight_of_slot).flatten(1).sum(1) / weight_of_slot.flatten(1).sum(1).clamp(min=1)
                 scale = (AUTO_SHARPNESS / nearest.clamp(min=1e-12)).view(batch, 1, 1)
             assign = (scale[..., None] * scores).softmax(-1) * weight_of_slot
-        mass = ops.scatter_to_neighbours(assign.sum(2).unsqueeze(-1), grid, window)
-        total = ops.scatter_to_neighbours(assign.transpose(-1, -2) @ tokens, grid, window)
+        mass = scatter_to_neighbours(assign.sum(2).unsqueeze(-1), grid, window)
+        total = scatter_to_neighbours(assign.transpose(-1, -2) @ tokens, grid, window)
         # A centre that no token chose keeps its place.
         centres = torch.where(mass > 1e-12, total / mass.clamp(min=1e-12), centres)
     return centres, scale
@@ -139,26 +142,23 @@ class Expedit(GridReducer):
         proportional: bool = False,
     ):
         super().__init__(layer, grid, restore_at, proportional)
-        if window < 1 or window % 2 == 0:
+        if check_int('window', window, 1) % 2 == 0:
             raise ValueError(f'window={window} must be odd and positive, such as 5.')
-        if iterations < 1:
-            raise ValueError(f'iterations={iterations} must be at least 1.')
-        if temperature != 'auto' and (isinstance(temperature, str) or not temperature > 0):
-            raise ValueError(f"temperature={temperature!r} must be 'auto' or a positive number.")
-        if neighbors < 1:
-            raise ValueError(f'neighbors={neighbors} must be at least 1.')
-        if restore not in ('feature', 'late'):
-            raise ValueError(f"restore='{restore}' must be 'feature' or 'late'.")
-        self.window, self.iterations, self.temperature, self.neighbors = window, iterations, temperature, neighbors
-        self.late = restore == 'late'
-        self.completes = "restore='late' leaves the maps on reduced tokens" if self.late else ''
+        if temperature != 'auto':
+            if isinstance(temperature, str):
+                raise ValueError(f"temperature={temperature!r} must be 'auto' or a positive number.")
+            check_number('temperature', temperature, 0, above=True)
+        self.window, self.iterations = window, check_int('iterations', iterations, 1)
+        self.temperature, self.neighbors = temperature, check_int('neighbors', neighbors, 1)
+        self.gives_reduced_maps = check_choice('restore', restore, ('feature', 'late')) == 'late'
+        self.finishes = "restore='late' leaves the maps on reduced tokens" if self.gives_reduced_maps else ''
 
     def search_space(self, host):
         return dict(super().search_space(host), proportional=[False, True])
 
     def bind(self, host: HostInfo) -> None:
         super().bind(host)
-        if self.late and (self.restore_at is not None or min(host.out_indices) < self.layer):
+        if self.gives_reduced_maps and (self.restore_at is not None or min(host.out_indices) < self.layer):
             raise ValueError(
                 "reducer.restore='late' needs every output of the backbone on the clustered tokens: take "
                 f"out_indices from {self.layer} on and no restore_at, or restore='feature'."
@@ -180,3 +180,25 @@ class Expedit(GridReducer):
             return (real[:, None] @ weights)[:, 0].clamp(min=1e-3)
 
         return centres + origin, WeightedSum(weights), sizes
+
+    def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Tensor:
+        """Runs a head on the reduced maps and restores its logits ``(B, classes, H, W)``."""
+        logits = head.forward(feats)
+        if not isinstance(logits, Tensor) or logits.shape[-2:] != tuple(state.raster):
+            raise ValueError(
+                "reducer.restore='late' needs a head with one logit map on the tokens it gets; "
+                f"{type(head).__name__} gives another shape. Set restore='feature'."
+            )
+        full = state.dense(logits.flatten(2).transpose(1, 2))
+        return full.transpose(1, 2).unflatten(2, state.grid)
+
+    def closed_form(self, host, grid, state=None):
+        tokens, small = self.tokens_on_paper(host, grid)
+        n, m, dims = grid[0] * grid[1], small[0] * small[1], host.embed_dims
+        if n == m:
+            return Cost(tokens, tokens)
+        slots = math.prod(math.ceil(side / cell) for side, cell in zip(grid, small))
+        # Distances to a window of centres and their new sums; then each token to all centres.
+        reduce = self.iterations * 2 * m * slots * self.window**2 * dims + n * m * dims
+        reduce += self.proportional * n * m  # how many patches each centre stands for
+        return Cost(tokens, tokens, reduce, restore=n * m * dims)

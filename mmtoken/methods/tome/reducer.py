@@ -2,34 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from mmtoken.core import Gather, HostInfo, Reducer, TokenState, ops
-from mmtoken.core.schedule import merges_per_block
-from mmtoken.registry import REDUCERS
+from mmtoken.core import REDUCERS, Cost, Gather, HostInfo, Reducer, TokenState, ops
+from mmtoken.core.arguments import check_blocks, check_flag
 
-
-def merge_plan(source: Tensor, target: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Which tokens stay after a merge, and where each old token is then found.
-
-    Args:
-        source (Tensor): Positions of merged tokens ``(B, r)``, int64, all different.
-        target (Tensor): Positions that they are merged into ``(B, r)``, int64, none of them a source.
-        n (int): Tokens before the merge.
-
-    Returns:
-        tuple[Tensor, Tensor]: Positions of the tokens that stay, in raster order, ``(B, n−r)``; and the new position
-        of each old token's value ``(B, n)``.
-    """
-    batch, r = source.shape
-    gone = torch.zeros(batch, n, dtype=torch.bool, device=source.device).scatter(1, source, True)
-    place = (~gone).cumsum(1) - 1
-    index = place.scatter(1, source, place.gather(1, target))
-    # Inverts `place` over those that stay; the gone all write into one column that is cut off.
-    positions = torch.arange(n, device=source.device).expand(batch, -1)
-    stay = positions.new_empty(batch, n - r + 1).scatter(1, place.masked_fill(gone, n - r), positions)[:, : n - r]
-    return stay, index
+from .matching import bipartite_match, merge_plan, merges_per_block
 
 
 @REDUCERS.register_module()
@@ -62,13 +40,12 @@ class ToMe(Reducer):
         proportional: bool = True,
     ):
         super().__init__()
-        if layers is not None and (
-            not isinstance(layers, Sequence) or isinstance(layers, str) or not layers or len(set(layers)) < len(layers)
-        ):
-            raise ValueError(f'layers={layers!r} must be a list of different blocks, such as [3, 6, 9].')
+        if layers is not None:
+            layers = check_blocks('layers', layers)
         depth = len(r) if isinstance(r, Sequence) and not isinstance(r, str) else 1
         merges_per_block(r, keep, depth)  # refuses bad numbers before the model is built
-        self.r, self.keep, self.layers, self.proportional = r, keep, layers, proportional
+        self.r, self.keep, self.layers = r, keep, layers
+        self.proportional = check_flag('proportional', proportional)
 
     def search_space(self, host):
         # The first blocks alone may merge: the later ones then pay for no more bookkeeping.
@@ -77,22 +54,20 @@ class ToMe(Reducer):
 
     def bind(self, host: HostInfo) -> None:
         layers = range(host.depth) if self.layers is None else self.layers
-        unknown = [i for i in layers if i not in range(host.depth)]
-        if unknown:
-            raise ValueError(f'reducer.layers={list(layers)} goes beyond the blocks 0 to {host.depth - 1}.')
+        check_blocks('reducer.layers', list(layers), host.depth)
         self.steps = dict(zip(layers, merges_per_block(self.r, self.keep, len(layers))))
 
-    def between(self, state: TokenState, i: int) -> None:
+    def merged(self, n: int, i: int) -> int:
+        """Returns how many of n tokens block ``i`` merges."""
         step = self.steps.get(i, 0)
-        if step == 0:
+        return min(step if isinstance(step, int) else round(n * step), n // 2)
+
+    def between(self, state: TokenState, i: int) -> None:
+        if self.steps.get(i, 0) == 0:
             return
-        if state.lengths is not None:
-            raise ValueError(
-                'reducer ToMe merges the same number of tokens in each image, and a method before it left '
-                'unequal ones; put ToMe first.'
-            )
+        state.check_dense(self)
         n = state.x.shape[1] - state.num_prefix
-        r = min(step if isinstance(step, int) else round(n * step), n // 2)
+        r = self.merged(n, i)
         if r == 0:
             return
         if state.keys is None:
@@ -101,7 +76,7 @@ class ToMe(Reducer):
         with ops.full_precision(state.x):
             metric = state.keys[:, prefix:].mean(2)
             valid = None if state.padding is None else ~state.padding
-            source, target, _ = ops.bipartite_match(metric, r, valid)
+            source, target, _ = bipartite_match(metric, r, valid)
             stay, index = merge_plan(source, target, n)
             sizes = state.sizes.expand(state.x.shape[0], -1)[..., None]
             # Sums by a product with a 0/1 matrix, not by atomics: the same bits at every run, and exportable.
@@ -122,9 +97,23 @@ class ToMe(Reducer):
             owner=self,
             coords=lambda centres: mean(centres.expand(index.shape[0], -1, -1)),
             sizes=new_sizes[..., 0],
-            proportional=self.proportional or state.proportional,
+            proportional=self.proportional,
             padding=None if valid is None else ~valid.gather(1, stay),
         )
+
+    def closed_form(self, host: HostInfo, grid: tuple[int, int], state: TokenState | None = None) -> Cost:
+        n, cost = grid[0] * grid[1], Cost([], [])
+        for i in range(host.depth):
+            cost.attention.append(n)
+            r = self.merged(n, i)
+            if r:
+                cost.reduce += -(-n // 2) * (n // 2) * (host.embed_dims // host.num_heads)  # even with odd tokens
+                cost.reduce += (n - r) * r * (host.embed_dims + 1)  # a matrix adds what merges, and its sizes
+                if host.position == 'relative' and i < host.depth - 1:  # a block comes that asks for centres
+                    cost.reduce += (n - r) * r * 2
+            n -= r
+            cost.mlp.append(n)
+        return cost
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mmtoken.core.schedule import check_grid, check_layer, merges_per_block, resolve_grid
+from mmtoken.core.arguments import check_grid, check_layer, resolve_grid
+from mmtoken.methods.tome.matching import merges_per_block
 
 
 @pytest.mark.parametrize('layer', [-1, 12, 1.0, '3', None])

@@ -1,0 +1,166 @@
+"""Checks of arguments that methods and hosts share: one line that names the key, the value and the remedy."""
+
+import math
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+Grid = float | Sequence[int]
+
+
+def check_flag(key: str, value: Any) -> bool:
+    """Returns a switch.
+
+    Raises:
+        ValueError: For anything but True and False; a text such as ``'False'`` would be true.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f'{key}={value!r} is no switch; set it to True or False.')
+    return value
+
+
+def check_int(key: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+    """Returns a whole number between ``low`` and ``high``, both included; None is no limit.
+
+    Raises:
+        ValueError: For another type (True is none) or a number outside.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not _inside(value, low, high):
+        raise ValueError(f'{key}={value!r} must be an integer{_limits(low, high)}.')
+    return value
+
+
+def check_number(key: str, value: Any, low: float | None = None, high: float | None = None, above: bool = False):
+    """Returns a finite number between ``low`` and ``high``, both included.
+
+    Args:
+        key (str): Name of the argument.
+        value (Any): Its value.
+        low (float, optional): Smallest value; None is no limit.
+        high (float, optional): Largest value; None is no limit.
+        above (bool): Leave ``low`` itself out. Defaults to False.
+
+    Raises:
+        ValueError: For another type, nan, infinity or a number outside.
+    """
+    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or not _inside(value, low, high) or (above and value == low):
+        raise ValueError(f'{key}={value!r} must be a number{_limits(low, high, above)}.')
+    return value
+
+
+def check_choice(key: str, value: Any, choices: Sequence[str]) -> str:
+    """Returns one of several names.
+
+    Raises:
+        ValueError: For another one, with the nearest name.
+    """
+    if value not in choices or not isinstance(value, str):
+        near = get_close_matches(str(value), choices, 1)
+        hint = f'; did you mean {near[0]!r}?' if near else '.'
+        raise ValueError(f'{key}={value!r} is unknown; choose one of {", ".join(map(repr, choices))}{hint}')
+    return value
+
+
+def check_list(key: str, value: Any, length: int | None = None) -> list:
+    """Returns a list or tuple as a list.
+
+    Raises:
+        ValueError: For another type, an empty one, or one of another length.
+    """
+    if not isinstance(value, (list, tuple)) or not value or (length is not None and len(value) != length):
+        size = 'at least one entry' if length is None else f'{length} entries'
+        raise ValueError(f'{key}={value!r} must be a list with {size}.')
+    return list(value)
+
+
+def check_blocks(key: str, value: Any, depth: int | None = None) -> list[int]:
+    """Returns a list of different blocks, counted from 0.
+
+    Args:
+        key (str): Name of the argument.
+        value (Any): Its value.
+        depth (int, optional): Blocks of the model, where it is known.
+
+    Raises:
+        ValueError: For another type, an empty list, a block twice, or one that the model does not have.
+    """
+    good = isinstance(value, (list, tuple, range)) and len(value) > 0
+    good = good and all(isinstance(i, int) and not isinstance(i, bool) for i in value) and len(set(value)) == len(value)
+    if not good or any(i < 0 for i in value):
+        raise ValueError(f'{key}={value!r} must be a list of different blocks, counted from 0, such as [3, 6, 9].')
+    if depth is not None and max(value) >= depth:
+        raise ValueError(f'{key}={list(value)} goes beyond the blocks 0 to {depth - 1}.')
+    return list(value)
+
+
+def check_layer(key: str, layer: Any, depth: int | None = None) -> int:
+    """Returns a block, counted from 0.
+
+    Args:
+        key (str): Name of the argument.
+        layer (Any): Its value.
+        depth (int, optional): Blocks of the model, where it is known.
+
+    Raises:
+        ValueError: Naming ``key`` and the allowed range.
+    """
+    if not isinstance(layer, int) or isinstance(layer, bool) or layer < 0 or (depth is not None and layer >= depth):
+        blocks = 'blocks are counted from 0' if depth is None else f'it has blocks 0 to {depth - 1}'
+        raise ValueError(f'{key}={layer!r} is not a block of this model; {blocks}.')
+    return layer
+
+
+def check_grid(key: str, grid: Any) -> Grid:
+    """Checks the notation of a grid: ``(h, w)`` in tokens, or the part kept of each side, in (0, 1].
+
+    Returns:
+        float | tuple[int, int]: The grid, normalised.
+
+    Raises:
+        ValueError: Naming ``key`` and what would be right.
+    """
+    if isinstance(grid, (int, float)) and not isinstance(grid, bool):
+        if not 0 < grid <= 1:
+            raise ValueError(
+                f'{key}={grid} is outside (0, 1]; give the part of each side to keep, such as 0.5, '
+                'or the token grid as (height, width).'
+            )
+        return float(grid)
+    if (
+        not isinstance(grid, (list, tuple))
+        or len(grid) != 2
+        or not all(isinstance(g, int) and not isinstance(g, bool) and g > 0 for g in grid)
+    ):
+        raise ValueError(f'{key}={grid!r} is not a grid; give (height, width) in tokens or a ratio in (0, 1].')
+    return tuple(grid)
+
+
+def resolve_grid(key: str, grid: Grid, raster: tuple[int, int] | None) -> tuple[int, int]:
+    """Turns a checked grid into ``(h, w)`` for tokens that lie on ``raster``.
+
+    Raises:
+        ValueError: If it is larger than ``raster`` in height or width, or the tokens lie on no raster.
+    """
+    if raster is None:
+        raise ValueError(f'{key}={grid} needs tokens on a raster, and a reducer before it left none; put merging last.')
+    if isinstance(grid, float):
+        return tuple(max(1, round(side * grid)) for side in raster)
+    if grid[0] > raster[0] or grid[1] > raster[1]:
+        raise ValueError(
+            f"{key}={grid} is larger than the image's {raster[0]}x{raster[1]} tokens; "
+            'give a smaller grid, or a ratio that follows the image.'
+        )
+    return grid
+
+
+def _inside(value: float, low: float | None, high: float | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _limits(low: float | None, high: float | None, above: bool = False) -> str:
+    if low is not None and high is not None:
+        return f' in {"(" if above else "["}{low}, {high}]'
+    if low is not None:
+        return f' {"above" if above else "of at least"} {low}'
+    return '' if high is None else f' of at most {high}'

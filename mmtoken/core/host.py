@@ -1,0 +1,314 @@
+"""TokenHost: the loop of every backbone, stem, blocks with a reducer between them, features."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from .drop_path import drop_images, images_of
+from .layout import Layout
+from .reducer import HostInfo, Reducer, Stage
+from .registry import build_reducer
+from .state import TokenState
+
+#: Called with the state and the number of the block whose MLP comes next; with the depth when the pass is done.
+See = Callable[[TokenState, int], None]
+
+
+class TokenHost:
+    """Mixin over a ViT backbone: runs its blocks with a token reducer between them.
+
+    A host subclasses the backbone and mixes this in first, so its parameters keep the names of the stock checkpoint;
+    those of the reducer live under ``reducer.*``. It gives :meth:`stem`, :meth:`attend` and :meth:`mlp`, and what else
+    differs from the defaults here; attention runs through :mod:`mmtoken.core.attention` with or without a reducer.
+    """
+
+    # ------------------------------------------------------------------ what a host has
+    blocks: nn.ModuleList
+    embed_dims: int
+    num_heads: int
+    out_indices: Sequence[int]
+    patch_size: int
+    #: Class and register tokens.
+    num_prefix: int = 0
+    #: Where positions enter: ``absolute`` (in the tokens) or ``relative`` (in the attention).
+    position: str = 'absolute'
+    #: Whether blocks run on packed images of unequal token counts, which dynamic methods make.
+    ragged: bool = True
+    #: Whether blocks run again in the backward pass instead of keeping their activations.
+    with_cp: bool = False
+    #: Whether the tokens before the first block are given out as well.
+    out_origin: bool = False
+    #: Whether each output is ``[map, class token]``.
+    output_cls_token: bool = False
+    #: Whether the stem pads pictures to whole patches, or drops what is left over.
+    pads: bool = True
+    #: The batch's padding if the model sets it, see :meth:`forward`.
+    padding: Tensor | None = None
+    #: Whether the model runs :meth:`Reducer.finish` and adds :meth:`Reducer.losses`.
+    served: bool = False
+    reducer: Reducer | None
+
+    def init_reducer(self, reducer: dict | Sequence[dict] | None) -> None:
+        """Builds the reducer and checks it against this backbone; a host calls it at the end of ``__init__``.
+
+        Raises:
+            ValueError: If the method and the backbone do not go together.
+        """
+        self.watchers: list[See] = []
+        self.reducer = build_reducer(reducer)
+        if self.reducer is None:
+            return
+        if self.reducer.dynamic:
+            drop_images(self)
+            if not self.ragged:
+                reason = 'relative position bias' if self.position == 'relative' else 'attention'
+                raise ValueError(
+                    f'reducer {type(self.reducer).__name__} packs images of unequal token counts, which the {reason} '
+                    f'of {type(self).__name__} cannot follow; use a static method such as mmtoken.Expedit, or a host '
+                    'with absolute positions.'
+                )
+        self.reducer.bind(self.info())
+
+    def info(self) -> HostInfo:
+        """Returns what a reducer may know of this backbone."""
+        return HostInfo(
+            depth=len(self.blocks),
+            embed_dims=self.embed_dims,
+            num_heads=self.num_heads,
+            out_indices=tuple(self.out_indices),
+            num_prefix=self.num_prefix,
+            position=self.position,
+            stages=self.stages(),
+            host=self,
+        )
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Returns the stages of a pyramid; by default one that attends to all tokens."""
+        return ()
+
+    @classmethod
+    def toy(cls, size: tuple[int, int]) -> dict[str, Any]:
+        """Returns arguments that make a small one for the tests: see :mod:`mmtoken.testing`.
+
+        Args:
+            size (tuple[int, int]): Height and width of the picture in pixels.
+        """
+        raise NotImplementedError(f'{cls.__name__} has no toy(), which makes a small one for the contract tests.')
+
+    # ------------------------------------------------------------------ what a host gives
+    def stem(self, inputs: Tensor) -> TokenState:
+        """Turns images ``(B, 3, H, W)`` into tokens with their positions."""
+        raise NotImplementedError
+
+    def attend(self, block: nn.Module, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """First half of a block: returns tokens after the attention's residual, and the keys ``(…, heads, d)``."""
+        raise NotImplementedError
+
+    def mlp(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Second half of a block: returns tokens after the MLP's residual."""
+        raise NotImplementedError
+
+    def out_norm(self, x: Tensor, i: int) -> Tensor:
+        """Norm of tokens ``(…, C)`` that are given out after block ``i``; none by default."""
+        return x
+
+    def features(self, state: TokenState, i: int) -> Any:
+        """Returns the output after block ``i`` (-1: before the first), a map ``(B, C, h, w)`` by default."""
+        tokens, raster = self.tap(state)
+        out = to_map(self.out_norm(tokens, i), raster).contiguous()
+        return [out, self.out_norm(state.cls, i)] if self.output_cls_token else out
+
+    def after_block(self, state: TokenState, i: int) -> TokenState:
+        """Returns the state that the next block gets; a pyramid restores and merges patches here."""
+        return state
+
+    # ------------------------------------------------------------------ what every host shares
+    def forward(self, inputs: Tensor, padding: Tensor | None = None) -> tuple:
+        """Runs the backbone.
+
+        Args:
+            inputs (Tensor): Images ``(B, 3, H, W)``.
+            padding (Tensor, optional): Which patches hold nothing but padding, ``(B, grid_h, grid_w)``, bool. They
+                take no part in clustering or merging.
+
+        Returns:
+            tuple: What :meth:`features` gives for each of ``out_indices``.
+
+        Raises:
+            ValueError: If an image is smaller than a patch, or the reducer needs a model that finishes its outputs.
+        """
+        return tuple(self.forward_tokens(inputs, padding)[0])
+
+    def forward_tokens(self, inputs: Tensor, padding: Tensor | None = None) -> tuple[list, TokenState]:
+        """Like :meth:`forward`; returns the outputs and the token state after the last block."""
+        self.check_input(inputs)
+        padding = self.padding if padding is None else padding
+        if self.reducer is None:
+            state = self.embed(inputs, padding)
+        else:
+            state = self.reducer.start(self, inputs, padding)
+        outs = [self.features(state, -1)] if self.out_origin else []
+        state = self.run_blocks(state, range(state.block, len(self.blocks)), self.reducer, outs)
+        for see in self.watchers:
+            see(state, len(self.blocks))
+        return outs, state
+
+    def check_input(self, inputs: Tensor) -> None:
+        """Refuses what would fail or go wrong later, in one line.
+
+        Raises:
+            ValueError: See :meth:`forward`.
+        """
+        reducer = self.reducer
+        if reducer is not None and not self.served:
+            reason = reducer.finishes or 'it has losses of its own' * (reducer.trainable and self.training)
+            if reason:
+                raise ValueError(
+                    f"reducer: {reason}; set model.type='mmtoken.TokenEncoderDecoder', which completes "
+                    'logits and adds losses.'
+                )
+        if min(inputs.shape[-2:]) < self.patch_size:
+            raise ValueError(
+                f'The image is {inputs.shape[-2]}x{inputs.shape[-1]} pixels, smaller than one patch '
+                f'(patch_size={self.patch_size}); feed larger images or resize them in the pipeline.'
+            )
+
+    def embed(self, inputs: Tensor, padding: Tensor | None = None) -> TokenState:
+        """Makes the full grid of tokens: :meth:`stem`, with the padding of the batch noted.
+
+        Args:
+            inputs (Tensor): Images ``(B, 3, H, W)``, of any size.
+            padding (Tensor, optional): See :meth:`forward`.
+
+        Raises:
+            ValueError: If the padding is not bool or has another shape.
+        """
+        state = self.stem(inputs)
+        state.out_norm = self.out_norm
+        if padding is not None:
+            shape = (inputs.shape[0], *state.grid)
+            if tuple(padding.shape) != shape or padding.dtype != torch.bool:
+                raise ValueError(
+                    f'padding has shape {tuple(padding.shape)} and type {padding.dtype}; it must be bool, '
+                    f'(images, patches down, patches across) = {shape}.'
+                )
+            state.layout = state.layout.padded(padding.flatten(1))
+        return state
+
+    def run_blocks(
+        self,
+        state: TokenState,
+        blocks: Iterable[int],
+        reducer: Reducer | None = None,
+        outs: list | None = None,
+    ) -> TokenState:
+        """Runs blocks on tokens.
+
+        Args:
+            state (TokenState): Changed in place.
+            blocks (Iterable[int]): Numbers of the blocks, in order.
+            reducer (Reducer, optional): Called between them. Defaults to none.
+            outs (list, optional): Gets the features of ``out_indices``. Without it none are made.
+
+        Returns:
+            TokenState: After the last of the blocks; a pyramid returns another one than it was given.
+        """
+        for i in blocks:
+            block = self.blocks[i]
+            if reducer is not None:
+                reducer.before(state, i)
+            state.x, keys = self.run(self.attend, block, state.x, state.layout)
+            if reducer is not None:
+                state.keys = keys if reducer.needs_keys else None
+                reducer.between(state, i)
+            state.counts.append(state.x.shape[:-1].numel())
+            for see in self.watchers:
+                see(state, i)
+            state.x = self.run(self.mlp, block, state.x, packing=state.packing)
+            if reducer is not None:
+                reducer.after(state, i)
+            if outs is not None and i in self.out_indices:
+                outs.append(self.features(state, i))
+            state.block = i + 1
+            state = self.after_block(state, i)
+        return state
+
+    def run(self, part: Callable, block: nn.Module, x: Tensor, layout: Layout | None = None, packing=None) -> Any:
+        """Runs one half of a block, with gradient checkpointing if the backbone has it switched on."""
+        packing = packing if layout is None else layout.packing
+        args = (block, x) if layout is None else (block, x, layout)
+        if packing is not None:
+            part = images_of(packing)(part)
+        if self.with_cp and x.requires_grad:
+            return torch.utils.checkpoint.checkpoint(part, *args, use_reentrant=False)
+        return part(*args)
+
+    def tap(self, state: TokenState) -> tuple[Tensor, tuple[int, int]]:
+        """Returns the patch tokens to give out ``(B, h·w, C)`` and their raster: the full grid, mostly."""
+        if self.reducer is not None and self.reducer.gives_reduced_maps and state.raster is not None:
+            return state.patches, state.raster
+        return state.dense(), state.grid
+
+    def padding_of(self, inputs: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor | None:
+        """Returns which patches hold nothing but padding ``(B, grid_h, grid_w)``, bool; None if none does.
+
+        Args:
+            inputs (Tensor): Images ``(B, 3, H, W)``, padded at the bottom and on the right.
+            sizes (Sequence[tuple[int, int]]): Height and width of each without padding, in pixels.
+        """
+        sides, patch = inputs.shape[-2:], self.patch_size
+        grid = [-(-side // patch) if self.pads else side // patch for side in sides]
+        # Patches down and across that hold at least one pixel of the picture.
+        real = [[min(-(-size[axis] // patch), grid[axis]) for axis in (0, 1)] for size in sizes]
+        if all(one == grid for one in real):
+            return None
+        real = torch.tensor(real, device=inputs.device)
+        rows, columns = (torch.arange(n, device=inputs.device) for n in grid)
+        return (rows[:, None] >= real[:, 0, None, None]) | (columns >= real[:, 1, None, None])
+
+    @contextmanager
+    def padded(self, padding: Tensor | None) -> Iterator[None]:
+        """Inside, passes that are given no ``padding`` of their own take this one, see :meth:`forward`."""
+        before, self.padding = self.padding, padding
+        try:
+            yield
+        finally:
+            self.padding = before
+
+    @contextmanager
+    def watching(self, see: See) -> Iterator[None]:
+        """Inside, calls ``see`` during each pass; watchers look and change nothing.
+
+        Args:
+            see (Callable): Gets the state and a number i: when its tokens enter the MLP of block i, and with the
+                number of blocks when the pass is done.
+        """
+        self.watchers.append(see)
+        try:
+            yield
+        finally:
+            self.watchers.remove(see)
+
+    def token_counts(self, inputs: Tensor) -> list[float]:
+        """Returns the patch tokens that enter the MLP of each block, mean over the batch."""
+        with torch.no_grad():
+            state = self.forward_tokens(inputs)[1]
+        return [count / inputs.shape[0] - state.num_prefix for count in state.counts]
+
+    def switch_to_deploy(self) -> None:
+        """Drops what only training needs; see :meth:`Reducer.switch_to_deploy`."""
+        if self.reducer is not None:
+            self.reducer.switch_to_deploy()
+
+    def train(self, mode: bool = True):
+        """Like upstream's, but returns the module, as torch's does."""
+        super().train(mode)
+        return self
+
+
+def to_map(tokens: Tensor, raster: tuple[int, int]) -> Tensor:
+    """Returns patch tokens ``(B, h·w, C)`` as a map ``(B, C, h, w)``."""
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *raster)

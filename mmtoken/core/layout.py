@@ -1,0 +1,115 @@
+"""Layout: where the tokens of a batch lie and what each of them stands for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .ops import grid_coords
+from .packing import Packing
+
+#: A tensor, or a function that makes it on first use: most hosts never ask for centres or sizes.
+Lazy = Tensor | Callable[[], Tensor] | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the tokens of a batch lie and what each of them stands for. It never changes; a reduction makes a new one.
+
+    There is no level: ``grid`` is the finest grid. A token of a coarse cell of 2×2 patches has the size 4 and its
+    centre between the patches.
+
+    Args:
+        grid (tuple[int, int]): Full patch grid ``(H, W)``, the finest one.
+        num_prefix (int): P, class and register tokens of each image; never reduced. Defaults to 0.
+        device (torch.device): Device of centres and sizes. Defaults to ``cpu``.
+        raster (tuple[int, int], optional): ``(h, w)`` if the patch tokens lie on a raster, in its order.
+        packing (Packing, optional): Rows of each image in a ragged batch, prefix included; None for a dense batch.
+        padding (Tensor, optional): Patch tokens that stand for nothing but padding, ``(B, n)`` or packed ``(Σn,)``,
+            bool.
+        make_coords (Tensor | Callable, optional): See :attr:`coords`; by default those of the raster.
+        make_sizes (Tensor | Callable, optional): See :attr:`sizes`; by default those of the raster.
+        proportional (bool): Weigh each key in attention by the patches that its token stands for. Defaults to False.
+    """
+
+    grid: tuple[int, int]
+    num_prefix: int = 0
+    device: torch.device | str = 'cpu'
+    raster: tuple[int, int] | None = None
+    packing: Packing | None = None
+    padding: Tensor | None = None
+    make_coords: Lazy = None
+    make_sizes: Lazy = None
+    proportional: bool = False
+    _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def full(cls, grid: tuple[int, int], num_prefix: int, device: torch.device, padding: Tensor | None) -> 'Layout':
+        """Returns the layout of a batch with one token for each patch."""
+        return cls(grid, num_prefix, device, raster=grid, padding=padding)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is one token for each patch, in raster order."""
+        return self.raster == self.grid and self.packing is None
+
+    @property
+    def coords(self) -> Tensor:
+        """Centre ``(y, x)`` of what each patch token stands for ``(B or 1, n, 2)``, packed ``(Σn, 2)``, fp32.
+
+        In patch units; the first patch lies at 0.
+        """
+        return self._once('coords', self.make_coords, lambda: grid_coords(self.grid, self._raster(), self.device))
+
+    @property
+    def sizes(self) -> Tensor:
+        """Patches that each patch token stands for ``(B or 1, n)``, packed ``(Σn,)``, fp32."""
+        return self._once('sizes', self.make_sizes, self._raster_sizes)
+
+    @property
+    def key_bias(self) -> Tensor | None:
+        """Logarithm of the sizes for proportional attention ``(B or 1, P+n)``, packed ``(ΣL,)``; prefix tokens get 0.
+
+        None unless ``proportional``. See ToMe, arXiv 2210.09461, eq. 1.
+        """
+        return self._once('key_bias', None, self._log_sizes) if self.proportional else None
+
+    def reduced(self, **changes: Any) -> 'Layout':
+        """Returns a layout of other tokens of the same images: everything that is not given is unknown again.
+
+        Args:
+            **changes: ``raster``, ``packing``, ``padding``, ``make_coords``, ``make_sizes`` and ``proportional``, which
+                alone stays as it is.
+        """
+        return Layout(self.grid, self.num_prefix, self.device, **{'proportional': self.proportional, **changes})
+
+    def padded(self, padding: Tensor | None) -> 'Layout':
+        """Returns the same layout with another ``padding``."""
+        return replace(self, padding=padding, _made=dict(self._made))
+
+    def _once(self, name: str, given: Lazy, default: Callable[[], Tensor]) -> Tensor:
+        if name not in self._made:
+            made = default if given is None else given
+            self._made[name] = made() if callable(made) else made
+        return self._made[name]
+
+    def _raster(self) -> tuple[int, int]:
+        if self.raster is None:
+            raise ValueError(
+                'Tokens on no raster need centres and sizes of their own: give make_coords and make_sizes.'
+            )
+        return self.raster
+
+    def _raster_sizes(self) -> Tensor:
+        h, w = self._raster()
+        return torch.full((1, h * w), self.grid[0] * self.grid[1] / (h * w), device=self.device)
+
+    def _log_sizes(self) -> Tensor:
+        bias = self.sizes.log()
+        if self.packing is None:
+            return F.pad(bias, (self.num_prefix, 0))
+        zeros = bias.new_zeros(self.packing.total)
+        return zeros.index_copy(0, self.packing.rows_from(self.num_prefix), bias)

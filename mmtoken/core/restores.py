@@ -1,0 +1,148 @@
+"""The ways back from reduced tokens to those before the reduction."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Restore:
+    """Undoes one reduction: maps the reduced patch tokens back to those before it."""
+
+    def __call__(self, x: Tensor, num_prefix: int) -> Tensor:
+        """Maps all tokens ``(B, P+M, C)`` to ``(B, P+N, C)``; the first ``num_prefix`` stay as they are."""
+        if num_prefix == 0:
+            return self.patches(x)
+        return torch.cat([x[:, :num_prefix], self.patches(x[:, num_prefix:])], dim=1)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """Maps patch tokens ``(B, M, C)`` to ``(B, N, C)``."""
+        raise NotImplementedError
+
+    def full(self, x: Tensor, num_prefix: int) -> Tensor:
+        """Maps all tokens ``(B, P+M, C)`` to the patch tokens ``(B, N, C)`` alone."""
+        return self.patches(x[:, num_prefix:])
+
+    def after(self, earlier: 'Restore') -> 'Restore | None':
+        """Returns this map followed by the one of an earlier reduction as one map; None if there is no such map."""
+        return None
+
+    def without_saved(self) -> 'Restore':
+        """Returns the same map with zeros in place of the tokens that it saved."""
+        return self
+
+
+def _with_saved(x: Tensor, saved: Sequence[Tensor | int], dim: int) -> Tensor:
+    """Puts saved tokens before those of now along ``dim``; a number stands for so many rows of zeros."""
+    rows = []
+    for part in saved:
+        if isinstance(part, int):
+            shape = list(x.shape)
+            shape[dim] = part
+            part = x.new_zeros(shape)
+        elif part.shape[-1] != x.shape[-1]:
+            raise ValueError(
+                f'A reducer took out tokens of {part.shape[-1]} channels, which cannot be put back among values of '
+                f'{x.shape[-1]} channels; leave out the method whose head runs on reduced tokens, or put it first.'
+            )
+        rows.append(part.to(x.dtype))
+    return torch.cat([*rows, x], dim=dim) if rows else x
+
+
+def _lengths(saved: Sequence[Tensor | int], dim: int) -> list[int]:
+    return [part if isinstance(part, int) else part.shape[dim] for part in saved]
+
+
+def _shifted(index: Tensor, saved: Sequence[Tensor | int], dim: int) -> Tensor:
+    """Extends an index along its last dimension by an identity for rows that were saved before it."""
+    number = sum(_lengths(saved, dim))
+    first = torch.arange(number, device=index.device).expand(*index.shape[:-1], number)
+    return torch.cat([first, index + number], dim=-1) if number else index
+
+
+class Gather(Restore):
+    """Gives each old token the value of one new token, or of one that was saved when it was dropped.
+
+    Args:
+        index (Tensor): For each old token a row of ``[saved tokens, new tokens]``, ``(B or 1, N)``, int64.
+        saved (Sequence[Tensor]): Dropped tokens ``(B, D, C)`` as they were. Defaults to none.
+    """
+
+    def __init__(self, index: Tensor, saved: Sequence[Tensor | int] = ()):
+        self.index, self.saved = index, tuple(saved)
+
+    def patches(self, x: Tensor) -> Tensor:
+        index = self.index.expand(x.shape[0], -1)
+        return _with_saved(x, self.saved, 1).gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+    def after(self, earlier: Restore) -> 'Gather | None':
+        if not isinstance(earlier, Gather):
+            return None
+        index, saved = _shifted(self.index, earlier.saved, 1), (*earlier.saved, *self.saved)
+        if index.shape[0] == 1:  # the same map for every image
+            return Gather(index[0][earlier.index], saved)
+        return Gather(index.gather(1, earlier.index.expand(index.shape[0], -1)), saved)
+
+    def without_saved(self) -> 'Gather':
+        return Gather(self.index, _lengths(self.saved, 1))
+
+
+class WeightedSum(Restore):
+    """Makes each old token a weighted sum of new tokens.
+
+    Args:
+        weights (Tensor): ``(B, N, M)``, rows sum to 1 so that constant features come back unchanged.
+    """
+
+    def __init__(self, weights: Tensor):
+        self.weights = weights
+
+    def patches(self, x: Tensor) -> Tensor:
+        return self.weights.to(x.dtype) @ x
+
+
+class Interpolate(Restore):
+    """Interpolates new tokens on a smaller raster to the old raster.
+
+    Args:
+        source (tuple[int, int]): Raster ``(h, w)`` of the new tokens.
+        target (tuple[int, int]): Raster ``(H, W)`` of the old ones.
+        mode (str): ``bilinear`` or ``nearest``.
+    """
+
+    def __init__(self, source: tuple[int, int], target: tuple[int, int], mode: str):
+        self.source, self.target, self.mode = source, target, mode
+
+    def patches(self, x: Tensor) -> Tensor:
+        align = False if self.mode == 'bilinear' else None
+        x = x.transpose(1, 2).unflatten(2, self.source)
+        return F.interpolate(x, self.target, mode=self.mode, align_corners=align).flatten(2).transpose(1, 2)
+
+
+class Scatter(Restore):
+    """Puts the packed rows of a ragged batch back; rows that were dropped come back as they were saved.
+
+    Args:
+        index (Tensor): For each old row, prefix included, a row of ``[saved rows, new rows]`` ``(R,)``, int64.
+        saved (Sequence[Tensor]): Dropped rows ``(D, C)`` as they were.
+        shape (tuple[int, ...]): Shape of the old batch without channels: ``(B, L)``, or ``(ΣL,)`` if it was ragged.
+    """
+
+    def __init__(self, index: Tensor, saved: Sequence[Tensor | int], shape: tuple[int, ...]):
+        self.index, self.saved, self.shape = index, tuple(saved), tuple(shape)
+
+    def __call__(self, x: Tensor, num_prefix: int) -> Tensor:
+        return _with_saved(x.flatten(0, -2), self.saved, 0)[self.index].unflatten(0, self.shape)
+
+    def full(self, x: Tensor, num_prefix: int) -> Tensor:
+        return self(x, num_prefix)[:, num_prefix:]
+
+    def after(self, earlier: Restore) -> 'Scatter | None':
+        if not isinstance(earlier, Scatter):
+            return None
+        index = _shifted(self.index, earlier.saved, 0)[earlier.index]
+        return Scatter(index, (*earlier.saved, *self.saved), earlier.shape)
+
+    def without_saved(self) -> 'Scatter':
+        return Scatter(self.index, _lengths(self.saved, 0), self.shape)

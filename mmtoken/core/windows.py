@@ -1,0 +1,234 @@
+"""Attention inside windows for tokens that do not fill the grid: pruned, merged or clustered ones.
+
+Each token is put into a slot of the window that its centre lies in, windows become the batch, and empty slots are
+masked. Shapes depend on the number of tokens only, so a reduced windowed model stays static.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .attention import self_attention
+from .packing import Packing
+from .rotary import Rotation
+
+#: Bias of an empty slot: ``exp`` of it is zero. Finite, also times a scale in fp16, it keeps empty windows free of NaN.
+EMPTY = -3e4
+
+#: Part of a patch by which a centre may miss a border: rounding must not decide the side of a centre on the border.
+SLACK = 1e-3
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The slot of each token; made by :func:`assign_windows` and good until the tokens change.
+
+    Args:
+        place (Tensor): Slot of each token among the ``count · slots`` of its image, ``(B or 1, n)``, packed ``(ΣL,)``,
+            int64; ``count · slots`` for a token that takes no part.
+        coords (Tensor): Centres of the tokens, ``(B or 1, n, 2)``, packed ``(ΣL, 2)``.
+        count (int): Windows of an image.
+        slots (int): Slots of a window.
+        size (tuple[int, int]): Sides of a window in patches.
+        packing (Packing, optional): Where the images of a packed batch lie.
+    """
+
+    place: Tensor
+    coords: Tensor
+    count: int
+    slots: int
+    size: tuple[int, int]
+    packing: Packing | None = None
+
+    def split(self, x: Tensor, fill: float = 0.0) -> Tensor:
+        """Sorts tokens ``(B, n, …)``, packed ``(ΣL, …)``, into ``(B·count, slots, …)``; empty slots hold ``fill``."""
+        packed = self.packing is not None
+        batch = len(self.packing) if packed else x.shape[0]
+        x = x if packed else x.flatten(0, 1)
+        # one row more takes all tokens without a slot
+        slots = x.new_full((batch * self.count * self.slots + 1, *x.shape[1:]), fill)
+        return slots.index_copy(0, self._rows(batch), x)[:-1].unflatten(0, (batch * self.count, self.slots))
+
+    def join(self, x: Tensor) -> Tensor:
+        """Undoes :meth:`split`: ``(B·count, slots, …)`` → ``(B, n, …)``, packed ``(ΣL, …)``; zeros for tokens without
+        a slot.
+        """
+        batch = x.shape[0] // self.count
+        slots = torch.cat([x.flatten(0, 1), x.new_zeros(1, *x.shape[2:])])
+        x = slots.index_select(0, self._rows(batch))
+        return x if self.packing is not None else x.unflatten(0, (batch, self.place.shape[1]))
+
+    def offsets(self) -> Tensor:
+        """Query's centre minus key's centre, for a position bias; see :func:`read_bias`.
+
+        Returns:
+            Tensor: ``(B·count or count, slots, slots, 2)`` in patches, cut off at ``±(side - 1)`` so that a table of a
+            window's offsets holds all of them; meaningless where a slot is empty.
+        """
+        centres = self.split(self.coords.expand(*self.place.shape, 2))
+        offsets = (centres[:, :, None] - centres[:, None]).unbind(-1)
+        return torch.stack([o.clamp(1 - side, side - 1) for o, side in zip(offsets, self.size)], dim=-1)
+
+    def _rows(self, batch: int) -> Tensor:
+        """Rows of the tokens among the slots of all images; the row after the last for those without a slot."""
+        total = self.count * self.slots
+        image = torch.arange(batch, device=self.place.device)[:, None] if self.packing is None else self.packing.image
+        return (image * total + self.place).masked_fill(self.place == total, batch * total).flatten()
+
+
+def assign_windows(
+    coords: Tensor,
+    grid: tuple[int, int],
+    window: int | tuple[int, int],
+    *,
+    shift: int | tuple[int, int] = 0,
+    slots: int | None = None,
+    valid: Tensor | None = None,
+    packing: Packing | None = None,
+) -> Windows:
+    """Puts each token into a slot of the window that its centre lies in, without a GPU→CPU sync.
+
+    Window k of an axis spans the patches ``shift + k·w … shift + (k+1)·w - 1``, cut off at the border of the grid: the
+    same groups as Swin's cyclic shift with its mask (arXiv 2103.14030, section 3.2). A centre on a border between two
+    windows belongs to the later one.
+
+    Patches and their subsets, and merges within windows, fill at most ``w²`` slots. Merges of patches far apart may
+    crowd their centres into one window; what finds no slot moves on, in raster order, to the next window that has one
+    (or back, at the end of the grid). So no token is lost, and none depends on other images.
+
+    Args:
+        coords (Tensor): Centres ``(y, x)`` in patches of ``grid``, first patch at 0, ``(B or 1, n, 2)``, packed
+            ``(ΣL, 2)``.
+        grid (tuple[int, int]): Patches ``(H, W)``; windows need not divide them.
+        window (int | tuple[int, int]): Sides of a window in patches.
+        shift (int | tuple[int, int]): Patches by which windows are shifted down and right. Defaults to 0.
+        slots (int, optional): Most tokens of a window; ``w²``, or all tokens if fewer, by default. For tokens on a
+            raster of ``h×w'`` a side holds ``⌈side · h / H⌉``.
+        valid (Tensor, optional): Tokens that take part, ``(B, n)``, packed ``(ΣL,)``, bool; the others (padding) get
+            zeros and are no keys.
+        packing (Packing, optional): Where the images of a packed batch lie; it has no prefix tokens.
+
+    Returns:
+        Windows: For :func:`window_attention`.
+
+    Raises:
+        ValueError: If an image has more tokens than all windows have slots.
+    """
+    size, shift = ((n, n) if isinstance(n, int) else tuple(n) for n in (window, shift))
+    starts = [-s % w for s, w in zip(shift, size)]  # patches that the first window would have before the grid
+    counts = [-(-(side + start) // w) for side, start, w in zip(grid, starts, size)]
+    centres = coords
+    if packing is not None:
+        centres = packing.pad(coords)
+        valid = packing.valid if valid is None else packing.pad(valid)
+    n, count = centres.shape[1], counts[0] * counts[1]
+    slots = max(min(size[0] * size[1], n), 1) if slots is None else slots
+    if n > count * slots:
+        raise ValueError(f'{count} windows of {slots} slots cannot hold {n} tokens; set slots >= {-(-n // count)}.')
+    y, x = (
+        ((c + (start + 0.5 + SLACK)) / w).floor().long().clamp(0, number - 1)
+        for c, start, w, number in zip(centres.unbind(-1), starts, size, counts)
+    )
+    place = _places(y * counts[1] + x, count, slots, valid)
+    if packing is not None:
+        place = packing.unpad(place)
+    return Windows(place, coords, count, slots, size, packing)
+
+
+def _places(window: Tensor, count: int, slots: int, valid: Tensor | None) -> Tensor:
+    """Slot of each token ``(B or 1, n)``, given its window; the first free one at or after the start of the window."""
+    total = count * slots
+    if valid is not None:
+        window = torch.where(valid, window, count)
+    order = window.argsort(dim=1, stable=True)
+    start = window.gather(1, order) * slots
+    rank = torch.arange(window.shape[1], device=window.device)
+    # Each takes the slot after the one before it, or the first of its window: p_i = max(p_{i-1} + 1, start_i).
+    place = rank + (start - rank).cummax(dim=1).values
+    # Those that would run over the end move back: as many slots stay as tokens are to come.
+    number = window.shape[1] if valid is None else valid.sum(1, keepdim=True)
+    place = torch.minimum(place, total - number + rank).masked_fill(start == total, total)
+    return torch.empty_like(place).scatter(1, order, place)
+
+
+def window_attention(
+    qkv: Tensor,
+    num_heads: int,
+    windows: Windows,
+    *,
+    rotate: Rotation | None = None,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    key_bias: Tensor | None = None,
+    dropout_p: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Self-attention inside windows from the joint projection: :func:`self_attention` for windowed hosts.
+
+    Windowed attention knows no prefix tokens, as a prefix would belong to no window.
+
+    Args:
+        qkv (Tensor): ``(B, n, 3·C)``, or packed ``(ΣL, 3·C)``; q, k, v one after the other, each of them head by head.
+        num_heads (int): Attention heads.
+        windows (Windows): The slot of each token.
+        rotate (Rotation, optional): Rotary positions, one row a token.
+        scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
+        bias (Tensor, optional): Added to the scores inside windows, ``(B·count, heads, slots, slots)``; ``count``
+            windows or one serve all images. See :func:`read_bias`.
+        key_bias (Tensor, optional): Added to the scores of each key, ``(B, n)``, packed ``(ΣL,)``, fp32.
+        dropout_p (float): Dropout of the attention weights. Defaults to 0.
+
+    Returns:
+        tuple[Tensor, Tensor]: The attended values ``(…, C)`` before the output projection, zeros for tokens that take
+        no part; and the keys ``(…, heads, d)`` before rotation.
+
+    Raises:
+        ValueError: If there is not one centre for each token.
+    """
+    if qkv.shape[-2] != windows.place.shape[-1]:
+        raise ValueError(
+            f'Windowed attention got {qkv.shape[-2]} tokens and {windows.place.shape[-1]} centres; give one centre for '
+            'each token, and no prefix tokens.'
+        )
+    if key_bias is None:
+        key_bias = qkv.new_zeros(qkv.shape[:-1], dtype=torch.float32)
+    if rotate is not None:
+        sin, cos = (windows.split(t.expand(*qkv.shape[:-1], -1)) for t in (rotate.sin, rotate.cos))
+        rotate = Rotation(sin, cos, rotate.interleaved)
+    inside = windows.split(qkv)
+    if bias is not None and bias.shape[0] > 1:
+        bias = bias.repeat(inside.shape[0] // bias.shape[0], 1, 1, 1)
+    out, _ = self_attention(
+        inside,
+        num_heads,
+        rotate=rotate,
+        scale=scale,
+        bias=bias,
+        key_bias=windows.split(key_bias, fill=EMPTY),
+        dropout_p=dropout_p,
+    )
+    return windows.join(out), qkv.unflatten(-1, (3, num_heads, -1)).select(-3, 1)
+
+
+def read_bias(table: Tensor, offsets: Tensor) -> Tensor:
+    """Reads a relative position bias at offsets that may lie between patches, bilinearly.
+
+    Args:
+        table (Tensor): Bias of each offset ``(2h - 1, 2w - 1, heads)`` of windows of h×w; the middle is offset 0.
+            Swin's ``relative_position_bias_table`` is that, its first two axes flattened.
+        offsets (Tensor): :meth:`Windows.offsets`, ``(…, slots, slots, 2)``.
+
+    Returns:
+        Tensor: ``(…, heads, slots, slots)``.
+    """
+    rows, columns = table.shape[:2]
+    y, x = (o + (side - 1) / 2 for o, side in zip(offsets.unbind(-1), (rows, columns)))
+    top, left = (t.floor().clamp(0, side - 1) for t, side in ((y, rows), (x, columns)))
+    down, right = (y - top)[..., None], (x - left)[..., None]
+
+    def read(dy: int, dx: int) -> Tensor:
+        return table[(top.long() + dy).clamp(max=rows - 1), (left.long() + dx).clamp(max=columns - 1)]
+
+    upper = torch.lerp(read(0, 0), read(0, 1), right.to(table.dtype))
+    lower = torch.lerp(read(1, 0), read(1, 1), right.to(table.dtype))
+    return torch.lerp(upper, lower, down.to(table.dtype)).movedim(-1, -3)

@@ -1,0 +1,86 @@
+"""ToMe: which tokens merge, and into which."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmtoken.core.ops import MASKED
+
+
+def bipartite_match(metric: Tensor, r: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """ToMe's bipartite soft matching (arXiv 2210.09461, section 3): the ``r`` best edges from even to odd tokens.
+
+    Args:
+        metric (Tensor): What similarity is measured on ``(B, n, d)``.
+        r (int): Tokens to merge, at most ``⌊n/2⌋``.
+        valid (Tensor, optional): ``(B, n)``, bool; the others merge last, and then among themselves: ``r`` is promised.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: Positions of merged tokens ``(B, r)`` and of those that they are merged into
+        ``(B, r)``, both int64 among the n; and their cosine similarity ``(B, r)``.
+    """
+    metric = F.normalize(metric.float(), dim=-1)  # a zero vector stays zero
+    scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
+    if valid is not None:
+        from_valid, to_valid = valid[:, ::2, None], valid[:, None, 1::2]
+        # Below every cosine, and above a merge that would spoil a valid token.
+        scores = scores.masked_fill(~(from_valid & to_valid), -2.0).masked_fill(from_valid ^ to_valid, MASKED)
+    best, partner = scores.max(dim=-1)
+    # A stable sort settles ties by position, so an image's merges never depend on the device or on its batch.
+    edges = best.argsort(dim=-1, descending=True, stable=True)[:, :r]
+    return 2 * edges, 2 * partner.gather(1, edges) + 1, best.gather(1, edges)
+
+
+def merge_plan(source: Tensor, target: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Which tokens stay after a merge, and where each old token is then found.
+
+    Args:
+        source (Tensor): Positions of merged tokens ``(B, r)``, int64, all different.
+        target (Tensor): Positions that they are merged into ``(B, r)``, int64, none of them a source.
+        n (int): Tokens before the merge.
+
+    Returns:
+        tuple[Tensor, Tensor]: Positions of the tokens that stay, in raster order, ``(B, n−r)``; and the new position
+        of each old token's value ``(B, n)``.
+    """
+    batch, r = source.shape
+    gone = torch.zeros(batch, n, dtype=torch.bool, device=source.device).scatter(1, source, True)
+    place = (~gone).cumsum(1) - 1
+    index = place.scatter(1, source, place.gather(1, target))
+    # Inverts `place` over those that stay; the gone all write into one column that is cut off.
+    positions = torch.arange(n, device=source.device).expand(batch, -1)
+    stay = positions.new_empty(batch, n - r + 1).scatter(1, place.masked_fill(gone, n - r), positions)[:, : n - r]
+    return stay, index
+
+
+def merges_per_block(r: int | Sequence[int] | None, keep: float | None, depth: int) -> list[int | float]:
+    """One number of merges for each block, from any of ToMe's notations.
+
+    Args:
+        r (int | Sequence[int], optional): Tokens merged in every block, or in each.
+        keep (float, optional): Part of the tokens left after the last block, in (0, 1]; the same part is merged in
+            every block.
+        depth (int): Number of blocks.
+
+    Returns:
+        list: For each block the tokens to merge (int), or the part of them to merge (float).
+
+    Raises:
+        ValueError: Naming ``r`` or ``keep`` and what would be right.
+    """
+    if (r is None) == (keep is None):
+        raise ValueError(f'Give either r or keep, not r={r!r} and keep={keep!r}.')
+    if keep is not None:
+        if not isinstance(keep, (int, float)) or isinstance(keep, bool) or not 0 < keep <= 1:
+            raise ValueError(f'keep={keep!r} is outside (0, 1]; give the part of the tokens to keep to the end.')
+        return [1 - float(keep) ** (1 / depth)] * depth
+    steps = list(r) if isinstance(r, (list, tuple)) else [r] * depth
+    if any(not isinstance(s, int) or isinstance(s, bool) or s < 0 for s in steps):
+        raise ValueError(f'r={r!r} must be made of integers >= 0; a part of the tokens is keep.')
+    if len(steps) != depth:
+        raise ValueError(
+            f'r has {len(steps)} entries; this model merges in {depth} blocks: give one for each, or one number.'
+        )
+    return steps

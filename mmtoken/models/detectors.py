@@ -1,0 +1,40 @@
+"""mmdet's detectors for backbones with a token reducer: they pass the padding of a batch on, and add losses."""
+
+from mmdet.models import detectors as stock
+
+from mmtoken.registry import MODELS
+
+from .mixin import TokenModelMixin
+
+__all__ = []
+
+#: Detectors of mmdet that are registered as ``mmtoken.Token…``.
+DETECTORS = ('RetinaNet', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN', 'FCOS', 'ATSS', 'Mask2Former', 'DINO')
+
+
+class TokenDetectorMixin(TokenModelMixin):
+    """What every detector with a token reducer does.
+
+    Args:
+        *args: Those of the stock class.
+        **kwargs: Those of the stock class.
+
+    Raises:
+        ValueError: If the reducer finishes the output of a segmentation head.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.bind_reducer()
+        if self.reducer is not None and self.reducer.finishes:
+            raise ValueError(
+                f'reducer: {self.reducer.finishes}, which only a segmentor can finish; take a method that gives out '
+                'full maps, such as mmtoken.ToMe.'
+            )
+
+
+for _name in DETECTORS:
+    _doc = f"mmdet's ``{_name}`` for a backbone with a token reducer; takes its arguments and loads its checkpoints."
+    _class = type(f'Token{_name}', (TokenDetectorMixin, getattr(stock, _name)), dict(__doc__=_doc, __module__=__name__))
+    globals()[_class.__name__] = MODELS.register_module()(_class)
+    __all__.append(_class.__name__)

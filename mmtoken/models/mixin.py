@@ -1,0 +1,98 @@
+"""What a model of OpenMMLab does for a token reducer: padding, progress, losses, the weights of moved heads."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from mmengine.logging import MessageHub
+from torch import Tensor
+
+from mmtoken.core import Reducer, TokenHost, TokenState
+
+
+def training_progress() -> tuple[float, int]:
+    """Returns the part of mmengine's training loop that is done, 0 to 1, and its iterations; 0 outside of one."""
+    hub = MessageHub.get_current_instance()
+    done, total = (hub.get_info(key) if key in hub.runtime_info else None for key in ('iter', 'max_iters'))
+    return (min(done / total, 1.0) if done and total else 0.0), done or 0
+
+
+def sizes_of(metas: Sequence[dict], inputs: Tensor) -> list[tuple[int, int]]:
+    """Returns height and width of each picture of a batch without its padding, in pixels."""
+    whole = tuple(inputs.shape[-2:])
+    return [tuple(meta.get('img_shape', whole)[:2]) for meta in metas] or [whole] * len(inputs)
+
+
+class TokenModelMixin:
+    """Mixin over a segmentor, detector or depth estimator whose backbone has a token reducer.
+
+    It tells the backbone which patches are padding, tells the reducer how far training is, and adds its losses.
+    """
+
+    def bind_reducer(self) -> dict[str, str]:
+        """Checks the reducer against the model; to be called at the end of ``__init__``.
+
+        Returns:
+            dict[str, str]: Prefixes of names in the stock model's checkpoint, and where the same parameters live here.
+        """
+        if not isinstance(self.backbone, TokenHost):
+            return {}
+        self.backbone.served = True
+        reducer = self.backbone.reducer
+        moved = {} if reducer is None else reducer.bind_model(self)
+        return {old: f'backbone.reducer.{new}' for old, new in moved.items()}
+
+    @property
+    def reducer(self) -> Reducer | None:
+        """The reducer of the backbone."""
+        return self.backbone.reducer if isinstance(self.backbone, TokenHost) else None
+
+    @contextmanager
+    def serving(self, inputs: Tensor, metas: Sequence[dict]) -> Iterator[list[TokenState]]:
+        """Inside, the backbone knows the padding of a batch.
+
+        Args:
+            inputs (Tensor): Images ``(B, 3, H, W)``.
+            metas (Sequence[dict]): Of each image, with ``img_shape``.
+
+        Yields:
+            list[TokenState]: Gets the state after each pass of the backbone.
+        """
+        states: list[TokenState] = []
+        host = self.backbone
+        if not isinstance(host, TokenHost) or host.reducer is None:
+            yield states
+            return
+
+        def see(state: TokenState, i: int) -> None:
+            if i == len(host.blocks):
+                states.append(state)
+
+        with ExitStack() as stack:
+            stack.enter_context(host.padded(host.padding_of(inputs, sizes_of(metas, inputs))))
+            stack.enter_context(host.watching(see))
+            yield states
+
+    def loss(self, inputs: Tensor, data_samples: list, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Returns the losses of the stock model and those of the reducer, under ``reducer.``."""
+        self.note_progress()
+        with self.serving(inputs, [sample.metainfo for sample in data_samples]) as states:
+            losses = super().loss(inputs, data_samples, *args, **kwargs)
+        losses.update(self.reducer_losses(states, data_samples))
+        return losses
+
+    def predict(self, inputs: Tensor, data_samples: list | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Like the stock model's."""
+        with self.serving(inputs, [sample.metainfo for sample in data_samples or ()]):
+            return super().predict(inputs, data_samples, *args, **kwargs)
+
+    def note_progress(self) -> None:
+        """Tells the reducer how far training is."""
+        if self.reducer is not None:
+            self.reducer.set_progress(*training_progress())
+
+    def reducer_losses(self, states: Sequence[TokenState], data_samples: list) -> dict[str, Tensor]:
+        """Returns the losses of a trainable reducer over the last pass of the backbone, under ``reducer.``."""
+        if self.reducer is None or not self.reducer.trainable or not states:
+            return {}
+        return {f'reducer.{name}': value for name, value in self.reducer.losses(states[-1], data_samples).items()}
