@@ -23,13 +23,14 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmtoken.core.layout import Layout
 from mmtoken.core.reducer import Reducer
 from mmtoken.core.state import TokenState
 
 from .operators import FORMULAS, FREE, compiled_operators, custom_mapping, kind_of, looks_like_a_product, name_of
 
 #: Methods that do work beside ``forward``: those of a reducer, a host's that take a block, a decode head's.
-_METHODS = ('before', 'between', 'after', 'complete', 'losses', 'attend', 'mlp', 'predict')
+_METHODS = ('start', 'before', 'between', 'after', 'finish', 'losses', 'attend', 'mlp', 'predict')
 
 
 class Seen(NamedTuple):
@@ -188,19 +189,15 @@ def _scoped(scope: Callable[..., str], names: list[str]) -> Callable[[Callable],
     return wrap
 
 
-def _noting_tokens(tokens: list[list[float]]) -> Callable[[Callable], Callable]:
-    """Keeps the patch tokens by block of each run of a host."""
+def _noting_tokens(depth: int, tokens: list[list[float]]) -> Callable[[TokenState, int], None]:
+    """Keeps the patch tokens by block of each pass of a host."""
 
-    def wrap(original: Callable) -> Callable:
+    def see(state: TokenState, i: int) -> None:
+        if i == depth:
+            images = len(state.x) if state.packing is None else len(state.packing)
+            tokens.append([count / images - state.num_prefix for count in state.counts])
 
-        def forward_tokens(inputs, *args, **kwargs):
-            outs, state = original(inputs, *args, **kwargs)
-            tokens.append([count / inputs.shape[0] - state.num_prefix for count in state.counts])
-            return outs, state
-
-        return forward_tokens
-
-    return wrap
+    return see
 
 
 def restore_name(model: nn.Module) -> str | None:
@@ -224,16 +221,15 @@ def _attributed(model: nn.Module, kernels: _Kernels, tokens: list) -> Iterator[N
             for method in ('forward', *_METHODS):
                 if hasattr(type(module), method):
                     stack.enter_context(replaced(module, method, _scoped(scope_of(module), running)))
-            if hasattr(module, 'forward_tokens'):
-                stack.enter_context(replaced(module, 'forward_tokens', _noting_tokens(tokens)))
+            if hasattr(module, 'watching'):
+                stack.enter_context(module.watching(_noting_tokens(len(module.blocks), tokens)))
         reducer = next((module for module in names if isinstance(module, Reducer)), None)
         if reducer is not None:  # its work, whoever asks for it
             restoring = _scoped(lambda *_: restore_name(model), running)
             making = _scoped(lambda *_: names[reducer], running)
             for method in ('restore', 'dense'):
                 stack.enter_context(replaced(TokenState, method, restoring))
-            for lazy in ('coords', 'sizes'):
-                stack.enter_context(replaced(TokenState, lazy, lambda made: property(making(made.fget), made.fset)))
+            stack.enter_context(replaced(Layout, '_once', making))  # centres and sizes, on their first use
         for owner, name, kernel in compiled_operators():
             stack.enter_context(replaced(owner, name, kernels.opaque(kernel)))
         yield
