@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmtoken.engine.checks import UserError, check_checkpoint, check_datasets, check_host, load_config
 
-from .flops import image_channels
+from .flops import cost_varies, image_channels
 
 _UPSTREAM = ('mmseg', 'mmdet', 'mmpretrain')
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
@@ -95,6 +95,36 @@ def build_model(cfg: Config, checkpoint: str | None = None, initialise: bool = T
     return model
 
 
+def build_models(
+    paths: Sequence[str], checkpoints: Sequence[str] | None, stock: bool, device: str
+) -> tuple[dict[str, Config], dict[str, nn.Module]]:
+    """Configs and models by name, the first first.
+
+    Args:
+        paths (Sequence[str]): Config files.
+        checkpoints (Sequence[str], optional): One for all, or one for each.
+        stock (bool): Add what upstream makes of the first.
+        device (str): Where the models go.
+    """
+    configs: dict[str, Config] = {}
+    models: dict[str, nn.Module] = {}
+
+    def add(name: str, cfg: Config, weights: str | None) -> None:
+        while name in configs:
+            name += "'"
+        configs[name], models[name] = cfg, build_model(cfg, weights).to(device)
+
+    for path, weights in zip(paths, one_for_each('--checkpoint', checkpoints, paths)):
+        add(Path(path).stem, read_config(path), weights)
+    if stock:
+        base = next(iter(configs))
+        upstream = stock_config(configs[base], models[base])
+        if upstream is None:
+            raise UserError('--stock: upstream has no class behind the backbone of the first config.')
+        add('stock', upstream, checkpoints and checkpoints[0])
+    return configs, models
+
+
 def stock_config(cfg: Config, model: nn.Module) -> Config | None:
     """The same model as upstream has it: the classes that ours derive from, no reducer.
 
@@ -166,6 +196,33 @@ def read_images(
 
     pictures = [read_picture(path, cfg, image_channels(model)) for path in spread_out(paths, num)]
     return torch.cat([normalised(model, mmcv.imresize(picture, shape[::-1])) for picture in pictures])
+
+
+def timing_pictures(
+    models: dict[str, nn.Module], cfg: Config, folder: str | None, shape: tuple[int, int], num: int, batch: int
+) -> tuple[Tensor, str]:
+    """Normalised images ``(N, C, H, W)`` to time models on, and what they are.
+
+    Args:
+        models (dict[str, nn.Module]): By name; the first normalises.
+        cfg (Config): Of the first, whose test set is taken without a folder.
+        folder (str, optional): Of pictures.
+        shape (tuple[int, int]): ``(H, W)`` that they are resized to.
+        num (int): At most so many.
+        batch (int): Pictures of noise, where there are no others and no model looks at them.
+    """
+    model, source = next(iter(models.values())), folder
+    device = next(model.parameters()).device
+    if source is None:
+        try:
+            source = dataset_pictures(cfg, 'give --images DIR')
+        except UserError:
+            if any(map(cost_varies, models.values())):
+                raise
+            noise = torch.randn(batch, image_channels(model), *shape, generator=torch.manual_seed(0))
+            return noise.to(device), 'noise'
+    images = read_images(model, source, shape, num, cfg).to(device)
+    return images, f'{len(images)} pictures' + ('' if folder else ' of the test set')
 
 
 def read_picture(path: str | Path, cfg: Config | None = None, channels: int = 3, key: str = '--images') -> np.ndarray:

@@ -1,7 +1,9 @@
 """Search of a method's own arguments for a target: the least loss at a speed, or the most speed at a loss."""
 
 import hashlib
+import json
 import keyword
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +17,9 @@ from optuna.storages.journal import JournalFileBackend
 from mmtoken.core import HostInfo, Reducer, ReducerSequence
 
 from .loading import read_config
+from .rivals import judge_rows
 from .tasks import Metric
-from .tradeoff import Setting, Tradeoff
+from .tradeoff import Setting, Tradeoff, describe
 from .variants import with_settings
 
 #: Trials whose MACs promise less than this part of the speed that is needed are not even timed.
@@ -205,6 +208,35 @@ def write_config(path: Path, base: Path, cfg: Config, lines: list[str]) -> None:
     comments = ''.join(f'# {line}\n' for line in lines)
     body = ''.join(f'{key} = {as_text(value)}\n' for key, value in changes.items())
     path.write_text(f'{comments}_base_ = {source!r}\n{body}', encoding='utf-8')
+
+
+def write_found(config: Path, tradeoff: Tradeoff, best: Setting, goal: Goal, rows: list[dict]) -> None:
+    """Writes ``found.py``, the config of the best setting, and measures it on the whole validation set.
+
+    Args:
+        config (Path): That the setting derives from.
+        tradeoff (Tradeoff): Of the search, maybe on the first images only.
+        best (Setting): That was found.
+        goal (Goal): That it reaches.
+        rows (list[dict]): Among them those of the dense model on smaller pictures.
+    """
+    path, metric = tradeoff.work_dir / 'found.py', goal.metric
+    lines = [f'Found by {" ".join(sys.argv)}', f'Goal: {goal}.']
+    write_config(path, config, best.cfg, lines)
+    # Timed anew: of many samples the luckiest was taken.
+    whole = Tradeoff(tradeoff.work_dir, tradeoff.dense, None, tradeoff.pictures, 2 * tradeoff.rounds)
+    row = whole.row(Setting('found', 'searched', read_config(path), best.checkpoint, best.values))
+    dense = whole.row(whole.dense)
+    if not tradeoff.num:  # else its rivals were scored on other images
+        judge_rows([*rows, row], metric)
+    lines.append(f'Measured on the whole validation set: {describe(row, dense, metric)}.')
+    drop = metric.loss(row['metrics'][metric.name], dense['metrics'][metric.name])
+    if not goal.reached(row['speedup']['ratio'], drop):
+        lines.append(f'There it misses the {goal}: search on more images (--num) or with a margin.')
+    write_config(path, config, best.cfg, lines)
+    about = dict(command=sys.argv, goal=str(goal), rows=[dense, row])
+    (tradeoff.work_dir / 'found.json').write_text(json.dumps(about, indent=1) + '\n')
+    print('\n'.join(['', *lines[1:], f'reducer={best.cfg.model.backbone.reducer}', str(path)]))
 
 
 def _is_name(key: Any) -> bool:

@@ -19,17 +19,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import environment, loading
 from mmtoken.analysis.benchmark import Bench, break_even_points, ladder
-from mmtoken.analysis.flops import cost_varies, image_channels
 from mmtoken.analysis.report import latency_table, operator_line, run_lengths
 from mmtoken.analysis.rivals import FACTORS
-from mmtoken.engine.checks import UserError, check_device, check_output, one_line_errors
+from mmtoken.engine.checks import check_device, check_output, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,41 +67,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def build(args: argparse.Namespace) -> tuple[dict, dict]:
-    """Configs and models by name, the baseline first."""
-    configs, models = {}, {}
-
-    def add(name: str, cfg: Config, weights: str | None) -> None:
-        while name in configs:
-            name += "'"
-        configs[name], models[name] = cfg, loading.build_model(cfg, weights)
-
-    for path, weights in zip(args.configs, loading.one_for_each('--checkpoint', args.checkpoint, args.configs)):
-        add(Path(path).stem, loading.read_config(path), weights)
-    if args.stock:
-        base = next(iter(configs))
-        stock = loading.stock_config(configs[base], models[base])
-        if stock is None:
-            raise UserError('--stock: upstream has no class behind the backbone of the first config.')
-        add('stock', stock, args.checkpoint and args.checkpoint[0])
-    return configs, {name: model.to(args.device) for name, model in models.items()}
-
-
-def pictures(args: argparse.Namespace, cfg, models: dict, shape: tuple[int, int]) -> tuple[torch.Tensor, str]:
-    """Normalised images ``(N, C, H, W)``, and what they are."""
-    source, model = args.images, next(iter(models.values()))
-    if source is None:
-        try:
-            source = loading.dataset_pictures(cfg, 'give --images DIR')
-        except UserError:
-            if any(map(cost_varies, models.values())):
-                raise
-            noise = torch.randn(max(args.batch), image_channels(model), *shape, generator=torch.manual_seed(0))
-            return noise.to(args.device), 'noise'
-    images = loading.read_images(model, source, shape, args.num, cfg).to(args.device)
-    return images, f'{len(images)} pictures' + ('' if args.images else ' of the test set')
-
-
 def measure(args: argparse.Namespace, bench: Bench, images: torch.Tensor, shapes: list) -> tuple[list, dict, dict]:
     """Rows, the tokens in each block by model, and the products that have no formula."""
     rounds = {batch: bench.rounds(images, batch, args.rounds) for batch in args.batch}
@@ -138,10 +101,10 @@ def main():
     check_output('--json', args.json)
     if args.threads:
         torch.set_num_threads(args.threads)
-    configs, models = build(args)
+    configs, models = loading.build_models(args.configs, args.checkpoint, args.stock, args.device)
     baseline = next(iter(models))
     shape = loading.image_shape(configs[baseline], args.shape)
-    images, what = pictures(args, configs[baseline], models, shape)
+    images, what = loading.timing_pictures(models, configs[baseline], args.images, shape, args.num, max(args.batch))
     optimizers = {name: cfg.get('optim_wrapper') or {} for name, cfg in configs.items()} if args.train else None
     patch = getattr(getattr(models[baseline], 'backbone', None), 'patch_size', 32)
     bench = Bench(models, args.device, args.amp, args.compile, args.cuda_graph, optimizers, patch)

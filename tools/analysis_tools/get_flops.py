@@ -123,29 +123,18 @@ def main():
     print(f'Convention: {CONVENTION}')
     print(f'Seen and not counted: {operator_line(cost["uncounted"])}')
     if args.json:
-        about = dict(
-            config=args.config,
-            checkpoint=args.checkpoint,
-            inputs=what,
-            pictures=len(images),
-            shape=cost['sizes'][0],
-            parameters=parameters,
-            convention=CONVENTION,
-            command=sys.argv,
-        )
+        about = dict(config=args.config, checkpoint=args.checkpoint, inputs=what, pictures=len(images))
+        about |= dict(shape=cost['sizes'][0], parameters=parameters, convention=CONVENTION, command=sys.argv)
         about |= dict(environment(args.device), macs_mean=statistics.mean(cost['macs']))
-        about |= dict(fvcore=theirs and dataclasses.asdict(theirs))
-        Path(args.json).write_text(json.dumps(dict(about, **cost, baseline=baseline), indent=1) + '\n')
-    low = {}
+        about |= dict(cost, baseline=baseline, fvcore=theirs and dataclasses.asdict(theirs))
+        Path(args.json).write_text(json.dumps(about, indent=1) + '\n')
+    low = False
     for whose, counted in (('The total', cost), ("The baseline's total", baseline)):
         missed = {name: counted['uncounted'][name] for name in counted['missed']} if counted else {}
         if missed:
-            low[whose] = operator_line(missed)
-    for whose, line in low.items():
-        print(
-            f'{whose} is too low: these multiply matrices or attend, and mmtoken has no formula for them: {line}',
-            file=sys.stderr,
-        )
+            low = True
+            why = 'these multiply matrices or attend, and mmtoken has no formula for them'
+            print(f'{whose} is too low: {why}: {operator_line(missed)}', file=sys.stderr)
     if low:
         sys.exit(1)
 

@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
@@ -27,16 +26,15 @@ from mmtoken.analysis.report import operator_line
 from mmtoken.analysis.rivals import FACTORS, judge_rows
 from mmtoken.analysis.tasks import Metric
 from mmtoken.analysis.tradeoff import Setting, Tradeoff, describe, images_of, write_csv
+from mmtoken.core import TokenHost
 from mmtoken.engine.checks import UserError, check_installed, one_line_errors
-from mmtoken.hosts.base import TokenHost
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
+    add, several = parser.add_argument, dict(action='append', default=[])
     add('config', type=Path, help='config file with a reducer')
     add('checkpoint', help='checkpoint file; that of the dense model serves')
-    several = dict(action='append', default=[])
     add('--sweep', **several, metavar='KEY=A,B,…', help='values of an argument; several --sweep make a grid')
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument('--target-speedup', type=float, metavar='X', help='search: least loss that is X times faster')
@@ -47,8 +45,7 @@ def parse_args() -> argparse.Namespace:
     add('--no-smaller-input', action='store_true', help='leave the dense model on smaller pictures out')
     add('--competitor', **several, metavar='CONFIG:CKPT[:LABEL]', help='another model, such as a smaller backbone')
     add('--metric', default='mIoU', help='metric of the evaluator (mIoU)')
-    lower = 'errors such as RMSE or MPJPE are known by name, any other metric is better higher'
-    add('--lower-is-better', action=argparse.BooleanOptionalAction, help=lower)
+    add('--lower-is-better', action=argparse.BooleanOptionalAction, help='for metrics other than RMSE, MPJPE and such')
     add('--num', type=int, help='score on the first so many images only, for a quick look')
     add('--pictures', type=int, default=8, help='images to count and time on (8)')
     add('--rounds', type=int, default=10, help='timed runs of each model (10), or more where pictures differ in cost')
@@ -61,8 +58,8 @@ def parse_args() -> argparse.Namespace:
     if not (args.sweep or args.search_wanted):
         raise UserError('Nothing to do: give --sweep KEY=A,B,…, --target-speedup X or --max-drop D')
     for flag in ('num', 'pictures', 'rounds', 'trials', 'target_speedup'):
-        if getattr(args, flag) is not None and not getattr(args, flag) > 0:
-            raise UserError(f'--{flag.replace("_", "-")} {getattr(args, flag)}: must be above 0')
+        if (value := getattr(args, flag)) is not None and not value > 0:
+            raise UserError(f'--{flag.replace("_", "-")} {value}: must be above 0')
     return args
 
 
@@ -104,29 +101,6 @@ def measure(args: argparse.Namespace, tradeoff: Tradeoff, settings: list[Setting
     return rows
 
 
-def report(args: argparse.Namespace, tradeoff: Tradeoff, best: Setting, goal, rows: list[dict]) -> None:
-    """Writes the config that was found, and measures it on the whole validation set."""
-    from mmtoken.analysis.search import write_config
-
-    path = args.work_dir / 'found.py'
-    lines = [f'Found by {" ".join(sys.argv)}', f'Goal: {goal}.']
-    write_config(path, args.config, best.cfg, lines)
-    # Timed anew: of many samples the luckiest was taken.
-    whole = Tradeoff(tradeoff.work_dir, tradeoff.dense, None, args.pictures, 2 * args.rounds)
-    row = whole.row(Setting('found', 'searched', read_config(path), args.checkpoint, best.values))
-    dense = whole.row(whole.dense)
-    drop = args.metric.loss(*(one['metrics'][args.metric.name] for one in (row, dense)))
-    if not args.num:  # else it was scored on other images than its rivals
-        judge_rows([*rows, row], args.metric)
-    lines.append(f'Measured on the whole validation set: {describe(row, dense, args.metric)}.')
-    if not goal.reached(row['speedup']['ratio'], drop):
-        lines.append(f'There it misses the {goal}: search on more images (--num) or with a margin.')
-    write_config(path, args.config, best.cfg, lines)
-    about = dict(command=sys.argv, goal=str(goal), rows=[dense, row])
-    (args.work_dir / 'found.json').write_text(json.dumps(about, indent=1) + '\n')
-    print('\n'.join(['', *lines[1:], f'reducer={best.cfg.model.backbone.reducer}', str(path)]))
-
-
 @one_line_errors()
 def main():
     args = parse_args()
@@ -144,11 +118,12 @@ def main():
     for setting in settings:
         tradeoff.key(setting, 'metrics')  # refuses a missing checkpoint
     if args.search_wanted:
-        from mmtoken.analysis.search import Goal, declared_space, search
+        from mmtoken.analysis.search import Goal, declared_space, search, write_found
 
         goal = Goal(args.target_speedup, args.max_drop, args.metric)
         accelerated = tradeoff.contender(Setting('config', 'searched', cfg, args.checkpoint)).model.backbone
-        if not (space := {**declared_space(accelerated.reducer, host.info()), **given}):
+        space = {**declared_space(accelerated.reducer, host.info()), **given}
+        if not space:
             raise UserError('the method of this config declares nothing to search: give --search KEY=LOW:HIGH')
 
     rows, best = measure(args, tradeoff, settings), None
@@ -157,26 +132,21 @@ def main():
         rows += [tradeoff.row(setting) for setting in scored]
         judge_rows(rows, args.metric)
         if best is not None:
-            report(args, tradeoff, best, goal, rows)
+            write_found(args.config, tradeoff, best, goal, rows)
 
-    write(args, tradeoff, rows, lambda title: tradeoff_figure(rows, args.metric, title, best and best.name))
-    if args.search_wanted and best is None:
-        raise SystemExit(f'None of {args.trials} trials reaches a {goal}; widen --search or raise --trials')
-
-
-def write(args: argparse.Namespace, tradeoff: Tradeoff, rows: list[dict], draw: Callable) -> None:
-    """Writes the rows as JSON, table and figure, and says on stderr what they miss."""
     about = dict(command=sys.argv, config=str(args.config), checkpoint=args.checkpoint, **tradeoff.machine)
     about |= dict(metric=args.metric.name, lower_is_better=args.metric.lower, rows=rows)
     (args.work_dir / 'tradeoff.json').write_text(json.dumps(about, indent=1) + '\n')
     write_csv(args.work_dir / 'tradeoff.csv', rows, args.metric)
     rounds = '-'.join(map(str, sorted({len(row['seconds']) for row in rows})))  # more where pictures differ in cost
     title = f'{args.config.stem}\n{images_of(rows[0])}, {tradeoff.machine["device"]}, {rounds} rounds, batch 1'
-    draw(title).savefig(args.work_dir / 'tradeoff.png', dpi=150)
+    tradeoff_figure(rows, args.metric, title, best and best.name).savefig(args.work_dir / 'tradeoff.png', dpi=150)
     print(f'{args.work_dir}/tradeoff.png, .csv, .json ({rounds} rounds)')
     for row in filter(lambda row: row['missed'], rows):
         missed = operator_line(row['missed'])
         print(f'MACs of {row["name"]} are too low, no formula for {missed}; see get_flops.py', file=sys.stderr)
+    if args.search_wanted and best is None:
+        raise SystemExit(f'None of {args.trials} trials reaches a {goal}; widen --search or raise --trials')
 
 
 if __name__ == '__main__':
