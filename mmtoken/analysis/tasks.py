@@ -63,7 +63,7 @@ class Segment(Task):
 
     def crops(self, model, size):
         test_cfg = getattr(model, 'test_cfg', None) or {}
-        if test_cfg.get('mode') != 'slide':
+        if not str(test_cfg.get('mode')).startswith('slide'):
             return 1
         beyond = (max(0, side - crop) for side, crop in zip(size, test_cfg['crop_size']))
         return prod(ceil(rest / stride) + 1 for rest, stride in zip(beyond, test_cfg['stride']))
@@ -91,6 +91,10 @@ class Depth(Segment):
 
     def fits(self, model):
         return _is_a(model, 'mmseg.models.segmentors', 'DepthEstimator')
+
+    def crops(self, model, size):
+        """Returns the number of crops; ``mode='slide_flip'`` runs each of them mirrored too."""
+        return super().crops(model, size) * (2 if (model.test_cfg or {}).get('mode') == 'slide_flip' else 1)
 
     def compare(self, dense, reduced):
         return {'depth relative difference': float(((reduced - dense).abs() / dense.abs().clamp(min=1e-6)).mean())}

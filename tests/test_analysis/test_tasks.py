@@ -15,6 +15,7 @@ from torch import nn
 from mmtoken.analysis import tradeoff
 from mmtoken.analysis.loading import class_colors
 from mmtoken.analysis.rivals import best_at, judge_rows, say, smaller_size
+from mmtoken.analysis.synthetic import synthetic_samples
 from mmtoken.analysis.tasks import TASKS, Metric, task_of
 from mmtoken.registry import METRICS
 
@@ -76,6 +77,40 @@ def test_label_agreement():
     assert segment.compare(dense, dense.new_tensor([[[[3.0, 1.0]], [[1.0, 0.0]]]])) == {'label agreement': 0.5}
     one = torch.tensor([[[[3.0, -1.0]]]])  # one map holds two classes
     assert segment.compare(one, one) == {'label agreement': 1} and segment.compare(one, -one) == {'label agreement': 0}
+
+
+@pytest.mark.parametrize(
+    'size, crops', [((32, 48), 1), ((32, 80), 3), ((33, 48), 2), ((64, 96), 12), ((20, 20), 1), ((32, 64), 2)]
+)
+def test_crops_are_those_that_mmseg_cuts(size, crops):
+    from mmseg.models import EncoderDecoder
+
+    seen = []
+    for mode, times in (('slide', 1), ('slide_flip', 2), ('whole', None)):
+        model = SimpleNamespace(
+            test_cfg=Config(dict(mode=mode, crop_size=(32, 48), stride=(16, 16))),
+            out_channels=1,
+            encode_decode=lambda x, metas: seen.append(x) or x[:, :1],
+        )
+        assert TASKS['depth'].crops(model, size) == (crops * times if times else 1)
+        if mode == 'slide':
+            assert TASKS['segment'].crops(model, size) == crops
+            EncoderDecoder.slide_inference(model, torch.zeros(1, 3, *size), [{}])
+            assert len(seen) == crops
+
+
+def test_labels_to_train_on(monkeypatch):
+    model = nn.Conv2d(3, 3, 1)
+    for task, field in (('segment', 'gt_sem_seg'), ('depth', 'gt_depth_map'), ('detect', 'gt_instances')):
+        model.task, model.num_classes, model.decode_head = task, 3, nn.Module()
+        model.decode_head.num_classes = 3
+        samples = synthetic_samples(model, 2, (20, 30))
+        assert len(samples) == 2 and all(field in sample for sample in samples)
+    model.task = 'mesh'
+    with pytest.raises(
+        ValueError, match='--train knows labels to segment, detect, depth, but Conv2d is there for mesh'
+    ):
+        synthetic_samples(model, 2, (20, 30))
 
 
 def test_depth_and_features_and_vertices():
