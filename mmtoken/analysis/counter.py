@@ -27,7 +27,7 @@ from mmtoken.core.layout import Layout
 from mmtoken.core.reducer import Reducer
 from mmtoken.core.state import TokenState
 
-from .operators import FORMULAS, FREE, compiled_operators, custom_mapping, kind_of, looks_like_a_product, name_of
+from .operators import FORMULAS, FREE, compiled_operators, kind_of, looks_like_a_product, name_of
 
 #: Methods that do work beside ``forward``: those of a reducer, a host's that take a block, a decode head's.
 _METHODS = ('start', 'before', 'between', 'after', 'finish', 'losses', 'attend', 'mlp', 'predict')
@@ -91,16 +91,21 @@ class _Scopes(nullcontext):
 
 
 class _Kernels(TorchDispatchMode):
-    """Notes kernels that have no formula; below torch's counter, which has opened composite operators by then."""
+    """Counts what torch's counter does not know; below it, where composite operators have been opened by then.
+
+    Formulas are found by name: some operators are registered only when a model first needs them.
+    """
 
     def __init__(self, flops: FlopCounterMode):
         super().__init__()
         self.flops, self.uncounted = flops, {}
+        for name in FORMULAS:  # ours come first: torch counts sparse matrices as dense ones
+            flops.flop_registry.pop(getattr(torch.ops.aten, name, None), None)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if func.overloadpacket not in self.flops.flop_registry and not func.is_view:
-            self.note(name_of(func.overloadpacket), args, out)
+            self.book(name_of(func.overloadpacket), args, out)
         return out
 
     def note(self, name: str, args: tuple, out: Any) -> None:
@@ -113,12 +118,13 @@ class _Kernels(TorchDispatchMode):
         self.uncounted[name] = Seen(calls + 1, elements + written)
 
     def book(self, name: str, args: tuple, out: Any) -> None:
-        """Books one call of what torch's counter cannot see, by its formula if there is one."""
-        if name not in FORMULAS:
+        """Books one call of a kernel by its formula, if there is one."""
+        formula = FORMULAS.get(name) or FORMULAS.get(name.removesuffix('_'))
+        if formula is None:
             self.note(name, args, out)
             return
         for scope in self.flops.mod_tracker.parents:
-            self.flops.flop_counts[scope][name] += 2 * FORMULAS[name](args, out)
+            self.flops.flop_counts[scope][name] += 2 * formula(args, out)
 
     def opaque(self, name: str) -> Callable[[Callable], Callable]:
         """Wraps a function that is one kernel, whatever it is made of on this machine."""
@@ -273,7 +279,7 @@ def count_macs(
         MacReport: See there.
     """
     modules = model if isinstance(model, nn.Module) else nn.Module()
-    flops, tokens = FlopCounterMode(display=False, custom_mapping=custom_mapping()), []
+    flops, tokens = FlopCounterMode(display=False), []
     flops.mod_tracker = _Scopes()
     kernels = _Kernels(flops)
     prepared = _evaluating(modules, training), _attributed(modules, kernels, tokens), torch.no_grad()

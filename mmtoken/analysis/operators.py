@@ -152,26 +152,6 @@ def name_of(kernel: Any) -> str:
     return name.removeprefix('aten::')
 
 
-def custom_mapping() -> dict[Any, Callable]:
-    """Returns :data:`FORMULAS` as ``FlopCounterMode`` takes them: by operator, where this torch has it, in FLOPs."""
-    mapping = {}
-    for name, formula in FORMULAS.items():
-        space, _, operator = name.rpartition('::')
-        for variant in (operator, f'{operator}_'):
-            packet = getattr(getattr(torch.ops, space or 'aten'), variant, None)
-            if isinstance(packet, torch._ops.OpOverloadPacket):
-                mapping[packet] = _as_flops(formula)
-    return mapping
-
-
-def _as_flops(formula: Callable[[tuple, Any], int]) -> Callable:
-    def flops(*args, out_val=None, **_) -> int:
-        return 2 * formula(args, out_val)
-
-    flops._get_raw = True  # tensors, not their shapes
-    return flops
-
-
 #: Kernels that move, make or look at data and compute nothing; views are told by their schema.
 FREE = frozenset(
     (
