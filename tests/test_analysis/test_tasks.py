@@ -12,7 +12,6 @@ from mmengine.evaluator import BaseMetric
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmtoken.analysis import tradeoff
 from mmtoken.analysis.loading import class_colors
 from mmtoken.analysis.rivals import best_at, judge_rows, say, smaller_size
 from mmtoken.analysis.synthetic import synthetic_samples
@@ -217,15 +216,9 @@ class Mistakes(BaseMetric):
 
 
 @pytest.fixture
-def mistakes(monkeypatch):
-    monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self.to_dict())))
-    monkeypatch.setitem(METRICS.module_dict, 'Mistakes', Mistakes)
+def mistakes(monkeypatch, plain_dumps, steady):
     METRICS.import_from_location()
-
-    def interleave(calls, rounds, warmup, *, inputs, device):  # a machine whose speed is its MACs
-        return {name: [call.__self__.macs().total / 1e9] * rounds for name, call in calls.items()}
-
-    monkeypatch.setattr(tradeoff, 'interleave', interleave)
+    monkeypatch.setitem(METRICS.module_dict, 'Mistakes', Mistakes)
 
 
 def read(folder, file='tradeoff.json'):
