@@ -23,4 +23,4 @@ METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmtoken', locations
 VISUALIZERS = Registry('visualizer', parent=MMENGINE_VISUALIZERS, scope='mmtoken', locations=['mmtoken.visualization'])
 TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmtoken', locations=['mmtoken.models'])
 
-__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'REDUCERS', 'TRANSFORMS']
+__all__ = ['DATASETS', 'HOOKS', 'METRICS', 'MODELS', 'REDUCERS', 'TASK_UTILS', 'TRANSFORMS', 'VISUALIZERS']

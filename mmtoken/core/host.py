@@ -37,6 +37,8 @@ class TokenHost:
     position: str = 'absolute'
     #: Whether blocks run on packed images of unequal token counts, which dynamic methods make.
     ragged: bool = True
+    #: Whether the stem takes pictures of any size, its positions interpolated.
+    any_size: bool = True
     #: Whether blocks run again in the backward pass instead of keeping their activations.
     with_cp: bool = False
     #: Whether the tokens before the first block are given out as well.
@@ -61,16 +63,16 @@ class TokenHost:
         self.reducer = build_reducer(reducer)
         if self.reducer is None:
             return
+        info = self.info()
+        reason = self.reducer.refuses(info)
+        if reason:
+            raise ValueError(
+                f'reducer {type(self.reducer).__name__} {reason} ({type(self).__name__}); use a static method such as '
+                'mmtoken.Expedit, or a backbone with absolute positions.'
+            )
         if self.reducer.dynamic:
             drop_images(self)
-            if not self.ragged:
-                reason = 'relative position bias' if self.position == 'relative' else 'attention'
-                raise ValueError(
-                    f'reducer {type(self.reducer).__name__} packs images of unequal token counts, which the {reason} '
-                    f'of {type(self).__name__} cannot follow; use a static method such as mmtoken.Expedit, or a host '
-                    'with absolute positions.'
-                )
-        self.reducer.bind(self.info())
+        self.reducer.bind(info)
 
     def info(self) -> HostInfo:
         """Returns what a reducer may know of this backbone."""
@@ -81,6 +83,8 @@ class TokenHost:
             out_indices=tuple(self.out_indices),
             num_prefix=self.num_prefix,
             position=self.position,
+            ragged=self.ragged,
+            any_size=self.any_size,
             stages=self.stages(),
             host=self,
         )
@@ -211,7 +215,8 @@ class TokenHost:
             state (TokenState): Changed in place.
             blocks (Iterable[int]): Numbers of the blocks, in order.
             reducer (Reducer, optional): Called between them. Defaults to none.
-            outs (list, optional): Gets the features of ``out_indices``. Without it none are made.
+            outs (list, optional): Gets the features of ``out_indices``. Without it none are made, and watchers do not
+                see the tokens: a branch beside the pass.
 
         Returns:
             TokenState: After the last of the blocks; a pyramid returns another one than it was given.
@@ -225,8 +230,9 @@ class TokenHost:
                 state.keys = keys if reducer.needs_keys else None
                 reducer.between(state, i)
             state.counts.append(state.x.shape[:-1].numel())
-            for see in self.watchers:
-                see(state, i)
+            if outs is not None:
+                for see in self.watchers:
+                    see(state, i)
             state.x = self.run(self.mlp, block, state.x, packing=state.packing)
             if reducer is not None:
                 reducer.after(state, i)
@@ -297,6 +303,15 @@ class TokenHost:
         with torch.no_grad():
             state = self.forward_tokens(inputs)[1]
         return [count / inputs.shape[0] - state.num_prefix for count in state.counts]
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        """Fills parameters of the reducer that start from the backbone's own, where the checkpoint has none."""
+        copies = {} if self.reducer is None else self.reducer.copies()
+        for name in self.reducer.state_dict() if copies else ():
+            old = next((copies[new] + name[len(new) :] for new in copies if name.startswith(new)), None)
+            if old is not None and prefix + old in state_dict:
+                state_dict.setdefault(f'{prefix}reducer.{name}', state_dict[prefix + old])
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def switch_to_deploy(self) -> None:
         """Drops what only training needs; see :meth:`Reducer.switch_to_deploy`."""

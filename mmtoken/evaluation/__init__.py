@@ -1,1 +1,5 @@
-"""Metrics, registered in :data:`mmtoken.registry.METRICS`."""
+"""Metrics that OpenMMLab lacks."""
+
+from .class_iou import ClassIoUMetric
+
+__all__ = ['ClassIoUMetric']

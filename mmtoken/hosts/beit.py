@@ -46,6 +46,7 @@ class RelativeHost(TokenHost):
     position = 'relative'
     ragged = False
     pads = False
+    any_size = False
     num_prefix = 1
 
     @property
