@@ -77,9 +77,21 @@ class _Scopes(nullcontext):
 
     def __init__(self):
         super().__init__()
-        self.names = ['']
-        #: Within a compiled operator, whatever that is made of on this machine.
-        self.opaque = False
+        self.names: list[str | None] = ['']
+
+    @contextmanager
+    def running(self, name: str | None) -> Iterator[None]:
+        """Work inside is that of a module; None: of a compiled operator, which is booked as a whole."""
+        self.names.append(name)
+        try:
+            yield
+        finally:
+            self.names.pop()
+
+    @property
+    def opaque(self) -> bool:
+        """Whether a compiled operator runs, whatever that is made of on this machine."""
+        return None in self.names
 
     @property
     def parents(self) -> set[str]:
@@ -108,44 +120,31 @@ class _Kernels(TorchDispatchMode):
             self.book(name_of(func.overloadpacket), args, out)
         return out
 
-    def note(self, name: str, args: tuple, out: Any) -> None:
-        """Notes one call of a kernel; what writes into its arguments may give no ``out``."""
-        if name in FREE or self.flops.mod_tracker.opaque:
+    def book(self, name: str, args: tuple, out: Any) -> None:
+        """Books one call of a kernel by its formula, or notes it; one that writes into its arguments gives no ``out``."""
+        scopes = self.flops.mod_tracker
+        formula = FORMULAS.get(name) or FORMULAS.get(name.removesuffix('_'))
+        if scopes.opaque or name in FREE:
+            return
+        if formula:
+            for scope in scopes.parents:
+                self.flops.flop_counts[scope][name] += 2 * formula(args, out)
             return
         sizes = [x.numel() for x in tree_leaves(out) if isinstance(x, Tensor)]
         written = sum(sizes) or max((x.numel() for x in args if isinstance(x, Tensor)), default=0)
         calls, elements = self.uncounted.get(name, (0, 0))
         self.uncounted[name] = Seen(calls + 1, elements + written)
 
-    def book(self, name: str, args: tuple, out: Any) -> None:
-        """Books one call of a kernel by its formula, if there is one."""
-        formula = FORMULAS.get(name) or FORMULAS.get(name.removesuffix('_'))
-        if formula is None:
-            self.note(name, args, out)
-            return
-        for scope in self.flops.mod_tracker.parents:
-            self.flops.flop_counts[scope][name] += 2 * formula(args, out)
+    def compiled(self, original: Callable, name: str) -> Callable:
+        """Returns a function that books itself as the kernel ``name``."""
 
-    def opaque(self, name: str) -> Callable[[Callable], Callable]:
-        """Wraps a function that is one kernel, whatever it is made of on this machine."""
+        def kernel(*args, **kwargs):
+            with self.flops.mod_tracker.running(None):
+                out = original(*args, **kwargs)
+            self.book(name, args, out)
+            return out
 
-        def wrap(original: Callable) -> Callable:
-
-            def kernel(*args, **kwargs):
-                scopes = self.flops.mod_tracker
-                if scopes.opaque:
-                    return original(*args, **kwargs)
-                scopes.opaque = True
-                try:
-                    out = original(*args, **kwargs)
-                finally:
-                    scopes.opaque = False
-                self.book(name, args, out)
-                return out
-
-            return kernel
-
-        return wrap
+        return kernel
 
 
 class _HigherOrder(TorchDispatchMode):
@@ -167,32 +166,14 @@ class _HigherOrder(TorchDispatchMode):
 
 
 @contextmanager
-def replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """Puts ``wrap(f)`` in the place of the function or property ``f = owner.name``, and ``f`` back afterwards."""
-    own, original = vars(owner).get(name), getattr(owner, name)
-    setattr(owner, name, wrap(original))
+def _replaced(owner: Any, name: str, new: Callable) -> Iterator[None]:
+    """Puts ``new`` in the place of ``owner.name``, and what was there back afterwards."""
+    own = vars(owner).get(name)
+    setattr(owner, name, new)
     try:
         yield
     finally:
         delattr(owner, name) if own is None else setattr(owner, name, own)
-
-
-def _scoped(scope: Callable[..., str], names: list[str]) -> Callable[[Callable], Callable]:
-    """Makes ``scope(*args)`` the running module while a function runs."""
-
-    def wrap(original: Callable) -> Callable:
-
-        @functools.wraps(original)
-        def call(*args, **kwargs):
-            names.append(scope(*args))
-            try:
-                return original(*args, **kwargs)
-            finally:
-                names.pop()
-
-        return call
-
-    return wrap
 
 
 def _noting_tokens(depth: int, tokens: list[list[float]]) -> Callable[[TokenState, int], None]:
@@ -216,28 +197,36 @@ def restore_name(model: nn.Module) -> str | None:
 def _attributed(model: nn.Module, kernels: _Kernels, tokens: list) -> Iterator[None]:
     """Puts work down to modules: by their ``forward``, whoever calls it, and what reducers and hosts do beside it."""
     names = {module: name for name, module in model.named_modules()}
-    running = kernels.flops.mod_tracker.names
+    running = kernels.flops.mod_tracker.running
 
-    def scope_of(module: nn.Module) -> Callable[..., str]:
-        # a host runs its blocks itself and names the block first
-        return lambda *args: names[args[0] if args and isinstance(args[0], nn.Module) and args[0] in names else module]
+    def scoped(original: Callable, name: str) -> Callable:
+        @functools.wraps(original)
+        def call(*args, **kwargs):
+            # a host runs its blocks itself and names the block first
+            block = args[0] if args and isinstance(args[0], nn.Module) else None
+            with running(names.get(block, name)):
+                return original(*args, **kwargs)
+
+        return call
 
     with ExitStack() as stack:
-        for module in names:
+
+        def replace(owner: Any, method: str, new: Callable) -> None:
+            stack.enter_context(_replaced(owner, method, new))
+
+        for module, name in names.items():
             for method in ('forward', *_METHODS):
                 if hasattr(type(module), method):
-                    stack.enter_context(replaced(module, method, _scoped(scope_of(module), running)))
+                    replace(module, method, scoped(getattr(module, method), name))
             if hasattr(module, 'watching'):
                 stack.enter_context(module.watching(_noting_tokens(len(module.blocks), tokens)))
         reducer = next((module for module in names if isinstance(module, Reducer)), None)
         if reducer is not None:  # its work, whoever asks for it
-            restoring = _scoped(lambda *_: restore_name(model), running)
-            making = _scoped(lambda *_: names[reducer], running)
             for method in ('restore', 'dense'):
-                stack.enter_context(replaced(TokenState, method, restoring))
-            stack.enter_context(replaced(Layout, '_once', making))  # centres and sizes, on their first use
-        for owner, name, kernel in compiled_operators():
-            stack.enter_context(replaced(owner, name, kernels.opaque(kernel)))
+                replace(TokenState, method, scoped(getattr(TokenState, method), restore_name(model)))
+            replace(Layout, '_once', scoped(Layout._once, names[reducer]))  # centres and sizes, on their first use
+        for owner, function, kernel in compiled_operators():
+            replace(owner, function, kernels.compiled(getattr(owner, function), kernel))
         yield
 
 
