@@ -121,7 +121,7 @@ class _Kernels(TorchDispatchMode):
         return out
 
     def book(self, name: str, args: tuple, out: Any) -> None:
-        """Books one call of a kernel by its formula, or notes it; one that writes into its arguments gives no ``out``."""
+        """Books one call of a kernel by its formula, or notes it; ``out`` is None where it writes into arguments."""
         scopes = self.flops.mod_tracker
         formula = FORMULAS.get(name) or FORMULAS.get(name.removesuffix('_'))
         if scopes.opaque or name in FREE:
