@@ -308,6 +308,15 @@ class TokenHost:
             state = self.forward_tokens(inputs)[1]
         return [count / inputs.shape[0] - state.num_prefix for count in state.counts]
 
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        """Fills parameters of the reducer that start from the backbone's own, where the checkpoint has none."""
+        copies = {} if self.reducer is None else self.reducer.copies()
+        for name in self.reducer.state_dict() if copies else ():
+            old = next((copies[new] + name[len(new) :] for new in copies if name.startswith(new)), None)
+            if old is not None and prefix + old in state_dict:
+                state_dict.setdefault(f'{prefix}reducer.{name}', state_dict[prefix + old])
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def switch_to_deploy(self) -> None:
         """Drops what only training needs; see :meth:`Reducer.switch_to_deploy`."""
         if self.reducer is not None:

@@ -191,6 +191,13 @@ class Reducer(nn.Module):
         """
         raise NotImplementedError(f'{type(self).__name__} has no closed_form(), which tells what it costs.')
 
+    def copies(self) -> dict[str, str]:
+        """Returns prefixes of parameters below this reducer, and those of the backbone's that they start from.
+
+        A checkpoint that lacks the former fills them from the latter.
+        """
+        return {}
+
     # ------------------------------------------------------------------ the pass
     def start(self, host: TokenHost, images: Tensor, padding: Tensor | None) -> TokenState:
         """Makes the tokens of a batch; override it to start from others than the full grid.
@@ -293,6 +300,13 @@ class ReducerSequence(Reducer):
         for i, reducer in enumerate(self.reducers):
             moved.update({old: f'reducers.{i}.{new}' for old, new in reducer.bind_model(model).items()})
         return moved
+
+    def copies(self) -> dict[str, str]:
+        return {
+            f'reducers.{i}.{new}': old
+            for i, reducer in enumerate(self.reducers)
+            for new, old in reducer.copies().items()
+        }
 
     def start(self, host: TokenHost, images: Tensor, padding: Tensor | None) -> TokenState:
         return self.reducers[0].start(host, images, padding)

@@ -11,6 +11,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmtoken.core import TokenHost, TokenState, self_attention
+from mmtoken.core.arguments import check_choice
 from mmtoken.registry import MODELS
 
 ARCHS = dict(
@@ -113,6 +114,8 @@ class TokenDINOv2(TokenHost, BaseModule):
         output_cls_token (bool): Give ``[map, cls]`` for each output. Defaults to False.
         frozen (bool): Train none of the backbone's own parameters. Defaults to False.
         with_cp (bool): Gradient checkpointing. Defaults to False.
+        table (str): How the table of positions serves a picture of another size than ``img_size``: ``resize`` stretches
+            it over the picture; ``crop`` reads its upper left part, as SAT-HMR does. Defaults to ``resize``.
         reducer (dict | Sequence[dict], optional): Token reduction method.
         init_cfg (dict, optional): Initialisation config, such as ``dict(type='Pretrained', checkpoint=…)``.
     """
@@ -132,6 +135,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         output_cls_token: bool = False,
         frozen: bool = False,
         with_cp: bool = False,
+        table: str = 'resize',
         reducer=None,
         init_cfg=None,
     ):
@@ -148,7 +152,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         self.embed_dims, self.num_heads = arch['embed_dims'], arch['num_heads']
         self.patch_size, self.num_prefix = patch_size, 1 + num_registers
         self.final_norm, self.output_cls_token, self.with_cp = final_norm, output_cls_token, with_cp
-        self.frozen = frozen
+        self.frozen, self.table = frozen, check_choice('backbone.table', table, ('resize', 'crop'))
 
         dims, side = self.embed_dims, img_size // patch_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
@@ -202,15 +206,36 @@ class TokenDINOv2(TokenHost, BaseModule):
             )
         self.load_state_dict(state, strict=False)
 
-    def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Position embedding of the class token ``(1, 1, C)`` and of the patches ``(1, H·W, C)``."""
+    def positions(self, grid: tuple[int, int], stride: int = 1) -> tuple[Tensor, Tensor]:
+        """Returns the position embedding of the class token ``(1, 1, C)`` and of the patches ``(1, H·W, C)``.
+
+        Args:
+            grid (tuple[int, int]): ``(H, W)``.
+            stride (int): Patches of the table that one of these stands for along a side; matters with
+                ``table='crop'``. Defaults to 1.
+
+        Raises:
+            ValueError: If the picture is larger than the table that is cropped to it.
+        """
         cls, patches = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         side = math.isqrt(patches.shape[1])
-        if grid != (side, side):
-            patches = patches.transpose(1, 2).unflatten(2, (side, side)).float()
-            patches = F.interpolate(patches, grid, mode='bicubic', align_corners=False)
-            patches = patches.flatten(2).transpose(1, 2).to(cls.dtype)
-        return cls, patches
+        target = grid if self.table == 'resize' else (round(side / stride),) * 2
+        if max(grid[0] - target[0], grid[1] - target[1]) > 0:
+            raise ValueError(
+                f"backbone.table='crop' has positions for {target[0]}x{target[1]} patches, and the picture has "
+                f'{grid[0]}x{grid[1]}; set backbone.img_size to its longest side.'
+            )
+        patches = patches.transpose(1, 2).unflatten(2, (side, side))
+        if target != (side, side):
+            patches = F.interpolate(patches.float(), target, mode='bicubic', align_corners=False).to(cls.dtype)
+        return cls, patches[:, :, : grid[0], : grid[1]].flatten(2).transpose(1, 2)
+
+    def prefix_tokens(self, cls_position: Tensor, batch: int, like: Tensor) -> Tensor:
+        """Returns class and register tokens ``(B, P, C)`` in the type of ``like``."""
+        prefix = [self.cls_token + cls_position]
+        if self.num_prefix > 1:
+            prefix.append(self.register_tokens)
+        return torch.cat(prefix, dim=1).expand(batch, -1, -1).to(like.dtype)
 
     def stem(self, inputs: Tensor) -> TokenState:
         p = self.patch_size
@@ -221,10 +246,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         grid = tuple(x.shape[-2:])
         cls_position, positions = self.positions(grid)
         x = x.flatten(2).transpose(1, 2) + positions
-        prefix = [self.cls_token + cls_position]
-        if self.num_prefix > 1:
-            prefix.append(self.register_tokens)
-        prefix = torch.cat(prefix, dim=1).expand(x.shape[0], -1, -1).to(x.dtype)
+        prefix = self.prefix_tokens(cls_position, len(x), x)
         return TokenState(torch.cat([prefix, x], dim=1), grid, self.num_prefix)
 
     def attend(self, block, x, layout):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmtoken.core import HostInfo, TokenState
-from mmtoken.core.arguments import check_int, check_number
+from mmtoken.core.arguments import check_choice, check_int, check_number
 
 from .cells import Cells
 
@@ -165,9 +165,10 @@ def build_selector(cfg: str | dict[str, Any]) -> Selector:
     Raises:
         ValueError: For an unknown one, or arguments that it does not have.
     """
+    if not isinstance(cfg, (str, dict)):
+        raise ValueError(f"selector={cfg!r} must be a name, or a dict such as dict(type='coarse', blocks=3).")
     cfg = dict(type=cfg) if isinstance(cfg, str) else cfg
-    if not isinstance(cfg, dict) or cfg.get('type') not in SELECTORS:
-        raise ValueError(f'selector={cfg!r} is unknown; choose one of {", ".join(map(repr, SELECTORS))}.')
+    check_choice('selector', cfg.get('type'), tuple(SELECTORS))
     try:
         return SELECTORS[cfg['type']](**{key: value for key, value in cfg.items() if key != 'type'})
     except TypeError as error:
