@@ -161,7 +161,7 @@ class Pyramid(Plain):
     def build(self, widths):
         self.merge = nn.Linear(4 * widths[0], widths[-1])
         for i, block in enumerate(self.blocks):
-            block.shift = self.window // 2 * (i % 2)
+            block.shift = i % 2
             block.table = nn.Parameter(torch.zeros(2 * self.window - 1, 2 * self.window - 1, block.heads))
 
     def stages(self):

@@ -156,9 +156,9 @@ class Margin(EarlyExit):
     identity_example = dict(heads=_head, exits=(0, 2), threshold=1.0)
     lively_example = dict(threshold=0.0)
     examples = (
-        dict(heads=_head, exits=(0, 2), threshold=0.8),
+        dict(heads=_head, exits=(0, 2), threshold=0.85),
+        dict(heads=_head, exits=(0, 2), threshold=0.7),
         dict(heads=_head, exits=(0, 2), threshold=0.5),
-        dict(heads=_head, exits=(0, 2), threshold=0.1),
     )
 
     def decide(self, state, scores, packing, point):
