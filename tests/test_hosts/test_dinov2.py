@@ -89,20 +89,28 @@ def test_a_reducer_adds_no_other_names():
 
 
 # ----------------------------------------------------------------------------------------------------------- reference
-def cubic_weights(source, target):
-    """``(target, source)`` matrix of bicubic interpolation along one side, a = -0.75, borders repeated."""
+def cubic(t, a):
+    t = abs(t)
+    if t <= 1:
+        return (a + 2) * t**3 - (a + 3) * t**2 + 1
+    return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0
 
-    def kernel(t):
-        a, t = -0.75, abs(t)
-        if t <= 1:
-            return (a + 2) * t**3 - (a + 3) * t**2 + 1
-        return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0
 
-    weights = torch.zeros(target, source, dtype=torch.float64)
+def cubic_weights(source, target, offset=0.0, antialias=False):
+    """``(target, source)`` matrix of bicubic interpolation along one side; the scale is that of ``target + offset``.
+
+    Plain: a = -0.75, borders repeated. Antialiased: a = -0.5, as wide as the scale, cut at the borders, rows sum to 1.
+    """
+    weights, scale = torch.zeros(target, source, dtype=torch.float64), source / (target + offset)
     for i in range(target):
-        centre = (i + 0.5) * source / target - 0.5
+        centre = (i + 0.5) * scale - 0.5
+        if antialias:
+            wide = max(scale, 1)
+            row = torch.tensor([cubic((j - centre) / wide, -0.5) for j in range(source)], dtype=torch.float64)
+            weights[i] = row / row.sum()
+            continue
         for j in range(math.floor(centre) - 1, math.floor(centre) + 3):
-            weights[i, min(max(j, 0), source - 1)] += kernel(centre - j)
+            weights[i, min(max(j, 0), source - 1)] += cubic(centre - j, -0.75)
     return weights
 
 
@@ -190,6 +198,41 @@ def test_position_table_is_untouched_at_its_own_size(randomize):
     cls, patches = model.positions((SIDE, SIDE))
     assert torch.equal(torch.cat([cls, patches], 1), model.pos_embed)
     assert model.positions((3, 8))[1].shape == (1, 24, DIMS)
+
+
+@pytest.mark.parametrize('size', [224, 336, 518, (224, 518), (700, 336)], ids=str)
+@pytest.mark.parametrize(
+    ('options', 'offset', 'antialias'),
+    [
+        (dict(), 0.1, False),
+        (dict(num_registers=4), 0.0, True),
+        (dict(interpolate_offset=0.0), 0.0, False),
+        (dict(num_registers=4, interpolate_antialias=False), 0.0, False),
+    ],
+    ids=str,
+)
+def test_positions_are_resized_as_the_official_models_do(size, options, offset, antialias):
+    """Official checkpoints hold 37x37 positions; with registers antialiased, without by a scale 0.1 patch too large."""
+    model = build(arch=dict(embed_dims=8, num_layers=1, num_heads=1), **options)
+    table = torch.randn(37 * 37, 8)
+    model.pos_embed.data[0, 1:] = table
+    grid = tuple(side // 14 for side in ((size, size) if isinstance(size, int) else size))
+    expected = table.double().view(37, 37, 8)
+    if grid != (37, 37):
+        down, across = (cubic_weights(37, n, offset, antialias) for n in grid)
+        expected = torch.einsum('yi,xj,ijc->yxc', down, across, expected)
+    got = model.positions(grid)[1].view(*grid, 8).double()
+    assert (got - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_tables_that_are_not_square(randomize):
+    model = build(**dict(TINY, img_size=(8, 20)))
+    assert model.pos_embed.shape == (1, 1 + 2 * 5, DIMS)
+    randomize(model)
+    assert torch.equal(model.positions((2, 5))[1], model.pos_embed[:, 1:])
+    assert model.positions((5, 2))[1].shape == (1, 10, DIMS)
+    for size in (20, (20,), (20, 20), [20, 20]):
+        assert build(**dict(TINY, img_size=size)).table == (SIDE, SIDE)
 
 
 # ------------------------------------------------------------------------------------------------------------- options
