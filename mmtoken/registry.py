@@ -7,6 +7,7 @@ mmengine imports ``<scope>.registry`` when it first meets a scope prefix, and th
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
@@ -16,5 +17,11 @@ MODELS = Registry('models', parent=MMENGINE_MODELS, scope='mmtoken', locations=[
 DATASETS = Registry('datasets', parent=MMENGINE_DATASETS, scope='mmtoken', locations=['mmtoken.datasets'])
 TRANSFORMS = Registry('transforms', parent=MMENGINE_TRANSFORMS, scope='mmtoken', locations=['mmtoken.datasets'])
 HOOKS = Registry('hooks', parent=MMENGINE_HOOKS, scope='mmtoken', locations=['mmtoken.engine', 'mmtoken.methods'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='mmtoken',
+    locations=['mmtoken.engine'],
+)
 
-__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'REDUCERS', 'TRANSFORMS']
+__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'REDUCERS', 'TRANSFORMS']

@@ -18,7 +18,6 @@ from mmtoken.core.arguments import (
 )
 from mmtoken.methods.tome.matching import merges_per_block
 
-
 #: Values of types that no number, block or list has.
 OTHERS = ['1', '', math.nan, math.inf, None, True, {}, object()]
 
@@ -40,7 +39,7 @@ def test_switches():
 )
 def test_integers(limits, text):
     low, high = (*limits, None, None)[:2]
-    outside = [low - 1] * (low is not None) + [10**9, high + 1] * (high is not None)
+    outside = ([] if low is None else [low - 1]) + ([] if high is None else [high + 1, 10**9])
     for value in [*OTHERS, [1], 1.0, 2.5, *outside]:
         with pytest.raises(ValueError, match=f'^a={re.escape(repr(value))} must be an integer{text}.$'):
             check_int('a', value, *limits)
