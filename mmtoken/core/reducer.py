@@ -44,6 +44,9 @@ class HostInfo:
         out_indices (tuple[int, ...]): Blocks after which the host gives out features.
         num_prefix (int): Class and register tokens.
         position (str): ``absolute`` when positions are in the tokens, ``relative`` when attention reads them.
+        ragged (bool): Whether blocks run on packed images of unequal token counts. Defaults to True.
+        any_size (bool): Whether the stem takes pictures of any size. Defaults to True.
+        ragged_stem (bool): Whether the stem makes unequal numbers of tokens. Defaults to False.
         stages (tuple[Stage, ...]): Stages of a pyramid; one stage by default.
         host (nn.Module, optional): The backbone itself, for methods that copy parts of it.
     """
@@ -54,13 +57,20 @@ class HostInfo:
     out_indices: tuple[int, ...]
     num_prefix: int = 0
     position: str = 'absolute'
+    ragged: bool = True
+    any_size: bool = True
+    ragged_stem: bool = False
     stages: tuple[Stage, ...] = ()
     host: nn.Module | None = None
 
     @property
     def is_plain(self) -> bool:
-        """Whether all blocks have one width and attend to all tokens."""
-        return len(self.stages) == 1 and not any(self.stages[0].windows)
+        """Whether there is a token for each patch, and all blocks have one width and attend to all tokens."""
+        return len(self.stages) == 1 and not any(self.stages[0].windows) and not self.ragged_stem
+
+    def stage_of(self, block: int) -> Stage:
+        """Returns the stage that a block belongs to."""
+        return next(stage for stage in reversed(self.stages) if stage.first <= block)
 
     def __post_init__(self):
         if not self.stages:
@@ -73,15 +83,16 @@ class Cost:
     """What a method makes of the cost of a backbone, for one image; see :meth:`Reducer.closed_form`.
 
     Args:
-        attention (list[int]): Patch tokens that enter the attention of each block.
-        mlp (list[int]): Patch tokens that enter the MLP of each block.
+        attention (list[int | tuple[int, ...]]): Patch tokens that enter the attention of each block; several numbers if
+            the block runs on several sequences.
+        mlp (list[int | tuple[int, ...]]): Likewise those that enter the MLP of each block.
         reduce (int): Multiply-adds of the method itself. Defaults to 0.
         restore (int): Multiply-adds of restoring the full grid once, after the last block. Defaults to 0.
         stem (int): Multiply-adds in the stem beyond that of the dense model. Defaults to 0.
     """
 
-    attention: list[int]
-    mlp: list[int]
+    attention: list[int | tuple[int, ...]]
+    mlp: list[int | tuple[int, ...]]
     reduce: int = 0
     restore: int = 0
     stem: int = 0
@@ -104,6 +115,8 @@ class Reducer(nn.Module):
     trainable: ClassVar[bool] = False
     #: Whether the method reads ``state.keys`` in ``between`` or ``after``.
     needs_keys: ClassVar[bool] = False
+    #: Whether the method takes images of unequal token counts, as the stem of a backbone may make them.
+    takes_ragged: ClassVar[bool] = False
     #: The paper, as 'Title, venue year, arXiv id'.
     paper: ClassVar[str] = ''
     #: Arguments that reduce nothing, and arguments that reduce ever more, for a model of four blocks.
@@ -123,6 +136,18 @@ class Reducer(nn.Module):
     iteration: int = 0
 
     # ------------------------------------------------------------------ checks
+    def refuses(self, host: HostInfo) -> str:
+        """Returns why the method cannot run on a backbone at all, and what could; empty if it can."""
+        if self.dynamic and not host.ragged:
+            reason = 'relative position bias' if host.position == 'relative' else 'attention'
+            return (
+                f'packs images of unequal token counts, which the {reason} of this backbone cannot follow; use a '
+                'static method such as mmtoken.Expedit, or a backbone with absolute positions'
+            )
+        if host.ragged_stem and not self.takes_ragged:
+            return 'needs equally many tokens in each image, and this backbone starts with unequal ones; leave it out'
+        return ''
+
     def bind(self, host: HostInfo) -> None:
         """Checks the arguments against the host, before any work starts.
 
@@ -165,6 +190,13 @@ class Reducer(nn.Module):
             state (TokenState, optional): After a pass of one picture; dynamic methods read there what happened.
         """
         raise NotImplementedError(f'{type(self).__name__} has no closed_form(), which tells what it costs.')
+
+    def copies(self) -> dict[str, str]:
+        """Returns prefixes of parameters below this reducer, and those of the backbone's that they start from.
+
+        A checkpoint that lacks the former fills them from the latter.
+        """
+        return {}
 
     # ------------------------------------------------------------------ the pass
     def start(self, host: TokenHost, images: Tensor, padding: Tensor | None) -> TokenState:
@@ -246,6 +278,9 @@ class ReducerSequence(Reducer):
         self.finishes = next((r.finishes for r in reducers if r.finishes), '')
         self.gives_reduced_maps = any(r.gives_reduced_maps for r in reducers)
 
+    def refuses(self, host: HostInfo) -> str:
+        return next((reason for reducer in self.reducers if (reason := reducer.refuses(host))), '')
+
     def bind(self, host: HostInfo) -> None:
         for reducer in self.reducers:
             reducer.bind(host)
@@ -265,6 +300,13 @@ class ReducerSequence(Reducer):
         for i, reducer in enumerate(self.reducers):
             moved.update({old: f'reducers.{i}.{new}' for old, new in reducer.bind_model(model).items()})
         return moved
+
+    def copies(self) -> dict[str, str]:
+        return {
+            f'reducers.{i}.{new}': old
+            for i, reducer in enumerate(self.reducers)
+            for new, old in reducer.copies().items()
+        }
 
     def start(self, host: TokenHost, images: Tensor, padding: Tensor | None) -> TokenState:
         return self.reducers[0].start(host, images, padding)

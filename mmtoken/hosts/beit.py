@@ -60,6 +60,7 @@ class RelativeHost(TokenHost):
     ragged = False
     pads = ''
     fit = 'crop'
+    any_size = False
     num_prefix = 1
 
     def __init__(self, *args, reducer=None, fit: str | None = None, frozen_stages: int = -1, **kwargs):

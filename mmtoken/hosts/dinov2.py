@@ -179,9 +179,11 @@ class TokenDINOv2(TokenHost, BaseModule):
             at the bottom and on the right: tokens are exactly ``patch_size`` pixels apart, as detectors need it, and
             the map covers the padded picture. Defaults to ``resize``.
         interpolate_offset (float, optional): Added to the height and width of the grid, in patches, when the position
-            embedding is scaled. Defaults to 0 with registers and to 0.1 without.
+            embedding is scaled. Defaults to 0 with registers and with ``table='crop'``, else to 0.1.
         interpolate_antialias (bool, optional): Resize the position embedding with antialiasing. Defaults to True with
             registers and to False without.
+        table (str): How the table of positions serves a picture of another size than ``img_size``: ``resize`` stretches
+            it over the picture; ``crop`` reads its upper left part, as SAT-HMR does. Defaults to ``resize``.
         reducer (dict | Sequence[dict], optional): Token reduction method.
         init_cfg (dict, optional): Initialisation config, such as ``dict(type='Pretrained', checkpoint=…)``.
 
@@ -208,6 +210,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         fit: str = 'resize',
         interpolate_offset: float | None = None,
         interpolate_antialias: bool | None = None,
+        table: str = 'resize',
         reducer=None,
         init_cfg=None,
     ):
@@ -220,15 +223,16 @@ class TokenDINOv2(TokenHost, BaseModule):
             raise ValueError(f'backbone.img_size={img_size!r} must be a side in pixels, or (height, width).')
         self.patch_size = check_int('backbone.patch_size', patch_size, 1, 1024)
         #: Grid of the position embedding.
-        self.table = tuple(check_int('backbone.img_size', side, patch_size, 8192) // patch_size for side in sides)
-        self.table = self.table * 2 if len(sides) == 1 else self.table
+        self.table_grid = tuple(check_int('backbone.img_size', side, patch_size, 8192) // patch_size for side in sides)
+        self.table_grid = self.table_grid * (3 - len(sides))
         check_int('backbone.in_channels', in_channels, 1, 1024)
         check_int('backbone.num_registers', num_registers, 0, 1024)
         check_number('backbone.mlp_ratio', mlp_ratio, 0, 64, above=True)
         check_number('backbone.layer_scale', layer_scale, 0, above=True)
         check_number('backbone.drop_path_rate', drop_path_rate, 0, 1, below=True)
+        self.table = check_choice('backbone.table', table, ('resize', 'crop'))
         if interpolate_offset is None:
-            interpolate_offset = 0.0 if num_registers else 0.1
+            interpolate_offset = 0.0 if num_registers or table == 'crop' else 0.1
         if interpolate_antialias is None:
             interpolate_antialias = num_registers > 0
         self.offset = check_number('backbone.interpolate_offset', interpolate_offset, 0, 1, below=True)
@@ -241,7 +245,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         self.init_fit(fit)
 
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.table[0] * self.table[1], dims))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.table_grid[0] * self.table_grid[1], dims))
         if num_registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, num_registers, dims))
         self.patch_embed = PatchEmbed(patch_size, in_channels, dims)
@@ -291,17 +295,42 @@ class TokenDINOv2(TokenHost, BaseModule):
             )
         self.load_state_dict(state, strict=False)
 
-    def positions(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Position embedding of the class token ``(1, 1, C)`` and of the patches ``(1, H·W, C)``."""
+    def positions(self, grid: tuple[int, int], stride: int = 1) -> tuple[Tensor, Tensor]:
+        """Returns the position embedding of the class token ``(1, 1, C)`` and of the patches ``(1, H·W, C)``.
+
+        Args:
+            grid (tuple[int, int]): ``(H, W)``.
+            stride (int): Patches of the table that one of these stands for along a side; matters with
+                ``table='crop'``. Defaults to 1.
+
+        Raises:
+            ValueError: If the picture is larger than the table that is cropped to it.
+        """
         cls, patches = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        if grid == self.table:
-            return cls, patches
-        patches = patches.transpose(1, 2).unflatten(2, self.table).float()
-        to = dict(size=grid)
-        if self.offset:
-            to = dict(scale_factor=tuple((n + self.offset) / side for n, side in zip(grid, self.table)))
-        patches = F.interpolate(patches, **to, mode='bicubic', align_corners=False, antialias=self.antialias)
-        return cls, patches.flatten(2).transpose(1, 2).to(cls.dtype)
+        target = grid
+        if self.table == 'crop':
+            target = tuple(round(side / stride) for side in self.table_grid)
+        if max(grid[0] - target[0], grid[1] - target[1]) > 0:
+            raise ValueError(
+                f"backbone.table='crop' has positions for {target[0]}x{target[1]} patches, and the picture has "
+                f'{grid[0]}x{grid[1]}; set backbone.img_size to its longest side.'
+            )
+        patches = patches.transpose(1, 2).unflatten(2, self.table_grid)
+        if target != self.table_grid:
+            to = dict(size=target)
+            if self.offset:
+                to = dict(scale_factor=tuple((n + self.offset) / side for n, side in zip(target, self.table_grid)))
+            patches = F.interpolate(
+                patches.float(), **to, mode='bicubic', align_corners=False, antialias=self.antialias
+            ).to(cls.dtype)
+        return cls, patches[:, :, : grid[0], : grid[1]].flatten(2).transpose(1, 2)
+
+    def prefix_tokens(self, cls_position: Tensor, batch: int, like: Tensor) -> Tensor:
+        """Returns class and register tokens ``(B, P, C)`` in the type of ``like``."""
+        prefix = [self.cls_token + cls_position]
+        if self.num_prefix > 1:
+            prefix.append(self.register_tokens)
+        return torch.cat(prefix, dim=1).expand(batch, -1, -1).to(like.dtype)
 
     def stem(self, inputs: Tensor) -> TokenState:
         p = self.patch_size
@@ -312,10 +341,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         grid = tuple(x.shape[-2:])
         cls_position, positions = self.positions(grid)
         x = x.flatten(2).transpose(1, 2) + positions
-        prefix = [self.cls_token + cls_position]
-        if self.num_prefix > 1:
-            prefix.append(self.register_tokens)
-        prefix = torch.cat(prefix, dim=1).expand(x.shape[0], -1, -1).to(x.dtype)
+        prefix = self.prefix_tokens(cls_position, len(x), x)
         return TokenState(torch.cat([prefix, x], dim=1), grid, self.num_prefix)
 
     def attend(self, block, x, layout):

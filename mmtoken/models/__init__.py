@@ -5,10 +5,10 @@ import importlib.util
 __all__ = []
 
 if importlib.util.find_spec('mmseg'):
-    from .heads import ATMHead, ATMLoss, ATMSingleHead
+    from .heads import ATMHead, ATMLoss, ATMSingleHead, SubPatchHead
     from .segmentors import TokenEncoderDecoder
 
-    __all__ += ['ATMHead', 'ATMLoss', 'ATMSingleHead', 'TokenEncoderDecoder']
+    __all__ += ['ATMHead', 'ATMLoss', 'ATMSingleHead', 'SubPatchHead', 'TokenEncoderDecoder']
 
 if importlib.util.find_spec('mmdet'):
     from . import detectors

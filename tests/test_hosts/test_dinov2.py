@@ -232,7 +232,7 @@ def test_tables_that_are_not_square(randomize):
     assert torch.equal(model.positions((2, 5))[1], model.pos_embed[:, 1:])
     assert model.positions((5, 2))[1].shape == (1, 10, DIMS)
     for size in (20, (20,), (20, 20), [20, 20]):
-        assert build(**dict(TINY, img_size=size)).table == (SIDE, SIDE)
+        assert build(**dict(TINY, img_size=size)).table_grid == (SIDE, SIDE)
 
 
 # ------------------------------------------------------------------------------------------------------------- options

@@ -1,10 +1,12 @@
 """Accuracy and cost of several configs, as JSON and as the table of a README.
 
-    python tools/misc/results.py CONFIG [CONFIG ...] --checkpoint CKPT [...] --out FILE.json [--benchmark BENCH.json]
+    python tools/misc/results.py CONFIG [CONFIG ...] --checkpoint CKPT [...] --out FILE.json
+                                 [--metric Dice.vessel] [--macs | --benchmark BENCH.json]
 
 The first config is the dense baseline. Each is scored by ``tools/test.py``; what is already in ``--out`` for the same
 checkpoint and the same config text is not run again, so an interrupted run goes on and a table is free. MACs and
-latencies are those that ``tools/analysis_tools/benchmark.py --json`` measured for configs of the same names.
+latencies are those that ``tools/analysis_tools/benchmark.py --json`` measured for configs of the same names. ``--macs``
+counts MACs alone, on one blank picture: for methods whose cost does not depend on the picture.
 """
 
 import argparse
@@ -12,14 +14,15 @@ import hashlib
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis.loading import one_for_each
 from mmtoken.engine.checks import UserError, check_output, load_config, one_line_errors
 
-TEST = Path(__file__).resolve().parents[1] / 'test.py'
-HEAD = ('config', 'mIoU', 'Δ', 'GMACs', 'MACs ×', 'ms, batch {0}', 'speed-up, batch {0}', 'speed-up ÷ MAC speed-up')
+TOOLS = Path(__file__).resolve().parents[1]
+HEAD = ('config', '{metric}', 'Δ', 'GMACs', 'MACs ×', 'ms, batch {0}', 'speed-up, batch {0}', 'speed-up ÷ MAC speed-up')
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,6 +30,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('configs', nargs='+', type=Path, help='config files, the dense baseline first')
     parser.add_argument('--checkpoint', required=True, nargs='+', help='one file for all, or one for each config')
     parser.add_argument('--out', required=True, type=Path, help='JSON file to write or to go on with')
+    parser.add_argument('--metric', default='mIoU', help='the metric of the table (mIoU); the file holds all of them')
+    parser.add_argument('--macs', action='store_true', help='count the MACs of one blank picture, into --out')
     parser.add_argument('--benchmark', type=Path, nargs='*', default=[], help='JSON files of benchmark.py')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/results'), help='logs of the tests')
     return parser.parse_args()
@@ -35,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 def score(config: Path, checkpoint: str, work_dir: Path) -> dict:
     """Metrics of one run of ``tools/test.py``, as it wrote them into its log."""
     before = set(work_dir.glob('*/*.json'))
-    command = [sys.executable, str(TEST), str(config), checkpoint, '--work-dir', str(work_dir)]
+    command = [sys.executable, str(TOOLS / 'test.py'), str(config), checkpoint, '--work-dir', str(work_dir)]
     done = subprocess.run(command, stdout=subprocess.DEVNULL)
     if done.returncode:  # it has said why
         sys.exit(done.returncode)
@@ -44,17 +49,30 @@ def score(config: Path, checkpoint: str, work_dir: Path) -> dict:
     return {key: value for key, value in metrics.items() if key not in ('data_time', 'time')}
 
 
-def table(rows: list, latencies: dict) -> str:
+def count_macs(config: Path) -> int:
+    """Multiply-adds of one blank picture of the config's size."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / 'macs.json'
+        tool = TOOLS / 'analysis_tools/get_flops.py'
+        command = [sys.executable, str(tool), str(config), '--shape', '--json', str(out)]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL)
+        if done.returncode:  # it has said why
+            sys.exit(done.returncode)
+        return json.loads(out.read_text())['macs_mean']
+
+
+def table(rows: list, latencies: dict, metric: str) -> str:
     """Markdown, a row a config, the baseline first."""
     batches = sorted({batch for _, batch in latencies}) or [1]
-    head = list(HEAD[:5]) + [cell.format(batch) for batch in batches for cell in HEAD[5:]]
+    head = [cell.format(metric=metric) for cell in HEAD[:5]]
+    head += [cell.format(batch) for batch in batches for cell in HEAD[5:]]
     lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
-    base = rows[0]['metrics']['mIoU']
+    base = rows[0]['metrics'][metric]
     for row in rows:
-        miou = row['metrics']['mIoU']
-        cells = [row['config'], f'{miou:.2f}', f'{miou - base:+.2f}']
-        cost = next((latencies[row['config'], batch] for batch in batches if (row['config'], batch) in latencies), None)
-        cells += [f'{cost["macs"] / 1e9:.1f}', f'{cost["mac_ratio"]:.2f}'] if cost else ['', '']
+        value = row['metrics'][metric]
+        cells = [row['config'], f'{value:.2f}', f'{value - base:+.2f}']
+        cost = next((latencies[row['config'], batch] for batch in batches if (row['config'], batch) in latencies), row)
+        cells += [f'{cost["macs"] / 1e9:.1f}', f'{cost["mac_ratio"]:.2f}'] if 'macs' in cost else ['', '']
         for batch in batches:
             cost = latencies.get((row['config'], batch))
             cells += (
@@ -104,15 +122,20 @@ def main():
         weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12]
         digest = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:12]
         row = known.get(config.stem, {})
-        if (row.get('digest'), row.get('weights')) != (digest, weights):
+        fresh = (row.get('digest'), row.get('weights')) != (digest, weights)
+        if fresh:
             metrics = score(config, checkpoint, args.work_dir / config.stem)
-            known[config.stem] = dict(
+            row = known[config.stem] = dict(
                 config=config.stem, digest=digest, checkpoint=Path(checkpoint).name, weights=weights, metrics=metrics
             )
+        if count := args.macs and 'macs' not in row:
+            row['macs'] = count_macs(config)
+            row['mac_ratio'] = row['macs'] / known[args.configs[0].stem]['macs']
+        if fresh or count:
             result = dict(command=' '.join(sys.argv), rows=list(known.values()))
             args.out.write_text(json.dumps(result, indent=1) + '\n')
-        print(config.stem, known[config.stem]['metrics'], flush=True)
-    print(table([known[config.stem] for config in args.configs], latencies))
+        print(config.stem, row['metrics'], flush=True)
+    print(table([known[config.stem] for config in args.configs], latencies, args.metric))
 
 
 if __name__ == '__main__':

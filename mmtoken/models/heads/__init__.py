@@ -9,5 +9,6 @@ __all__ = ['ATMDecoder', 'token_scores']
 if importlib.util.find_spec('mmseg'):
     from .atm_head import ATMHead, ATMSingleHead
     from .atm_loss import ATMLoss
+    from .sub_patch import SubPatchHead
 
-    __all__ += ['ATMHead', 'ATMLoss', 'ATMSingleHead']
+    __all__ += ['ATMHead', 'ATMLoss', 'ATMSingleHead', 'SubPatchHead']

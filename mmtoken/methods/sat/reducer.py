@@ -1,0 +1,266 @@
+"""SAT: the scale-adaptive tokens of SAT-HMR."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmtoken.core import REDUCERS, Cost, HostInfo, Packing, Reducer, Scatter, TokenHost, TokenState
+from mmtoken.core.arguments import check_flag, check_int, check_number
+from mmtoken.methods.mixed_scale.cells import Cells, whole_patches
+
+from .scale_map import focal_loss, scale_targets
+
+
+@dataclass
+class ScaleRecord:
+    """What the scale head said in one pass.
+
+    Args:
+        maps (Tensor): Confidence and scale of each cell ``(B, 2, h·w)``, fp32, 0 to 1.
+        cells (Cells): The cells of 2×2 patches of the padded picture.
+        patch (int): Side of a patch in pixels.
+        longest (int): Longest side of the picture in pixels.
+        levels (Tensor): Level of the token that stands for each cell ``(B, h·w)``, int64, 0 for four fine ones.
+    """
+
+    maps: Tensor
+    cells: Cells
+    patch: int
+    longest: int
+    levels: Tensor
+
+
+@REDUCERS.register_module()
+class SAT(Reducer):
+    """Gives small people fine tokens, large ones coarse tokens, and the background pooled ones.
+
+    Independent implementation of the encoder of SAT-HMR (arXiv 2411.19824, section 3.2), token by token: a
+    low-resolution branch of its own first blocks looks at the picture at half size; a scale head says for each cell of
+    2×2 patches how likely it shows a person and how large; cells of small people are looked at again, as four fine
+    tokens, by the backbone's own first blocks; complete 2×2 blocks of background cells become one token, the maximum of
+    the four; the rest of the backbone runs on all of them. Pictures are padded to whole blocks.
+
+    Weights of the low-resolution branch that a checkpoint lacks are copied from the backbone's first blocks, patch
+    embedding and norm. Set ``backbone.table='crop'`` and ``img_size`` to the longest side for the paper's positions.
+
+    Args:
+        blocks (int): Blocks of the low-resolution branch, and of the fine one. Defaults to 3.
+        levels (int): Resolutions: 1 leaves the backbone as it is, 2 pools nothing, 3 pools background once, 4 twice.
+            Defaults to 3.
+        confidence (float): Cells above it show somebody. Defaults to 0.3.
+        scale (float): Those below it show somebody small. Defaults to 0.5.
+        guided (float): Part of the training during which the labels decide instead of the head; the model sets
+            :attr:`guide` before each pass then. Defaults to 0.
+        mask_padding (bool): Let tokens that are padding leave; the paper keeps them. Defaults to False.
+        weight_confidence (float): Weight of the confidence's focal loss. Defaults to 4.
+        weight_scale (float): Weight of the scale's L1 loss. Defaults to 4.
+
+    Raises:
+        ValueError: For a bad argument, in one line.
+    """
+
+    dynamic = True
+    trainable = True
+    paper = 'SAT-HMR: Real-Time Multi-Person 3D Mesh Estimation via Scale-Adaptive Tokens, CVPR 2025, 2411.19824'
+    identity_example = dict(levels=1)
+    examples = (
+        dict(blocks=0, levels=2, confidence=0.45),
+        dict(blocks=0, levels=2, confidence=0.6),
+        dict(blocks=0, levels=3, confidence=0.9),
+    )
+    #: Maps ``(B, 2, h·w)`` that decide instead of the scale head, see ``guided``.
+    guide: Tensor | None = None
+
+    def __init__(
+        self,
+        blocks: int = 3,
+        levels: int = 3,
+        confidence: float = 0.3,
+        scale: float = 0.5,
+        guided: float = 0.0,
+        mask_padding: bool = False,
+        weight_confidence: float = 4.0,
+        weight_scale: float = 4.0,
+    ):
+        super().__init__()
+        self.first = check_int('blocks', blocks, 0)
+        self.levels = check_int('levels', levels, 1, 4)
+        self.confidence, self.scale = check_number('confidence', confidence, 0, 1), check_number('scale', scale, 0, 1)
+        self.guided = check_number('guided', guided, 0, 1)
+        self.mask_padding = check_flag('mask_padding', mask_padding)
+        self.weights = (
+            check_number('weight_confidence', weight_confidence, 0),
+            check_number('weight_scale', weight_scale, 0),
+        )
+        self.trainable = levels > 1
+
+    # ------------------------------------------------------------------ checks and weights
+    def refuses(self, host: HostInfo) -> str:
+        if not hasattr(host.host, 'positions'):
+            return 'reads the table of positions itself, which mmtoken.TokenDINOv2 lets it'
+        return super().refuses(host)
+
+    def bind(self, host: HostInfo) -> None:
+        if self.levels == 1:
+            return
+        if self.first >= host.depth or self.first > min(host.out_indices):
+            raise ValueError(
+                f'reducer.blocks={self.first} must not come after the first output of the backbone (after block '
+                f'{min(host.out_indices)}): both resolutions run apart until then.'
+            )
+        self.blocks = copy.deepcopy(nn.ModuleList(host.host.blocks[: self.first]))
+        self.patch_embed, self.norm = copy.deepcopy(host.host.patch_embed), copy.deepcopy(host.host.norm)
+        dims = host.embed_dims
+        hidden = [layer for _ in range(3) for layer in (nn.Linear(dims, dims), nn.ReLU())]
+        self.head = nn.Sequential(*hidden, nn.Linear(dims, 2))
+        for part in (self.blocks, self.patch_embed, self.norm):
+            part.requires_grad_(True)
+
+    def copies(self) -> dict[str, str]:
+        if self.levels == 1:
+            return {}
+        return {'blocks.': 'blocks.', 'patch_embed.': 'patch_embed.', 'norm.': 'norm.'}
+
+    # ------------------------------------------------------------------ the pass
+    def start(self, host: TokenHost, images: Tensor, padding: Tensor | None) -> TokenState:
+        if self.levels == 1:
+            return host.embed(images, padding)
+        patch, side = host.patch_size, 2 ** (self.levels - 1)
+        longest = max(images.shape[-2:])
+        state = host.embed(images, padding)
+        grid = state.grid
+        whole = tuple(-(-n // side) * side for n in grid)
+        images = whole_patches(images, grid, patch, padding if self.mask_padding else None)
+        images = F.pad(images, (0, (whole[1] - grid[1]) * patch, 0, (whole[0] - grid[0]) * patch))
+        canvas = state if whole == grid else host.embed(images)
+        cells = Cells(whole, canvas.x.device)
+
+        coarse = self.run_coarse(host, images, cells)
+        maps = self.head(self.norm(coarse.patches)).float().sigmoid().transpose(1, 2)
+        level, padded = self.assign(maps, cells), None
+        if self.mask_padding and (whole != grid or padding is not None):
+            padded = self.padded_patches(padding, grid, whole)
+        fine = level[:, cells.of_patches()[0]] == 0  # (B, H·W) of the canvas
+        canvas.select(fine, self)
+        host.run_blocks(canvas, range(self.first))
+        counts = [a + b - len(images) * canvas.num_prefix for a, b in zip(coarse.counts, canvas.counts)]
+        canvas.restore(self)
+        self.mix(state, canvas, coarse, cells, level, padded)
+        state.block, state.counts = self.first, counts
+        state.aux[self] = ScaleRecord(maps, cells, patch, longest, level)
+        return state
+
+    def run_coarse(self, host: TokenHost, images: Tensor, cells: Cells) -> TokenState:
+        """Runs the low-resolution branch: a token for each cell, after blocks of its own."""
+        tokens = self.patch_embed.proj(F.avg_pool2d(images, 2)).flatten(2).transpose(1, 2)
+        cls_position, positions = host.positions(cells.shape, 2)
+        prefix = host.prefix_tokens(cls_position, len(images), tokens)
+        coarse = TokenState(torch.cat([prefix, tokens + positions], dim=1), cells.shape, host.num_prefix)
+        for block in self.blocks:
+            coarse.x, _ = host.run(host.attend, block, coarse.x, coarse.layout)
+            coarse.counts.append(coarse.x.shape[:-1].numel())
+            coarse.x = host.run(host.mlp, block, coarse.x)
+        return coarse
+
+    @torch.no_grad()
+    def assign(self, maps: Tensor, cells: Cells) -> Tensor:
+        """Decides the level of each cell ``(B, h·w)``, int64: 0 fine, 1 one token, 2 and 3 a part of a pooled one.
+
+        A background cell is pooled only if the whole aligned 2×2 block of cells is background (4×4 for level 3).
+        """
+        if self.training and self.progress < self.guided and self.guide is not None:
+            maps = self.guide.to(maps.device).float()
+        someone = maps[:, 0] > self.confidence
+        level = torch.where(someone & (maps[:, 1] < self.scale), 0, 1)
+        background = (~someone).unflatten(1, cells.shape).float()[:, None]
+        for up in range(2, self.levels):
+            size = 2 ** (up - 1)
+            whole = -F.max_pool2d(-background, size)  # 1 where every cell of the block is background
+            whole = whole.repeat_interleave(size, 2).repeat_interleave(size, 3).flatten(1)
+            level = torch.where(whole > 0, up, level)
+        return level
+
+    def mix(
+        self,
+        state: TokenState,
+        canvas: TokenState,
+        coarse: TokenState,
+        cells: Cells,
+        level: Tensor,
+        padded: Tensor | None,
+    ) -> None:
+        """Replaces the full grid of ``state`` by the tokens of all levels, in raster order."""
+        height, width = cells.grid
+        y = torch.arange(height, device=cells.device)[:, None].expand(height, width).flatten()
+        x = torch.arange(width, device=cells.device)[None].expand(height, width).flatten()
+        cell = cells.of_patches()[0]
+        level = level[:, cell]  # of each patch ``(B, H·W)``
+        own, tokens = torch.arange(height * width, device=cells.device), canvas.patches
+        source = own.expand(len(level), -1)
+        pooled = coarse.patches.transpose(1, 2).unflatten(2, cells.shape)
+        coords = canvas.coords.expand(len(level), -1, -1)
+        for up in range(1, self.levels):
+            side = 2**up
+            if up > 1:
+                pooled = F.max_pool2d(pooled, 2)
+            first = (y // side * side * width + x // side * side).expand(len(level), -1)
+            here = level == up
+            values = pooled.flatten(2).transpose(1, 2)[:, y // side * (width // side) + x // side]
+            tokens = torch.where(here[..., None], values, tokens)
+            source = torch.where(here, first, source)
+            coords = torch.where(here[..., None], coords + (side - 1) / 2, coords)
+        holds = source == own
+        if padded is not None:
+            holds = holds & ~padded.to(holds.device).expand(len(level), -1).gather(1, source)
+        keep = F.pad(holds, (state.num_prefix, 0), value=True)
+        packing = Packing(keep.sum(1))
+        number = (keep.cumsum(1) - 1)[:, state.num_prefix :].gather(1, source).clamp(min=0) + packing.ends[:-1, None]
+        inside = ((y < state.grid[0]) & (x < state.grid[1])).nonzero()[:, 0]
+        prefix = torch.arange(state.num_prefix, device=cells.device) + packing.ends[:-1, None]
+        layout = state.layout.reduced(packing=packing, make_coords=coords[holds], make_sizes=(4.0**level)[holds])
+        rows = torch.cat([coarse.prefix, tokens], dim=1)[keep]
+        restore = Scatter(torch.cat([prefix, number[:, inside]], dim=1).flatten(), (), state.x.shape[:-1])
+        state.replace(rows, restore, layout, self)
+
+    @staticmethod
+    def padded_patches(padding: Tensor | None, grid: tuple[int, int], canvas: tuple[int, int]) -> Tensor:
+        """Returns which patches of the padded picture hold nothing but padding ``(B, H·W)``, bool."""
+        batch = 1 if padding is None else len(padding)
+        real = torch.zeros(batch, *grid, dtype=torch.bool) if padding is None else padding
+        return F.pad(real, (0, canvas[1] - grid[1], 0, canvas[0] - grid[0]), value=True).flatten(1)
+
+    # ------------------------------------------------------------------ around the pass
+    def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
+        """Returns the losses of the scale head: focal over all cells, L1 over those that show somebody."""
+        record = state.aux[self]
+        confidence, scale = record.maps.unbind(1)
+        goal = scale_targets(targets, record.cells, record.patch, record.longest)
+        if goal is None:
+            raise ValueError(
+                'reducer SAT learns from gt_scale_map, from the boxes of gt_instances or from gt_sem_seg, and the data '
+                'samples hold none of them.'
+            )
+        there, size = goal.unbind(1)
+        error = ((scale - size).abs() * there).sum() / there.sum().clamp(min=1)
+        return {
+            'loss_map_confidence': self.weights[0] * focal_loss(confidence, there),
+            'loss_map_scale': self.weights[1] * error,
+        }
+
+    def closed_form(self, host: HostInfo, grid: tuple[int, int], state: TokenState | None = None) -> Cost:
+        if self.levels == 1:
+            return Cost([grid[0] * grid[1]] * host.depth, [grid[0] * grid[1]] * host.depth)
+        record = state.aux[self]
+        counts = [int((record.levels == up).sum()) for up in range(self.levels)]
+        fine, cells, dims = 4 * counts[0], record.cells.number, host.embed_dims
+        mixed = fine + counts[1] + sum(counts[up] // 4 ** (up - 1) for up in range(2, self.levels))
+        tokens = [(cells, fine)] * self.first + [mixed] * (host.depth - self.first)
+        patches = 3 * host.host.patch_size**2 * dims
+        padded = record.cells.grid != grid
+        stem = padded * record.cells.grid[0] * record.cells.grid[1] * patches
+        return Cost(tokens, tokens, reduce=cells * (3 * dims**2 + 2 * dims) + cells * patches, stem=stem)
