@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmtoken.core import REDUCERS, Cost, Gather, HostInfo, Packing, Reducer, Scatter, TokenHost, TokenState
-from mmtoken.core.arguments import check_choice, check_flag, check_number
+from mmtoken.core.arguments import check_choice, check_flag, check_list, check_number
 
 from .cells import Cells, rows_of, whole_patches
 from .selectors import Selector, build_selector, covered, impurity
@@ -96,7 +96,7 @@ class MixedScale(Reducer):
         self.coarse_head = coarse_head
         self.random = None
         if random is not None:
-            low, high = (check_number('random', value, 0, 1) for value in random)
+            low, high = (check_number('random', value, 0, 1) for value in check_list('random', random, 2))
             if self.dynamic or low > high:
                 raise ValueError(f'random={random!r} must be two parts of the cells, the smaller first, with fine.')
             self.random = (low, high)
