@@ -279,7 +279,8 @@ def test_the_shell_sees_one_line_and_code_2(street):
 
 
 def test_a_config_of_another_package():
-    from mmtoken.engine.checks import UserError, load_config
+    from mmtoken.engine.configs import load_config
+    from mmtoken.engine.errors import UserError
 
     name = 'segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py'
     assert load_config(f'mmseg::{name}').model.backbone.embed_dims == 192
@@ -368,7 +369,8 @@ def test_checkpoint_of_another_architecture(fails, trained, tmp_path):
 
 
 def test_fine_tuning_may_change_the_head_and_a_reducer_may_come_and_go(trained):
-    from mmtoken.engine.checks import UserError, check_checkpoint
+    from mmtoken.engine.checkpoints import check_checkpoint
+    from mmtoken.engine.errors import UserError
 
     model = torch.nn.Module()
     model.backbone = torch.nn.Linear(2, 2)
@@ -386,7 +388,8 @@ def test_fine_tuning_may_change_the_head_and_a_reducer_may_come_and_go(trained):
 
 
 def test_checkpoint_for_a_wrapped_model_without_its_auxiliary_head(tmp_path):
-    from mmtoken.engine.checks import UserError, check_checkpoint
+    from mmtoken.engine.checkpoints import check_checkpoint
+    from mmtoken.engine.errors import UserError
 
     model = torch.nn.Module()
     model.backbone = torch.nn.Linear(2, 2)
@@ -436,7 +439,7 @@ def test_missing_first_weights(fails, key):
 
 
 def test_first_weights_that_are_there_or_elsewhere(tmp_path):
-    from mmtoken.engine.checks import check_pretrained
+    from mmtoken.engine.configs import check_pretrained
 
     (tmp_path / 'here.pth').touch()
     here = dict(type='Pretrained', checkpoint=str(tmp_path / 'here.pth'))
@@ -470,7 +473,7 @@ def test_what_the_first_image_shows_is_one_line_before_training(fails, monkeypat
 
 
 def test_dry_run_changes_nothing():
-    from mmtoken.engine.checks import dry_run
+    from mmtoken.engine.models import dry_run
     from mmtoken.testing import PATCH, SIDE, toy_hosts
 
     model = torch.nn.Module()
@@ -490,7 +493,7 @@ def test_dry_run_changes_nothing():
 
 
 def test_only_what_mmtoken_refuses_is_one_line():
-    from mmtoken.engine.checks import one_line_errors
+    from mmtoken.engine.errors import one_line_errors
     from mmtoken.hosts import build_reducer
 
     with pytest.raises(SystemExit, match='mmtoken.Nonsense') as caught, one_line_errors():

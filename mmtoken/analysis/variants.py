@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmtoken.core import HostInfo
-from mmtoken.engine.checks import UserError
+from mmtoken.engine.errors import UserError
 from mmtoken.hosts import build_reducer, method_of
 from mmtoken.models.segmentors import hand_over
 

@@ -1,4 +1,4 @@
-"""What training and testing need beyond mmengine: hooks, and the checks that the tools make before they start."""
+"""What training and testing need beyond mmengine: hooks, checks before any work starts, one-line errors."""
 
 from .feature_cache import FeatureCacheHook
 from .hooks import IterSeedHook

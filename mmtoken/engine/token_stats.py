@@ -8,7 +8,7 @@ from torch import nn
 
 from mmtoken.registry import HOOKS
 
-from .checks import unwrap
+from .models import unwrap
 
 
 @HOOKS.register_module()

@@ -26,7 +26,9 @@ from mmtoken.analysis import CONVENTION, environment
 from mmtoken.analysis.flops import cost_varies, is_dynamic, predicts_boxes
 from mmtoken.analysis.loading import build_model, dataset_inputs, image_shape, read_config, read_images
 from mmtoken.analysis.report import cost_table, costs, operator_line, token_line
-from mmtoken.engine.checks import UserError, check_device, check_output, one_line_errors
+from mmtoken.engine.devices import check_device
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import check_output
 
 
 def parse_args() -> argparse.Namespace:

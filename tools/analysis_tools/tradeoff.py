@@ -22,7 +22,8 @@ from mmtoken.analysis import variants
 from mmtoken.analysis.loading import read_config
 from mmtoken.analysis.report import operator_line
 from mmtoken.analysis.tradeoff import Setting, Tradeoff, describe, images_of, write_csv
-from mmtoken.engine.checks import UserError, check_installed, one_line_errors
+from mmtoken.engine.devices import check_installed
+from mmtoken.engine.errors import UserError, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:

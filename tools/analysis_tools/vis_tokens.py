@@ -20,7 +20,9 @@ import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import inference_path, trace_tokens
 from mmtoken.analysis.loading import build_model, image_shape, read_config, spread_out
 from mmtoken.analysis.variants import check_reducer, dense_config
-from mmtoken.engine.checks import UserError, check_device, check_installed, check_output, one_line_errors
+from mmtoken.engine.devices import check_device, check_installed
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import check_output
 
 PANELS = 8
 

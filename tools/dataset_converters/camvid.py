@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mmtoken.engine.checks import UserError, one_line_errors
+from mmtoken.engine.errors import UserError, one_line_errors
 
 SPLITS = ('train', 'val', 'test')
 VOID_IN, VOID_OUT, NUM_CLASSES = 11, 255, 11

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis.loading import one_for_each
-from mmtoken.engine.checks import UserError, check_output, load_config, one_line_errors
+from mmtoken.engine.configs import load_config
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import check_output
 
 TEST = Path(__file__).resolve().parents[1] / 'test.py'
 HEAD = ('config', 'mIoU', 'Δ', 'GMACs', 'MACs ×', 'ms, batch {0}', 'speed-up, batch {0}', 'speed-up ÷ MAC speed-up')

