@@ -58,6 +58,8 @@ EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
 DEMO = ['onnx', 'scikit-learn']
 # Curves, token pictures and the search of settings: tools/analysis_tools/.
 ANALYSIS = ['matplotlib', 'optuna']
+# torchvision's wheel says which torch it belongs to, so pip takes the one that fits; see compat (f).
+PRETRAIN = ['mmpretrain>=1.2', 'torchvision', 'timm']
 TEST = ['pytest', 'pytest-xdist', 'onnx', 'ruff', 'setuptools>=64', 'wheel', *ANALYSIS]
 
 setup(
@@ -70,13 +72,16 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmtoken', 'mmtoken.*']),
+    # Said, though it is the default: an editable install is then a plain path, which is found before a folder that is
+    # only named mmtoken, such as the clone seen from the folder above it.
+    package_dir={'': '.'},
     package_data={'': ['*.md']},
     cmdclass={'build_py': BuildPyWithMim},
     install_requires=TOKENS,
     extras_require={
         'mm': MM,
         'onedl': ONEDL,
-        'pretrain': ['mmpretrain>=1.2', 'torchvision'],
+        'pretrain': PRETRAIN,
         'demo': DEMO,
         'analysis': ANALYSIS,
         'export': EXPORT,
