@@ -14,6 +14,7 @@ import os
 import os.path as osp
 import pickle
 import re
+import secrets
 import sys
 import warnings
 from collections.abc import Callable
@@ -296,7 +297,35 @@ def _own_dropout_layer(module: ModuleType, run: Callable) -> None:
     attention.__init__ = own
 
 
+# --------------------------------------------------------------------------------------- (i) files that are cut by a kill
+def _write_beside(module: ModuleType, run: Callable) -> None:
+    """Writes files beside their place and renames them: checkpoints above all.
+
+    Fault: ``LocalBackend`` writes into the file itself, and a run writes the same ``iter_N.pth`` and best checkpoint
+    again and again. A kill or a full disk in between leaves a stump that ``--resume`` and ``test`` then fail on.
+    """
+    run(module)
+
+    def whole(put: Callable) -> Callable:
+        @functools.wraps(put)
+        def write(self, obj, filepath, *args, **kwargs):
+            target = osp.realpath(filepath)
+            part = osp.join(osp.dirname(target), f'.{osp.basename(target)}.{secrets.token_hex(4)}.part')
+            try:
+                put(self, obj, part, *args, **kwargs)
+                os.replace(part, target)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(part)
+
+        return write
+
+    backend = module.LocalBackend
+    backend.put, backend.put_text = whole(backend.put), whole(backend.put_text)
+
+
 _PATCHES: dict[str, Patch] = {
+    'mmengine.fileio.backends.local_backend': _write_beside,
     'mmcv.cnn.bricks.transformer': _own_dropout_layer,
     'mmseg.models.backbones.beit': _resize_tables,
     'mmengine.config.utils': _name_packages,

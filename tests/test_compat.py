@@ -343,6 +343,28 @@ def _geometric_nodes(source: int, target: int) -> list:
     return [-r for r in reversed(right)] + [0.0] + right
 
 
+# --------------------------------------------------------------------------------------- (i) files that are cut by a kill
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    from mmengine.fileio import LocalBackend
+    from mmengine.runner import save_checkpoint
+
+    backend, path = LocalBackend(), tmp_path / 'folder' / 'a.pth'
+    backend.put(b'old', path)
+    backend.put_text('text', str(tmp_path / 'b.txt'))
+    assert (tmp_path / 'b.txt').read_text() == 'text'
+    with pytest.raises(TypeError):  # half-way: the file is open by then
+        backend.put(5, path)
+    with pytest.raises(TypeError):
+        backend.put_text(5, path)
+    assert path.read_bytes() == b'old' and not list(path.parent.glob('.*'))
+    save_checkpoint(dict(state_dict=dict(a=torch.ones(1))), str(path))
+    assert torch.load(path)['state_dict']['a'] == 1
+    link = tmp_path / 'latest.pth'
+    link.symlink_to(path)
+    backend.put(b'new', link)
+    assert link.is_symlink() and path.read_bytes() == b'new'
+
+
 # ------------------------------------------------------------------------------------- (h) one dropout layer for all
 def test_attention_of_a_detector_leaves_that_of_a_vit_alone():
     from mmcv.cnn.bricks.transformer import MultiheadAttention

@@ -7,15 +7,13 @@ import argparse
 import os
 from pathlib import Path
 
-from mmengine.config import DictAction
-from mmengine.runner import find_latest_checkpoint
-
 import mmtoken  # noqa: F401  before any config is read: it makes `mmtoken::` and `mmseg::` known to mmengine
-from mmtoken.engine.checkpoints import check_checkpoint, check_frozen
-from mmtoken.engine.configs import check_datasets, check_pretrained, load_config
+from mmtoken.engine import GuardHook
+from mmtoken.engine.checkpoints import check_checkpoint, check_frozen, check_resume, latest_checkpoint
+from mmtoken.engine.configs import CfgOptions, check_datasets, check_pretrained, load_config, name_bad_files
 from mmtoken.engine.devices import check_amp, use_cpu_if_needed
 from mmtoken.engine.errors import UserError, one_line_errors
-from mmtoken.engine.models import build_runner, dry_run
+from mmtoken.engine.models import build_runner, build_training, dry_run
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='override settings of the config: key=value, key="[a,b]", key="[(a,b),(c,d)]"',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
@@ -60,19 +58,25 @@ def main():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     cfg.resume = args.resume is not None
-    if args.resume not in (None, 'auto'):
-        cfg.load_from = args.resume
+    if cfg.resume:
+        cfg.load_from = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        cfg.resume = cfg.load_from is not None
 
     check_datasets(cfg, ['train', 'val'])
     check_pretrained(cfg)
     check_amp(cfg)
     use_cpu_if_needed(cfg)
+    name_bad_files(cfg)
     runner = build_runner(cfg)
-    start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.resume else None)
+    build_training(runner)
+    start = cfg.get('load_from')
     check_frozen(runner.model, start)
+    if cfg.resume:
+        check_resume(runner, start)
     if start:
         check_checkpoint(runner.model, start, part='' if cfg.resume else 'backbone.')
     dry_run(runner.model, cfg)
+    runner.register_hook(GuardHook())
     runner.train()
 
 

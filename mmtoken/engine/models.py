@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 from mmengine.utils import to_2tuple
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from .errors import UserError
+from .errors import UserError, user_errors
 
 
 def check_host(cfg: Config):
@@ -32,9 +32,33 @@ def check_host(cfg: Config):
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner, and with it the model."""
+    """Builds the runner, and with it the model.
+
+    Raises:
+        UserError: If the config describes none.
+    """
     check_host(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with user_errors('the config cannot be built'):
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def build_training(runner: Runner):
+    """Builds what training needs beside the model, data and optimizer, which mmengine does when training starts.
+
+    Raises:
+        UserError: If the config describes none.
+    """
+    with user_errors('the config cannot be built'):
+        runner._train_loop = runner.build_train_loop(runner._train_loop)
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        if runner._val_loop is not None:
+            runner._val_loop = runner.build_val_loop(runner._val_loop)
+
+
+def build_testing(runner: Runner):
+    """Builds the test data; raises :class:`UserError` if the config describes none."""
+    with user_errors('the config cannot be built'):
+        runner._test_loop = runner.build_test_loop(runner._test_loop)
 
 
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:
