@@ -38,7 +38,7 @@ test-onedl: .venv-onedl/.done  ## the tests on the maintained fork of OpenMMLab
 	$(PYTEST) .venv-onedl/bin/python -m pytest -q -n 2 $(ARGS)
 
 clean:  ## remove what make built, the environments too
-	rm -rf $(VENV) .venv-full .venv-onedl build dist *.egg-info .pytest_cache .ruff_cache mmtoken/.mim
+	rm -rf $(VENV) .venv-full .venv-onedl build dist *.egg-info .pytest_cache .ruff_cache mmtoken/.mim model-index.yml
 	find mmtoken tools tests configs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------------ environments

@@ -36,7 +36,21 @@ class BuildPyWithMim(build_py):
                     pass
             shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__', '*.py[cod]'))
         metafiles = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/*/metafile.yml'))
-        (mim / 'model-index.yml').write_text(json.dumps({'Import': metafiles}, indent=2) + '\n')  # JSON is YAML
+        (mim / 'other-models.yml').write_text(json.dumps({'Models': other_models(metafiles)}, indent=2) + '\n')
+        write_index(mim, [*metafiles, 'other-models.yml'])  # JSON is YAML
+        if self.editable_mode:  # where there are configs beside the package, OpenMMLab looks for the index there
+            write_index(ROOT, [*metafiles, (mim / 'other-models.yml').relative_to(ROOT).as_posix()])
+
+
+def write_index(folder: Path, files: list) -> None:
+    (folder / 'model-index.yml').write_text(json.dumps({'Import': files}, indent=2) + '\n')
+
+
+def other_models(metafiles: list) -> list:
+    """Entries of the configs that no metafile names, so that all are found by name."""
+    named = {name for file in metafiles for name in re.findall(r'Config: *(\S+)', (ROOT / file).read_text())}
+    paths = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob('configs/[!_]*/*.py'))]
+    return [dict(Name=Path(path).stem, Config=path) for path in paths if path not in named]
 
 
 # The base needs no OpenMMLab: `mmtoken.core` is plain torch.

@@ -297,7 +297,7 @@ def _own_dropout_layer(module: ModuleType, run: Callable) -> None:
     attention.__init__ = own
 
 
-# --------------------------------------------------------------------------------------- (i) files that are cut by a kill
+# ------------------------------------------------------------------------------------- (i) files that are cut by a kill
 def _write_beside(module: ModuleType, run: Callable) -> None:
     """Writes files beside their place and renames them: checkpoints above all.
 
@@ -324,7 +324,24 @@ def _write_beside(module: ModuleType, run: Callable) -> None:
     backend.put, backend.put_text = whole(backend.put), whole(backend.put_text)
 
 
+# ------------------------------------------------------------------------------- (j) models of an index without weights
+def _weights_may_lack(module: ModuleType, run: Callable) -> None:
+    """Inferencers find a model of an index by its name, also if no weights are published for it.
+
+    Fault: mmengine demands ``Weights`` of every entry, so ``MMSegInferencer('name', weights='mine.pth')`` is a KeyError.
+    """
+    run(module)
+    read = module.BaseInferencer._get_models_from_metafile
+
+    def models(folder: str):
+        for model in read(folder):
+            yield {'Weights': None, **model}
+
+    module.BaseInferencer._get_models_from_metafile = staticmethod(models)
+
+
 _PATCHES: dict[str, Patch] = {
+    'mmengine.infer.infer': _weights_may_lack,
     'mmengine.fileio.backends.local_backend': _write_beside,
     'mmcv.cnn.bricks.transformer': _own_dropout_layer,
     'mmseg.models.backbones.beit': _resize_tables,

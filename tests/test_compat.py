@@ -343,7 +343,7 @@ def _geometric_nodes(source: int, target: int) -> list:
     return [-r for r in reversed(right)] + [0.0] + right
 
 
-# --------------------------------------------------------------------------------------- (i) files that are cut by a kill
+# ------------------------------------------------------------------------------------- (i) files that are cut by a kill
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     from mmengine.fileio import LocalBackend
     from mmengine.runner import save_checkpoint
