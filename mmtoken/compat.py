@@ -328,7 +328,8 @@ def _write_beside(module: ModuleType, run: Callable) -> None:
 def _weights_may_lack(module: ModuleType, run: Callable) -> None:
     """Inferencers find a model of an index by its name, also if no weights are published for it.
 
-    Fault: mmengine demands ``Weights`` of every entry, so ``MMSegInferencer('name', weights='mine.pth')`` is a KeyError.
+    Faults: mmengine demands ``Weights`` of every entry, so ``MMSegInferencer('name', weights='a.pth')`` dies. And an
+    inferencer of mmseg or mmdet looks into the index of its own package only, where none of mmtoken's models is.
     """
     run(module)
     read = module.BaseInferencer._get_models_from_metafile
@@ -337,7 +338,20 @@ def _weights_may_lack(module: ModuleType, run: Callable) -> None:
         for model in read(folder):
             yield {'Weights': None, **model}
 
+    load = module.BaseInferencer._load_model_from_metafile
+
+    def load_by_name(self, model: str):
+        try:
+            return load(self, model)
+        except ValueError:
+            scope, self.scope = self.scope, 'mmtoken'
+            try:
+                return load(self, model)
+            finally:
+                self.scope = scope
+
     module.BaseInferencer._get_models_from_metafile = staticmethod(models)
+    module.BaseInferencer._load_model_from_metafile = load_by_name
 
 
 _PATCHES: dict[str, Patch] = {
