@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mmengine.registry import Registry
+
 PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
@@ -86,15 +88,19 @@ def _nearest(error: BaseException) -> str:
         near = get_close_matches(unexpected[1], _arguments(kind), 1)
         return f'; {name} has {near[0]}, did you mean that?' if near else f', which {name} does not take'
     if isinstance(error, KeyError) and isinstance(build.f_locals.get('obj_type'), str):
-        names: dict[str, str] = {}
-        registry = build.f_locals['registry']
-        while registry is not None:
-            for part in (*registry._children.values(), registry):
-                names.update({name.lower(): f'{part.scope}.{name}' for name in part.module_dict})
-            registry = registry.parent
-        near = get_close_matches(build.f_locals['obj_type'].split('.')[-1].lower(), names, 1)
-        return f'; did you mean {names[near[0]]}?' if near else ''
+        return nearest_type(build.f_locals['registry'], build.f_locals['obj_type'])
     return ''
+
+
+def nearest_type(registry: Registry | None, name: str) -> str:
+    """``'; did you mean …?'`` for a type that a registry, its parents and their children do not know; or nothing."""
+    names: dict[str, str] = {}
+    while registry is not None:
+        for part in (*registry._children.values(), registry):
+            names.update({known.lower(): f'{part.scope}.{known}' for known in part.module_dict})
+        registry = registry.parent
+    near = get_close_matches(name.split('.')[-1].lower(), names, 1)
+    return f'; did you mean {names[near[0]]}?' if near else ''
 
 
 def _arguments(kind: Any) -> set[str]:

@@ -2,12 +2,12 @@
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, RUNNERS
+from mmengine.registry import MODELS, OPTIMIZERS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.utils import to_2tuple
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from .errors import UserError, user_errors
+from .errors import UserError, nearest_type, user_errors
 
 
 def check_host(cfg: Config):
@@ -48,6 +48,10 @@ def build_training(runner: Runner):
     Raises:
         UserError: If the config describes none.
     """
+    kind = (runner.cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    kind = kind.get('type')
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:  # at which mmengine says something else
+        raise UserError(f'optim_wrapper.optimizer.type={kind} is not known{nearest_type(OPTIMIZERS, kind)}')
     with user_errors('the config cannot be built'):
         runner._train_loop = runner.build_train_loop(runner._train_loop)
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
