@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises:
         UserError: If the file cannot be written, as on a full disk.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one
     part = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # it has its name by now, or never was
+            part.unlink()
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
