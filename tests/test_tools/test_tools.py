@@ -441,3 +441,17 @@ def test_slurm_scripts_hand_everything_on(street, tmp_path):
 def test_dist_scripts_take_another_python(street, script, files):
     done = shell(street, 'bash', ROOT / f'tools/{script}.sh', *files, 2, PYTHON='echo')
     assert done.stdout.startswith('-m torch.distributed.run')
+
+
+@pytest.mark.parametrize('script', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test'])
+@pytest.mark.parametrize('before', ['', '/some/where'])
+def test_shell_scripts_add_no_empty_path(tmp_path, script, before):
+    """An empty entry is the current folder, whose ``yaml.py`` would then come first."""
+    for name in ('python', 'srun'):
+        (tmp_path / name).write_text('#!/bin/sh\nprintf "%s" "$PYTHONPATH"\n')
+        (tmp_path / name).chmod(0o755)
+    env = {**os.environ, 'PATH': os.pathsep.join([str(tmp_path), os.environ['PATH']]), 'PYTHONPATH': before}
+    command = ['bash', str(ROOT / f'tools/{script}.sh'), 'a', 'b', 'c', 'd']
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    entries = done.stdout.split(os.pathsep)
+    assert Path(entries[0]).resolve() == ROOT and entries[1:] == [before] * bool(before)
