@@ -87,6 +87,8 @@ def latest_checkpoint(work_dir: str) -> str | None:
         UserError: If there are checkpoints, and none can be read.
     """
     folder = Path(work_dir)
+    for part in folder.glob('.*.part'):  # what a kill left of a file that was being written
+        part.unlink(missing_ok=True)
     named = folder / 'last_checkpoint'
     named = named.read_text(errors='replace').strip().strip('\0') if named.is_file() else ''
     others = [path for path in folder.glob('*.pth') if re.fullmatch(r'(iter|epoch)_\d+', path.stem)]
@@ -117,11 +119,16 @@ def check_resume(runner: Runner, path: str):
     checkpoint = read_checkpoint(path)
     if not {'optimizer', 'message_hub', 'meta'} <= set(checkpoint):
         raise UserError(f'checkpoint {path} holds weights alone and cannot be resumed; give it as load_from')
+    if not isinstance(runner, Runner):  # FlexibleRunner builds the model when training starts
+        return
     model = unwrap(runner.model)
-    buffers = {name for name, _ in model.named_buffers()}
-    ours = [name for name, _ in model.named_parameters()]
-    theirs = [name.removeprefix('module.') for name in checkpoint['state_dict']]
-    theirs = [name for name in theirs if name not in buffers]
+    other = {name for name, _ in model.named_buffers()}  # states that are not optimized
+
+    def learned(state: dict) -> list[str]:
+        names = [name.removeprefix('module.') for name in state]
+        return [name for name in names if name not in other and not name.endswith('_extra_state')]
+
+    ours, theirs = learned(model.state_dict()), learned(checkpoint['state_dict'])
     remedy = 'its optimizer state would go to other parameters; start anew from it with load_from instead of --resume'
     if ours != theirs:
         pairs = zip_longest(ours, theirs, fillvalue='nothing')

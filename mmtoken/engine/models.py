@@ -48,6 +48,8 @@ def build_training(runner: Runner):
     Raises:
         UserError: If the config describes none.
     """
+    if not isinstance(runner, Runner):  # FlexibleRunner leaves the work to its strategy
+        return
     kind = (runner.cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     kind = kind.get('type')
     if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:  # at which mmengine says something else

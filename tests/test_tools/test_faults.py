@@ -161,7 +161,9 @@ def interrupted(street, trained):
 def test_resume_falls_back_to_what_can_be_read(interrupted, capsys, spoil, last):
     from mmtoken.engine.checkpoints import latest_checkpoint
 
+    (interrupted / '.iter_8.pth.0.part').write_text('half')
     assert latest_checkpoint(str(interrupted)) == str(interrupted / 'iter_6.pth')
+    assert not list(interrupted.glob('.*'))
     assert capsys.readouterr().out == ''
     spoil(interrupted / 'iter_6.pth')
     if last is None:

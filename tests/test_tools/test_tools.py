@@ -4,6 +4,7 @@ import importlib.util
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
