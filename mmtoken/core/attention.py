@@ -6,6 +6,8 @@ backends: ``varlen`` (CUDA, half precision), ``padded`` (fused kernel with a mas
 the reference).
 """
 
+import inspect
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,8 +15,11 @@ from torch import Tensor
 from .packing import Packing
 from .rotary import Rotation
 
-try:  # torch >= 2.10
+try:
     from torch.nn.attention.varlen import varlen_attn
+
+    if 'scale' not in inspect.signature(varlen_attn).parameters:  # torch 2.10
+        varlen_attn = None
 except ImportError:
     varlen_attn = None
 
@@ -113,7 +118,7 @@ def ragged_attention(
         raise ValueError(f"backend='{backend}' is not an attention backend; choose one of {RAGGED_BACKENDS}.")
     can_varlen = varlen_attn is not None and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and not dropout_p
     if backend == 'varlen' and not can_varlen:
-        raise ValueError("backend='varlen' needs torch >= 2.10, CUDA, fp16 or bf16 and no dropout; use 'padded'.")
+        raise ValueError("backend='varlen' needs torch >= 2.11, CUDA, fp16 or bf16 and no dropout; use 'padded'.")
     packing = Packing.of(lengths)
     if backend == 'auto' and packing.is_even and len(packing):
         return _even(q, k, v, packing, scale, key_bias, dropout_p)

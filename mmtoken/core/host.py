@@ -373,9 +373,10 @@ class TokenHost:
         ]
         if all(tuple(one) == grid for one in real):
             return None
-        real = torch.tensor(real, device=inputs.device)
-        rows, columns = (torch.arange(n, device=inputs.device) for n in grid)
-        return (rows[:, None] >= real[:, 0, None, None]) | (columns >= real[:, 1, None, None])
+        padding = torch.ones(len(real), *grid, dtype=torch.bool, device=inputs.device)
+        for image, (down, across) in zip(padding, real):
+            image[:down, :across].fill_(False)  # numbers go along with the kernel; a copy would wait for the GPU
+        return padding
 
     @contextmanager
     def padded(self, padding: Tensor | None) -> Iterator[None]:
