@@ -33,7 +33,9 @@ from mmtoken.analysis import MacReport, environment, interleave, segmentor_macs
 from mmtoken.analysis.benchmark import Bench
 from mmtoken.analysis.counter import replaced
 from mmtoken.analysis.report import markdown
-from mmtoken.engine.checks import check_device, check_output, one_line_errors
+from mmtoken.engine.devices import check_device
+from mmtoken.engine.errors import one_line_errors
+from mmtoken.engine.files import check_output
 from mmtoken.hosts.dinov2 import TokenDINOv2
 
 ROOT = Path(__file__).resolve().parents[2]
