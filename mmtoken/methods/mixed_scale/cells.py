@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -70,6 +71,25 @@ class Cells:
         holds = ~coarse | (own == first)
         number = holds.cumsum(1) - 1
         return holds, coarse, torch.where(coarse, number[:, first], number)
+
+
+def whole_patches(images: Tensor, grid: tuple[int, int], patch: int, padding: Tensor | None) -> Tensor:
+    """Returns pictures of whole patches, with zeros where the batch is padded.
+
+    Args:
+        images (Tensor): ``(B, 3, h, w)``.
+        grid (tuple[int, int]): Patches ``(H, W)``.
+        patch (int): Side of a patch in pixels.
+        padding (Tensor, optional): Patches that hold nothing but padding ``(B, H, W)``, bool.
+
+    Returns:
+        Tensor: ``(B, 3, H·patch, W·patch)``.
+    """
+    down, across = (n * patch - side for n, side in zip(grid, images.shape[-2:]))
+    images = F.pad(images, (0, across, 0, down))  # less than none where the backbone leaves out a rest
+    if padding is None:
+        return images
+    return images.masked_fill(padding[:, None].repeat_interleave(patch, 2).repeat_interleave(patch, 3), 0)
 
 
 def rows_of(holds: Tensor, number: int) -> Tensor:

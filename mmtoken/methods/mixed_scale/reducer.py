@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmtoken.core import REDUCERS, Cost, Gather, HostInfo, Packing, Reducer, Scatter, TokenHost, TokenState
 from mmtoken.core.arguments import check_choice, check_flag, check_number
 
-from .cells import Cells, rows_of
+from .cells import Cells, rows_of, whole_patches
 from .selectors import Selector, build_selector, covered, impurity
 
 
@@ -116,6 +116,7 @@ class MixedScale(Reducer):
                 '2x2; feed a larger one.'
             )
         h, w = cells.shape
+        images = whole_patches(images, state.grid, patch, padding)
         half = F.avg_pool2d(images[..., : 2 * h * patch, : 2 * w * patch], 2)
         coarse = host.run_blocks(host.embed(half), range(self.selector.blocks))
         needs = self.selector(images, coarse, cells, patch)
@@ -137,18 +138,14 @@ class MixedScale(Reducer):
 
     @torch.no_grad()
     def choose(self, needs: Tensor, cells: Cells, part: float | None, padding: Tensor | None) -> Tensor:
-        """Decides which cells get fine tokens ``(B, h·w)``, bool; ties are settled by position.
-
-        Cells of which a part is padding come first, so that no coarse token mixes both; cells of padding come last.
-        """
+        """Decides which cells get fine tokens ``(B, h·w)``, bool; cells of padding come last."""
         needs = needs.detach()
         if padding is not None:
-            four = cells.to_cells(padding)
-            needs = needs.masked_fill(four.any(-1), float('inf')).masked_fill(four.all(-1), float('-inf'))
+            needs = needs.masked_fill(cells.to_cells(padding).all(-1), float('-inf'))
         if part is None:
             return needs > self.threshold
         number = self.number(part, cells.number)
-        # Ranks settle ties by position on every device; a stable sort is what decides.
+        # A stable sort settles ties by position on every device.
         order = needs.argsort(dim=1, descending=True, stable=True)[:, :number]
         return torch.zeros_like(needs, dtype=torch.bool).scatter(1, order, True)
 
@@ -200,7 +197,10 @@ class MixedScale(Reducer):
             coarse_tokens = coarse_tokens * gate.to(coarse_tokens.dtype)
             fine_tokens = fine_tokens * torch.where(is_coarse, 1, gate[:, cell, 0]).to(fine_tokens.dtype)[..., None]
         mixed = torch.where(is_coarse[..., None], coarse_tokens[:, cell], fine_tokens)
-        tokens = [mixed, torch.where(is_coarse, 4.0, 1.0), state.coords + 0.5 * is_coarse[..., None], state.padding]
+        padding = state.padding
+        if padding is not None:  # a coarse token is padding if all of its patches are
+            padding = torch.where(is_coarse, cells.to_cells(padding).all(-1)[:, cell], padding)
+        tokens = [mixed, torch.where(is_coarse, 4.0, 1.0), state.coords + 0.5 * is_coarse[..., None], padding]
         if part is None:
             self.pack(state, prefix, holds, number, *tokens)
             return

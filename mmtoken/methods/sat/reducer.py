@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmtoken.core import REDUCERS, Cost, HostInfo, Packing, Reducer, Scatter, TokenHost, TokenState
 from mmtoken.core.arguments import check_flag, check_int, check_number
-from mmtoken.methods.mixed_scale.cells import Cells
+from mmtoken.methods.mixed_scale.cells import Cells, whole_patches
 
 from .scale_map import focal_loss, scale_targets
 
@@ -134,15 +134,17 @@ class SAT(Reducer):
         longest = max(images.shape[-2:])
         state = host.embed(images, padding)
         grid = state.grid
-        down, across = (-n % (side * patch) for n in images.shape[-2:])
-        canvas = host.embed(F.pad(images, (0, across, 0, down))) if down or across else state
-        cells = Cells(canvas.grid, canvas.x.device)
+        whole = tuple(-(-n // side) * side for n in grid)
+        images = whole_patches(images, grid, patch, padding if self.mask_padding else None)
+        images = F.pad(images, (0, (whole[1] - grid[1]) * patch, 0, (whole[0] - grid[0]) * patch))
+        canvas = state if whole == grid else host.embed(images)
+        cells = Cells(whole, canvas.x.device)
 
-        coarse = self.run_coarse(host, F.pad(images, (0, across, 0, down)), cells)
+        coarse = self.run_coarse(host, images, cells)
         maps = self.head(self.norm(coarse.patches)).float().sigmoid().transpose(1, 2)
         level, padded = self.assign(maps, cells), None
-        if self.mask_padding and (down or across or padding is not None):
-            padded = self.padded_cells(padding, grid, canvas.grid)
+        if self.mask_padding and (whole != grid or padding is not None):
+            padded = self.padded_patches(padding, grid, whole)
         fine = level[:, cells.of_patches()[0]] == 0  # (B, H·W) of the canvas
         canvas.select(fine, self)
         host.run_blocks(canvas, range(self.first))
@@ -226,7 +228,7 @@ class SAT(Reducer):
         state.replace(rows, restore, layout, self)
 
     @staticmethod
-    def padded_cells(padding: Tensor | None, grid: tuple[int, int], canvas: tuple[int, int]) -> Tensor:
+    def padded_patches(padding: Tensor | None, grid: tuple[int, int], canvas: tuple[int, int]) -> Tensor:
         """Returns which patches of the padded picture hold nothing but padding ``(B, H·W)``, bool."""
         batch = 1 if padding is None else len(padding)
         real = torch.zeros(batch, *grid, dtype=torch.bool) if padding is None else padding
