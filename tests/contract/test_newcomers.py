@@ -26,6 +26,7 @@ CAUGHT = {
     'No_closed_form': 'test_a_method_brings_what_its_tests_need[No_closed_form]',
     'Flips': 'test_what_is_in_a_place_shows_in_that_place[Flips]',
     'Mixes': 'test_a_batch_is_its_images_without_a_method[Mixes]',
+    'Weightless': 'test_a_host_weighs_keys_by_the_sizes_of_tokens[Weightless]',
     'Forgets': 'test_every_tap_gets_the_full_grid[AvgPool-Forgets-layer=2-grid=0.5-size0]',
     'Renames': 'test_a_host_has_the_names_of_the_class_it_derives_from[Renames]',
     'Hides': 'test_state_dict_round_trip[AvgPool-Hides-layer=2-grid=0.5]',
