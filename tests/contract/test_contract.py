@@ -95,7 +95,7 @@ def pytest_generate_tests(metafunc):
     rungs = [Case(c.method, c.host, tuple(example.items())) for c in PAIRS for example in c.type.examples]
     static = [c for c in PAIRS if not c.type.dynamic]
     params = dict(method=COMPLETE, host=TOYS, case=PAIRS, static=static, rung=rungs)
-    for name in set(params) & set(metafunc.fixturenames):
+    for name in [name for name in params if name in metafunc.fixturenames]:  # in one order for every worker
         ids = [p if isinstance(p, str) else p.id for p in params[name]]
         metafunc.parametrize(name, params[name], ids=ids)
 
@@ -472,8 +472,15 @@ def test_reducers_stack(case, other):
     others = dict(AvgPool=dict(type='mmtoken.AvgPool', layer=0, grid=0.75), itself=case.config(args))
     if other == 'itself' and (kind.dynamic or kind.needs_keys or starts):
         pytest.skip('a ragged batch is selected from once, keys serve one merge a block, and tokens are made once')
+<<<<<<< HEAD
     if info(case.host).ragged_stem or (starts and kind.dynamic):
         pytest.skip('what starts ragged takes neither pooling nor merging')
+=======
+    if other != 'itself' and info(case.host).ragged_stem:
+        pytest.skip('a host that starts ragged takes no such method')
+    if starts and kind.dynamic:
+        pytest.skip('static methods do not come after unequal counts; ToMe says so')
+>>>>>>> main
     inputs = images(4, size)
     if starts:
         reducer = [case.config(args), dict(type='mmtoken.ToMe', r=2)]

@@ -69,9 +69,9 @@ class SAT(Reducer):
     paper = 'SAT-HMR: Real-Time Multi-Person 3D Mesh Estimation via Scale-Adaptive Tokens, CVPR 2025, 2411.19824'
     identity_example = dict(levels=1)
     examples = (
-        dict(blocks=0, levels=2, confidence=0.45),
-        dict(blocks=0, levels=2, confidence=0.6),
-        dict(blocks=0, levels=3, confidence=0.9),
+        dict(blocks=0, levels=2, confidence=0.0, scale=0.6),
+        dict(blocks=0, levels=2, confidence=0.0, scale=0.54),
+        dict(blocks=0, levels=3, confidence=0.5, scale=0.54, mask_padding=True),
     )
     #: Maps ``(B, 2, h·w)`` that decide instead of the scale head, see ``guided``.
     guide: Tensor | None = None
@@ -135,7 +135,7 @@ class SAT(Reducer):
         state = host.embed(images, padding)
         grid = state.grid
         whole = tuple(-(-n // side) * side for n in grid)
-        images = whole_patches(images, grid, patch, padding if self.mask_padding else None)
+        images = whole_patches(host.fitted(images), grid, patch, padding if self.mask_padding else None)
         images = F.pad(images, (0, (whole[1] - grid[1]) * patch, 0, (whole[0] - grid[0]) * patch))
         canvas = state if whole == grid else host.embed(images)
         cells = Cells(whole, canvas.x.device)
