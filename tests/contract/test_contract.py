@@ -472,15 +472,8 @@ def test_reducers_stack(case, other):
     others = dict(AvgPool=dict(type='mmtoken.AvgPool', layer=0, grid=0.75), itself=case.config(args))
     if other == 'itself' and (kind.dynamic or kind.needs_keys or starts):
         pytest.skip('a ragged batch is selected from once, keys serve one merge a block, and tokens are made once')
-<<<<<<< HEAD
     if info(case.host).ragged_stem or (starts and kind.dynamic):
         pytest.skip('what starts ragged takes neither pooling nor merging')
-=======
-    if other != 'itself' and info(case.host).ragged_stem:
-        pytest.skip('a host that starts ragged takes no such method')
-    if starts and kind.dynamic:
-        pytest.skip('static methods do not come after unequal counts; ToMe says so')
->>>>>>> main
     inputs = images(4, size)
     if starts:
         reducer = [case.config(args), dict(type='mmtoken.ToMe', r=2)]
