@@ -11,12 +11,14 @@ from torch import Tensor
 MASKED = -1e20
 
 
+#: Devices that have autocast, asked once: older torch cannot compile the question.
+_AUTOCAST = frozenset(kind for kind in ('cpu', 'cuda', 'mps', 'xpu') if torch.amp.is_autocast_available(kind))
+
+
 def full_precision(x: Tensor) -> AbstractContextManager:
     """Switches autocast off on the device of ``x``: squared distances overflow half precision."""
     kind = x.device.type
-    if torch.amp.is_autocast_available(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
+    return torch.autocast(kind, enabled=False) if kind in _AUTOCAST else nullcontext()
 
 
 def pool_to_grid(x: Tensor, raster: tuple[int, int], grid: tuple[int, int], valid: Tensor | None = None) -> Tensor:
