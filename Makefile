@@ -33,7 +33,7 @@ reproduce-gpu: MINUTES ?= 4
 reproduce-gpu: PY := $(PYTHON)
 reproduce-gpu:  ## on a GPU machine: the CUDA tests (100 s at most), then the latency tables (OUT=folder, MINUTES=4)
 	mkdir -p $(OUT)
-	-timeout 100 $(PY) -m pytest -q -m gpu -p no:cacheprovider $(GPU_TESTS) 2>&1 | tee $(OUT)/tests.log
+	-timeout -s INT 100 $(PY) -m pytest -q -m gpu --tb=short -p no:cacheprovider $(GPU_TESTS) 2>&1 | tee $(OUT)/tests.log
 	$(PY) -W ignore tools/misc/gpu_report.py --out $(OUT) --minutes $(MINUTES)
 
 # By name: the others import what a GPU machine need not have. Quick ones first.

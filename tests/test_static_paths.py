@@ -38,13 +38,14 @@ class NothingElsewhere(TorchDispatchMode):
         return out
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('padded', [False, True])
 @pytest.mark.parametrize('host, reducer', cases())
-def test_nothing_is_made_on_the_cpu_nor_read_from_the_device(host, reducer, padded):
+def test_nothing_is_made_on_the_cpu_nor_read_from_the_device(host, reducer, padded, dtype):
     """A tensor on ``meta`` has no values, so reading any is an error there."""
-    model = build(host, reducer).to('meta')
+    model = build(host, reducer).to('meta', dtype)
     padding = torch.zeros(2, SIDE, SIDE, dtype=torch.bool, device='meta') if padded else None
-    images = torch.zeros(SHAPE, device='meta')
+    images = torch.zeros(SHAPE, device='meta', dtype=dtype)
     with torch.no_grad(), NothingElsewhere():
         model(images, padding)
 
@@ -90,4 +91,5 @@ def test_a_cuda_graph_gives_the_same_without_a_sync(host, reducer, dtype):
             graph.replay()
             for out, expected in zip(tree_leaves(outs), tree_leaves(model(images))):
                 assert out.isfinite().all()
-                torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-3)
+                tolerance = 1e-3 if dtype == torch.float32 else 3e-2
+                torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
