@@ -30,7 +30,7 @@ def check_int(key: str, value: Any, low: int | None = None, high: int | None = N
     return value
 
 
-def check_number(key: str, value: Any, low: float | None = None, high: float | None = None, above: bool = False):
+def check_number(key: str, value: Any, low: float | None = None, high: float | None = None, above: bool = False) -> Any:
     """Returns a finite number between ``low`` and ``high``, both included.
 
     Args:
@@ -133,25 +133,23 @@ def check_grid(key: str, grid: Any) -> Grid:
         or not all(isinstance(g, int) and not isinstance(g, bool) and g > 0 for g in grid)
     ):
         raise ValueError(f'{key}={grid!r} is not a grid; give (height, width) in tokens or a ratio in (0, 1].')
-    return tuple(grid)
+    return grid[0], grid[1]
 
 
-def resolve_grid(key: str, grid: Grid, raster: tuple[int, int] | None) -> tuple[int, int]:
+def resolve_grid(key: str, grid: Grid, raster: tuple[int, int]) -> tuple[int, int]:
     """Turns a checked grid into ``(h, w)`` for tokens that lie on ``raster``.
 
     Raises:
-        ValueError: If it is larger than ``raster`` in height or width, or the tokens lie on no raster.
+        ValueError: If it is larger than ``raster`` in height or width.
     """
-    if raster is None:
-        raise ValueError(f'{key}={grid} needs tokens on a raster, and a reducer before it left none; put merging last.')
     if isinstance(grid, float):
-        return tuple(max(1, round(side * grid)) for side in raster)
+        return max(1, round(raster[0] * grid)), max(1, round(raster[1] * grid))
     if grid[0] > raster[0] or grid[1] > raster[1]:
         raise ValueError(
             f"{key}={grid} is larger than the image's {raster[0]}x{raster[1]} tokens; "
             'give a smaller grid, or a ratio that follows the image.'
         )
-    return grid
+    return grid[0], grid[1]
 
 
 def _inside(value: float, low: float | None, high: float | None) -> bool:

@@ -6,6 +6,8 @@ backends: ``varlen`` (CUDA, half precision), ``padded`` (fused kernel with a mas
 the reference).
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,10 +15,13 @@ from torch import Tensor
 from .packing import Packing
 from .rotary import Rotation
 
+varlen_attn: Any
 try:  # torch >= 2.10
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
 except ImportError:
     varlen_attn = None
+else:
+    varlen_attn = varlen.varlen_attn
 
 RAGGED_BACKENDS = ('auto', 'varlen', 'padded', 'loop')
 

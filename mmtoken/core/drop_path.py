@@ -42,7 +42,7 @@ class ImageDropPath(nn.Module):
 
     def __init__(self, stock: nn.Module):
         super().__init__()
-        self.stock, self.drop_prob = stock, float(stock.drop_prob or 0)
+        self.stock, self.drop_prob = stock, float(getattr(stock, 'drop_prob', None) or 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Drops the residual ``x`` of whole images."""

@@ -49,6 +49,11 @@ class GridReducer(Reducer):
         """Replaces the tokens of ``state``, unless the grid is theirs already."""
         state.check_dense(self)
         before, raster = state.layout, state.raster
+        if raster is None:
+            raise ValueError(
+                f'reducer.grid={self.grid} needs tokens on a raster, and a reducer before it left none; put merging '
+                'last.'
+            )
         grid = resolve_grid('reducer.grid', self.grid, raster)
         if grid == raster:
             return

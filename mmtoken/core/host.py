@@ -17,7 +17,11 @@ from .state import TokenState
 See = Callable[[TokenState, int], None]
 
 
-class TokenHost:
+#: Hosts mix :class:`TokenHost` into classes of OpenMMLab, which bring no types: Any lets their attributes be read.
+Upstream: Any = nn.Module
+
+
+class TokenHost(Upstream):
     """Mixin over a ViT backbone: runs its blocks with a token reducer between them.
 
     A host subclasses the backbone and mixes this in first, so its parameters keep the names of the stock checkpoint;
@@ -26,7 +30,7 @@ class TokenHost:
     """
 
     # ------------------------------------------------------------------ what a host has
-    blocks: nn.ModuleList
+    #: ``blocks`` (nn.ModuleList) is an attribute or a property.
     embed_dims: int
     num_heads: int
     out_indices: Sequence[int]
@@ -271,9 +275,9 @@ class TokenHost:
         real = [[min(-(-size[axis] // patch), grid[axis]) for axis in (0, 1)] for size in sizes]
         if all(one == grid for one in real):
             return None
-        real = torch.tensor(real, device=inputs.device)
+        ends = torch.tensor(real, device=inputs.device)
         rows, columns = (torch.arange(n, device=inputs.device) for n in grid)
-        return (rows[:, None] >= real[:, 0, None, None]) | (columns >= real[:, 1, None, None])
+        return (rows[:, None] >= ends[:, 0, None, None]) | (columns >= ends[:, 1, None, None])
 
     @contextmanager
     def padded(self, padding: Tensor | None) -> Iterator[None]:
@@ -306,11 +310,12 @@ class TokenHost:
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         """Fills parameters of the reducer that start from the backbone's own, where the checkpoint has none."""
-        copies = {} if self.reducer is None else self.reducer.copies()
-        for name in self.reducer.state_dict() if copies else ():
-            old = next((copies[new] + name[len(new) :] for new in copies if name.startswith(new)), None)
-            if old is not None and prefix + old in state_dict:
-                state_dict.setdefault(f'{prefix}reducer.{name}', state_dict[prefix + old])
+        if self.reducer is not None:
+            copies = self.reducer.copies()
+            for name in self.reducer.state_dict() if copies else ():
+                old = next((copies[new] + name[len(new) :] for new in copies if name.startswith(new)), None)
+                if old is not None and prefix + old in state_dict:
+                    state_dict.setdefault(f'{prefix}reducer.{name}', state_dict[prefix + old])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def switch_to_deploy(self) -> None:

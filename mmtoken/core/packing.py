@@ -28,8 +28,8 @@ class Packing:
 
     @classmethod
     def of(cls, lengths: Union[Tensor, 'Packing']) -> 'Packing':
-        """``lengths`` itself if it is a packing already."""
-        return lengths if isinstance(lengths, cls) else cls(lengths)
+        """Returns a packing of ``lengths``; ``lengths`` itself if it is one already."""
+        return lengths if isinstance(lengths, Packing) else cls(lengths)
 
     @classmethod
     def even(cls, batch: int, length: int, device: torch.device) -> 'Packing':

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -47,7 +47,7 @@ class HostInfo:
         ragged (bool): Whether blocks run on packed images of unequal token counts. Defaults to True.
         any_size (bool): Whether the stem takes pictures of any size. Defaults to True.
         stages (tuple[Stage, ...]): Stages of a pyramid; one stage by default.
-        host (nn.Module, optional): The backbone itself, for methods that copy parts of it.
+        host (TokenHost, optional): The backbone itself, for methods that copy parts of it.
     """
 
     depth: int
@@ -59,7 +59,7 @@ class HostInfo:
     ragged: bool = True
     any_size: bool = True
     stages: tuple[Stage, ...] = ()
-    host: nn.Module | None = None
+    host: Any = None  # methods read what only some backbones have
 
     @property
     def is_plain(self) -> bool:
@@ -77,16 +77,16 @@ class Cost:
     """What a method makes of the cost of a backbone, for one image; see :meth:`Reducer.closed_form`.
 
     Args:
-        attention (list[int | tuple[int, ...]]): Patch tokens that enter the attention of each block; several numbers if
-            the block runs on several sequences.
-        mlp (list[int | tuple[int, ...]]): Likewise those that enter the MLP of each block.
+        attention (Sequence[int | tuple[int, ...]]): Patch tokens that enter the attention of each block; several
+            numbers if the block runs on several sequences.
+        mlp (Sequence[int | tuple[int, ...]]): The same for the MLP of each block.
         reduce (int): Multiply-adds of the method itself. Defaults to 0.
         restore (int): Multiply-adds of restoring the full grid once, after the last block. Defaults to 0.
         stem (int): Multiply-adds in the stem beyond that of the dense model. Defaults to 0.
     """
 
-    attention: list[int | tuple[int, ...]]
-    mlp: list[int | tuple[int, ...]]
+    attention: Sequence[int | tuple[int, ...]]
+    mlp: Sequence[int | tuple[int, ...]]
     reduce: int = 0
     restore: int = 0
     stem: int = 0
@@ -104,11 +104,11 @@ class Reducer(nn.Module):
     """
 
     #: Whether the number of tokens depends on the picture. Static methods promise compile, CUDA graphs and export.
-    dynamic: ClassVar[bool] = False
+    dynamic: bool = False
     #: Whether the method has parameters or losses of its own.
-    trainable: ClassVar[bool] = False
+    trainable: bool = False
     #: Whether the method reads ``state.keys`` in ``between`` or ``after``.
-    needs_keys: ClassVar[bool] = False
+    needs_keys: bool = False
     #: The paper, as 'Title, venue year, arXiv id'.
     paper: ClassVar[str] = ''
     #: Arguments that reduce nothing, and arguments that reduce ever more, for a model of four blocks.
@@ -177,6 +177,16 @@ class Reducer(nn.Module):
             state (TokenState, optional): After a pass of one picture; dynamic methods read there what happened.
         """
         raise NotImplementedError(f'{type(self).__name__} has no closed_form(), which tells what it costs.')
+
+    def kept(self, state: TokenState | None) -> Any:
+        """Returns what the method kept of a pass in ``state.aux``.
+
+        Raises:
+            ValueError: If there was no pass.
+        """
+        if state is None or self not in state.aux:
+            raise ValueError(f'{type(self).__name__} needs the state after a pass of its own.')
+        return state.aux[self]
 
     def copies(self) -> dict[str, str]:
         """Returns prefixes of parameters below this reducer, and those of the backbone's that they start from.
@@ -258,7 +268,7 @@ class ReducerSequence(Reducer):
             raise ValueError('reducer=[] is empty; leave it out, or name at least one method.')
         if any(reducer is None for reducer in reducers):
             raise ValueError('reducer=[…] holds None; leave it out, each entry is the config of a method.')
-        self.reducers = nn.ModuleList(reducers)
+        self.reducers = cast(Sequence[Reducer], nn.ModuleList(reducers))
         self.dynamic = any(r.dynamic for r in reducers)
         self.trainable = any(r.trainable for r in reducers)
         self.needs_keys = any(r.needs_keys for r in reducers)
@@ -311,7 +321,10 @@ class ReducerSequence(Reducer):
             reducer.after(state, i)
 
     def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Any:
-        return next((r for r in self.reducers if r.finishes), super()).finish(state, head, feats, name)
+        for reducer in self.reducers:
+            if reducer.finishes:
+                return reducer.finish(state, head, feats, name)
+        return super().finish(state, head, feats, name)
 
     def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
         return {k: v for reducer in self.reducers for k, v in reducer.losses(state, targets).items()}

@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
     from .reducer import Reducer
@@ -66,7 +66,15 @@ def method_of(cfg: dict) -> type[Reducer]:
         ValueError: For an unknown one, naming those that exist.
     """
     name = cfg.get('type')
-    return name if isinstance(name, type) else REDUCERS.get(name)
+    return name if isinstance(name, type) else REDUCERS.get(str(name))
+
+
+@overload
+def build_reducer(cfg: dict | Sequence[dict] | Reducer) -> Reducer: ...
+
+
+@overload
+def build_reducer(cfg: None) -> None: ...
 
 
 def build_reducer(cfg: dict | Sequence[dict] | Reducer | None) -> Reducer | None:

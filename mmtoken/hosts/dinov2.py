@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from mmtoken.core import TokenHost, TokenState, self_attention
 from mmtoken.core.arguments import check_choice
 from mmtoken.registry import MODELS
 
-ARCHS = dict(
+ARCHS: dict[str, dict[str, Any]] = dict(
     small=dict(embed_dims=384, num_layers=12, num_heads=6),
     base=dict(embed_dims=768, num_layers=12, num_heads=12),
     large=dict(embed_dims=1024, num_layers=24, num_heads=16),

@@ -48,7 +48,7 @@ class DoViT(EarlyExit):
         frozen: bool = False,
     ):
         super().__init__(heads, exits, threshold, frozen)
-        lowest = min(threshold) if isinstance(threshold, (list, tuple)) else threshold
+        lowest = min(threshold) if isinstance(threshold, Sequence) else threshold
         check_number('low', low, 0, 1)
         if low > lowest:
             raise ValueError(f'low={low!r} must lie between 0 and threshold={threshold}.')
@@ -86,7 +86,7 @@ class DoViT(EarlyExit):
                     f'reducer.heads: {type(head).__name__} reads neighbouring tokens, and a method before '
                     'DoViT left them on no raster; take kernel_size=1.'
                 )
-            output, scores = kind.predict(head, tokens.transpose(1, 2).unflatten(2, record.raster))
+            output, scores = Map.predict_map(head, tokens.transpose(1, 2).unflatten(2, record.raster))
         else:
             whole = Packing.even(record.batch, record.number, tokens.device)
             logits, classes = kind.predict(head, tokens.flatten(0, 1), whole)
@@ -107,7 +107,7 @@ class DoViT(EarlyExit):
         return 1 - min(self.iteration / self.anneal_iters, 1) * (1 - point.threshold)
 
     def settle(self, state: TokenState, record: Exits) -> None:
-        if self.aggregate is None:
+        if self.aggregate is None or state.packing is None:
             return
         gone = (record.left < len(self.exits)).view(record.batch, record.number, 1).float()
         tokens = state.dense(trail=state.trail[len(record.trail) :])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmtoken.core import REDUCERS, HostInfo, Packing, TokenState
 from mmtoken.core.arguments import check_choice, check_flag, check_int
-from mmtoken.methods.early_exit import Attention, EarlyExit, Exit, Exits, Map, Pointwise, kind_of
+from mmtoken.methods.early_exit import Attention, DecodeHead, EarlyExit, Exit, Exits, Kind, Map, Pointwise, kind_of
 
 from .context import top_of_group
 
@@ -89,7 +89,8 @@ class DToP(EarlyExit):
             )
         if not attention:
             return moved
-        last = isinstance(head.in_index, int) and model.backbone.out_indices[head.in_index] == self.depth - 1
+        taps: Sequence[int] = getattr(model.backbone, 'out_indices', ())
+        last = isinstance(head.in_index, int) and taps[head.in_index] == self.depth - 1
         if not last or model.with_neck or head.deep_supervision:
             raise ValueError(
                 'reducer DToP runs ATMSingleHead on the tokens of the last block: let its in_index '
@@ -107,18 +108,22 @@ class DToP(EarlyExit):
         else:
             logits, classes = kind.predict(head, self.active(state, block), packing)
         scores = kind.scores(logits, classes, packing)
-        self.write(record, logits, scores, kind)
+        canvas = self.write(record, logits, scores, kind)
         if self.training:
-            record.stages.append((point.number, kind.output(self.full_map(state, record, record.canvas), classes)))
+            record.stages.append((point.number, kind.output(self.full_map(state, record, canvas), classes)))
         return scores
 
-    def write(self, record: Exits, logits: Tensor, scores: Tensor, kind: type) -> None:
-        """Puts what a head says of the active tokens onto the canvas: final for those that leave, else overwritten."""
+    def write(self, record: Exits, logits: Tensor, scores: Tensor, kind: type[Kind]) -> Tensor:
+        """Puts the predictions of the active tokens onto the canvas and returns it.
+
+        They are final for tokens that leave now; the next exit overwrites those of the others.
+        """
         final = scores if kind is Attention and self.store == 'prob' and not self.training else logits
         if record.canvas is None:
             dtype = torch.promote_types(final.dtype, torch.float32)
             record.canvas = final.new_zeros(len(record.left), self.num_classes, dtype=dtype)
         record.canvas = record.canvas.index_copy(0, record.rows, final.to(record.canvas.dtype))
+        return record.canvas
 
     def decide(self, state: TokenState, scores: Tensor, packing: Packing, point: Exit) -> tuple[Tensor, Tensor | None]:
         confidence, label = scores.max(-1)
@@ -134,7 +139,7 @@ class DToP(EarlyExit):
         )
         return easy & ~context, torch.where(context, (patches / stand_ins.clamp(min=1))[group], sizes)
 
-    def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Any:
+    def finish(self, state: TokenState, head: DecodeHead, feats: tuple, name: str) -> Any:
         """Returns the head's logits for the tokens still active, the final predictions for the others.
 
         With a head that gives a finer map than the tokens lie on, a pruned token's prediction fills its patch.
@@ -142,9 +147,9 @@ class DToP(EarlyExit):
         Returns:
             Tensor: ``(B, K, H, W)`` or a multiple of it; of an ``ATMSingleHead`` in training what its loss takes.
         """
-        if name != 'decode':
+        record = self.record(state) if name == 'decode' else None
+        if record is None:
             return head.forward(feats)
-        record = self.record(state)
         if kind_of(head) is Attention and (head.training or state.packing is not None):
             return self.finish_attention(state, record, head)
         logits = head.forward(feats)
@@ -153,12 +158,12 @@ class DToP(EarlyExit):
                 f'reducer DToP completes one map of logits, and decode_head {type(head).__name__} gives '
                 'something else; use mmtoken.DoViT, or another head.'
             )
-        if state.packing is None:  # none has left
+        if state.packing is None or record.canvas is None:  # no token has left
             return logits
         left = (record.left < len(self.exits)).to(logits.dtype)[:, None]
         share = self.full_map(state, record, left)
         final = self.full_map(state, record, record.canvas * left)
-        coarse = logits if logits.shape[-2:] == final.shape[-2:] else F.adaptive_avg_pool2d(logits, final.shape[-2:])
+        coarse = logits if logits.shape[-2:] == final.shape[-2:] else F.adaptive_avg_pool2d(logits, state.grid)
         mixed = final + (1 - share) * coarse
         if coarse is logits:
             return mixed
@@ -166,8 +171,8 @@ class DToP(EarlyExit):
         fine = F.interpolate(mixed, logits.shape[-2:], mode='bilinear', align_corners=head.align_corners)
         return share * fine + (1 - share) * logits
 
-    def finish_attention(self, state: TokenState, record: Exits, head: nn.Module) -> Any:
-        """The decoder of an ``ATMSingleHead`` is the last exit: it sees the active tokens only."""
+    def finish_attention(self, state: TokenState, record: Exits, head: DecodeHead) -> Any:
+        """Runs the decoder of an ``ATMSingleHead`` as the last exit, on the active tokens only."""
         if head.training and not self.training:
             raise ValueError(
                 'reducer.frozen=True keeps what ATMSingleHead predicts as scores, and its loss wants mask '
@@ -175,8 +180,7 @@ class DToP(EarlyExit):
             )
         packing = self.active_packing(state, record)
         logits, classes = Attention.predict(head, self.active(state, self.depth - 1), packing)
-        self.write(record, logits, Attention.scores(logits, classes, packing), Attention)
-        canvas = record.canvas
+        canvas = self.write(record, logits, Attention.scores(logits, classes, packing), Attention)
         if self.store == 'logits' and not self.training:
             canvas = Attention.scores(canvas, classes, Packing.even(record.batch, record.number, canvas.device))
         maps = self.full_map(state, record, canvas)

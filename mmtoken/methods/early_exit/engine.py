@@ -26,7 +26,7 @@ class Exit:
 
     number: int
     block: int
-    kind: type
+    kind: type[kinds.Kind]
     threshold: float
 
 
@@ -103,7 +103,8 @@ class EarlyExit(Reducer):
         self.head_cfgs = heads
         #: Which of the configs the heads were made of, where they were chosen by block.
         self.sources: list[int] | None = None
-        self.exits = None if exits is None else tuple(exits)
+        #: Blocks after which the heads look; empty until :meth:`bind` finds them, if the config leaves them out.
+        self.exits: tuple[int, ...] = tuple(exits or ())
         self.threshold = threshold
         self.frozen = frozen
         self.trainable = not frozen
@@ -117,7 +118,7 @@ class EarlyExit(Reducer):
                 "'mmtoken.TokenEncoderDecoder' with auxiliary_head and without a neck, which become the "
                 'exit heads.'
             )
-        if self.exits is None and not any('in_index' in cfg for cfg in cfgs):
+        if not self.exits and (isinstance(cfgs, dict) or not any('in_index' in cfg for cfg in cfgs)):
             raise ValueError('reducer.exits is missing: give the blocks after which the heads look, such as [5, 7].')
         if isinstance(cfgs, dict):
             cfgs = [cfgs] * len(self.exits)
@@ -139,13 +140,14 @@ class EarlyExit(Reducer):
                 'for each, or one for all.'
             )
         thresholds = list(thresholds) * (len(self.exits) // len(thresholds))
-        self.heads = nn.ModuleList(kinds.build_head(cfg, host.embed_dims) for cfg in cfgs)
+        heads = [kinds.build_head(cfg, host.embed_dims) for cfg in cfgs]
+        self.heads = nn.ModuleList(heads)
         self.points = [
             Exit(m, block, kinds.kind_of(head), threshold)
-            for m, (block, head, threshold) in enumerate(zip(self.exits, self.heads, thresholds))
+            for m, (block, head, threshold) in enumerate(zip(self.exits, heads, thresholds))
         ]
         self.heads.requires_grad_(not self.frozen)
-        classes = {head.out_channels for head in self.heads}
+        classes: set[int] = {head.out_channels for head in heads}
         if len(classes) > 1:
             raise ValueError(f'reducer.heads predict different numbers of classes: {sorted(classes)}.')
         self.depth, self.num_classes = host.depth, classes.pop()
@@ -161,7 +163,7 @@ class EarlyExit(Reducer):
                     f'{len(host.out_indices)} outputs of the backbone.'
                 )
             taps.append(host.out_indices[index])
-        if self.exits is None:
+        if not self.exits:
             self.exits = tuple(sorted(taps))
         missing = [block for block in self.exits if block not in taps]
         if missing:
@@ -183,7 +185,7 @@ class EarlyExit(Reducer):
         return {f'auxiliary_head.{source}.': f'heads.{m}.' for m, source in enumerate(self.sources or ())}
 
     def closed_form(self, host: HostInfo, grid: tuple[int, int], state: TokenState | None = None) -> Cost:
-        left = state.aux[self].left.tolist()  # the exit at which each token left; the number of exits if none
+        left = self.kept(state).left.tolist()  # the exit at which each token left; the number of exits if none
         last = [*self.exits, host.depth]
         tokens = [sum(last[m] >= i for m in left) for i in range(host.depth)]
         asked = [sum(m >= point.number for m in left) for point in self.points if point.threshold < 1]

@@ -54,15 +54,15 @@ def cluster(
     forbidden = neighbours(exists, grid, window).transpose(-1, -2) == 0  # beyond the border, or padding only
     weight_of_slot = filled[..., None].to(x.dtype)
 
-    scale = None if temperature == 'auto' else x.new_full((batch, 1, 1), float(temperature))
-    for _ in range(iterations):
+    scale = x.new_full((batch, 1, 1), 1.0 if temperature == 'auto' else float(temperature))
+    for step in range(iterations):
         with torch.no_grad():
             around = neighbours(centres, grid, window)
             # ‖x‖² is the same for all candidates of a token and cancels in the softmax.
             norms = neighbours(centres.square().sum(-1, keepdim=True), grid, window).transpose(-1, -2)
             scores = 2 * tokens @ around.transpose(-1, -2) - norms
             scores = scores.masked_fill(forbidden, ops.MASKED)
-            if scale is None:
+            if temperature == 'auto' and step == 0:
                 nearest = (tokens.square().sum(-1, keepdim=True) - scores.amax(-1, keepdim=True)).clamp(min=0)
                 nearest = (nearest * weight_of_slot).flatten(1).sum(1) / weight_of_slot.flatten(1).sum(1).clamp(min=1)
                 scale = (AUTO_SHARPNESS / nearest.clamp(min=1e-12)).view(batch, 1, 1)
@@ -184,7 +184,7 @@ class Expedit(GridReducer):
     def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Tensor:
         """Runs a head on the reduced maps and restores its logits ``(B, classes, H, W)``."""
         logits = head.forward(feats)
-        if not isinstance(logits, Tensor) or logits.shape[-2:] != tuple(state.raster):
+        if not isinstance(logits, Tensor) or logits.shape[-2:] != state.raster:
             raise ValueError(
                 "reducer.restore='late' needs a head with one logit map on the tokens it gets; "
                 f"{type(head).__name__} gives another shape. Set restore='feature'."

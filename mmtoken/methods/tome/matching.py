@@ -1,6 +1,7 @@
 """ToMe: which tokens merge, and into which."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +77,7 @@ def merges_per_block(r: int | Sequence[int] | None, keep: float | None, depth: i
         if not isinstance(keep, (int, float)) or isinstance(keep, bool) or not 0 < keep <= 1:
             raise ValueError(f'keep={keep!r} is outside (0, 1]; give the part of the tokens to keep to the end.')
         return [1 - float(keep) ** (1 / depth)] * depth
-    steps = list(r) if isinstance(r, (list, tuple)) else [r] * depth
+    steps: list[Any] = list(r) if isinstance(r, (list, tuple)) else [r] * depth
     if any(not isinstance(s, int) or isinstance(s, bool) or s < 0 for s in steps):
         raise ValueError(f'r={r!r} must be made of integers >= 0; a part of the tokens is keep.')
     if len(steps) != depth:

@@ -102,18 +102,19 @@ class ToMe(Reducer):
         )
 
     def closed_form(self, host: HostInfo, grid: tuple[int, int], state: TokenState | None = None) -> Cost:
-        n, cost = grid[0] * grid[1], Cost([], [])
+        n, reduce = grid[0] * grid[1], 0
+        attention, mlp = [], []
         for i in range(host.depth):
-            cost.attention.append(n)
+            attention.append(n)
             r = self.merged(n, i)
             if r:
-                cost.reduce += -(-n // 2) * (n // 2) * (host.embed_dims // host.num_heads)  # even with odd tokens
-                cost.reduce += (n - r) * r * (host.embed_dims + 1)  # a matrix adds what merges, and its sizes
+                reduce += -(-n // 2) * (n // 2) * (host.embed_dims // host.num_heads)  # even with odd tokens
+                reduce += (n - r) * r * (host.embed_dims + 1)  # a matrix adds what merges, and its sizes
                 if host.position == 'relative' and i < host.depth - 1:  # a block comes that asks for centres
-                    cost.reduce += (n - r) * r * 2
+                    reduce += (n - r) * r * 2
             n -= r
-            cost.mlp.append(n)
-        return cost
+            mlp.append(n)
+        return Cost(attention, mlp, reduce)
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:
