@@ -8,7 +8,9 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
 from mmengine.registry import Registry
 
 from mmtoken.core.registry import REDUCERS
@@ -16,7 +18,9 @@ from mmtoken.core.registry import REDUCERS
 MODELS = Registry('models', parent=MMENGINE_MODELS, scope='mmtoken', locations=['mmtoken.hosts', 'mmtoken.models'])
 DATASETS = Registry('datasets', parent=MMENGINE_DATASETS, scope='mmtoken', locations=['mmtoken.datasets'])
 TRANSFORMS = Registry('transforms', parent=MMENGINE_TRANSFORMS, scope='mmtoken', locations=['mmtoken.datasets'])
-METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmtoken', locations=['mmtoken.evaluation'])
 HOOKS = Registry('hooks', parent=MMENGINE_HOOKS, scope='mmtoken', locations=['mmtoken.engine', 'mmtoken.methods'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmtoken', locations=['mmtoken.evaluation'])
+VISUALIZERS = Registry('visualizer', parent=MMENGINE_VISUALIZERS, scope='mmtoken', locations=['mmtoken.visualization'])
+TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmtoken', locations=['mmtoken.models'])
 
-__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'REDUCERS', 'TRANSFORMS']
+__all__ = ['DATASETS', 'HOOKS', 'METRICS', 'MODELS', 'REDUCERS', 'TASK_UTILS', 'TRANSFORMS', 'VISUALIZERS']

@@ -11,7 +11,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 
 import mmtoken  # noqa: F401
-from mmtoken.core import method_of
+from mmtoken.core import build_reducer, method_of
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(p.relative_to(ROOT / 'configs') for p in (ROOT / 'configs').glob('*/*.py') if '_base_' not in p.parts)
@@ -46,8 +46,11 @@ def test_builds_predicts_and_steps(path):
     cfg = load(path)
     classes = cfg.model.decode_head.num_classes
     reducer = cfg.model.backbone.get('reducer') or {}
-    lively = method_of(reducer).lively_example if reducer else {}  # heads at random are sure of nothing
-    reducer.update(lively)
+    reducers = reducer if isinstance(reducer, list) else [reducer]
+    lively = False
+    for one in filter(None, reducers):
+        one.update(method_of(one).lively_example)  # heads at random are sure of nothing
+        lively = lively or bool(method_of(one).lively_example)
     model, patch = small_model(cfg)
     size = (patch * 8, patch * 6)
     images = torch.randn(2, 3, *size)
@@ -84,13 +87,14 @@ def test_changes_nothing_but_the_backbone(path):
     ]
     assert twins, 'no dense twin in configs/baselines'
     reducer = cfg.model.backbone.pop('reducer')
-    exits = 'threshold' in reducer
-    if reducer.get('restore') == 'late' or exits:
+    methods = [method_of(one) for one in (reducer if isinstance(reducer, list) else [reducer])]
+    scheduled = any(method.trainable for method in methods)  # fine-tuning has a schedule of its own
+    if build_reducer(reducer).finishes or scheduled:
         assert cfg.model.type == 'mmtoken.TokenEncoderDecoder'
         cfg.model.type = 'EncoderDecoder'
         for one in (cfg, *twins):
             one.pop('custom_hooks', None)  # the feature cache does not keep how to restore
-            for key in ('param_scheduler', 'train_cfg', 'default_hooks') * exits:
+            for key in ('param_scheduler', 'train_cfg', 'default_hooks') * scheduled:
                 one.pop(key)
     assert any(cfg.to_dict() == twin.to_dict() for twin in twins)
 

@@ -5,10 +5,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmtoken.engine.checks import UserError
@@ -17,6 +18,7 @@ from .counter import MacReport, count_macs
 from .flops import cost_varies, inference_path, mean_report, over_pictures, segmentor_macs
 from .latency import interleave, paired_ratio, spread, whole_rounds
 from .loading import quiet_log
+from .rivals import smaller_size
 from .synthetic import synthetic_samples
 
 DTYPES = dict(fp16=torch.float16, bf16=torch.bfloat16)
@@ -34,6 +36,7 @@ class Bench:
         cuda_graph (bool): Replay each as a CUDA graph; static models only.
         optimizers (dict[str, dict], optional): ``optim_wrapper`` config of each, to time training steps instead of
             predictions.
+        patch (int): Pixels that the sides of smaller pictures are multiples of, see :meth:`add_smaller`.
 
     Raises:
         UserError: If they cannot run so.
@@ -45,6 +48,9 @@ class Bench:
     compile: bool = False
     cuda_graph: bool = False
     optimizers: dict[str, dict] | None = None
+    patch: int = 16
+    #: Parts of the picture's sides, by name of a model that gets smaller ones.
+    smaller: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self):
         if self.cuda_graph and torch.device(self.device).type != 'cuda':
@@ -63,7 +69,7 @@ class Bench:
         self.steps = {name: self._step(name, model) for name, model in self.models.items()}
 
     def _step(self, name: str, model: nn.Module) -> Callable[[Tensor], Any]:
-        """What is timed: a prediction or a training step on normalised images ``(B, 3, H, W)``."""
+        """What is timed: a prediction or a training step on normalised images ``(B, C, H, W)``."""
         model.train(self.optimizers is not None)
         run = (
             torch.compile(model.loss if self.optimizers else inference_path(model))
@@ -102,6 +108,36 @@ class Bench:
 
         return train
 
+    def add_smaller(self, factors: Sequence[float], images: Tensor, report: Callable[[str], Any]) -> None:
+        """Adds the baseline on smaller pictures, which are resized before the clock starts.
+
+        Args:
+            factors (Sequence[float]): Parts of the picture's sides.
+            images (Tensor): ``(N, C, H, W)``; one of them is tried at each size.
+            report (Callable): Gets a line about a size that the model does not run at; it is left out.
+        """
+        for factor in factors:
+            name, model = f'{self.baseline}, ×{factor:g} input', self.models[self.baseline]
+            self.smaller[name] = factor
+            try:
+                with torch.no_grad():
+                    inference_path(model)(self.pictures(name, images[:1]))
+            except (AssertionError, RuntimeError, ValueError) as error:
+                del self.smaller[name]
+                report(f'{name}: left out, the model does not run at this size ({str(error).splitlines()[0]})')
+                continue
+            self.models[name] = model
+            if self.optimizers:
+                self.optimizers[name] = self.optimizers[self.baseline]
+            self.steps[name] = self._step(name, model)
+
+    def pictures(self, name: str, images: Tensor) -> Tensor:
+        """Returns the images as a model gets them: all of them as they are, but for those of :attr:`smaller`."""
+        if name not in self.smaller:
+            return images
+        size = smaller_size(images.shape[2:], self.smaller[name], self.patch)
+        return F.interpolate(images, size, mode='bilinear', antialias=True)
+
     def count(self, name: str, images: Tensor) -> MacReport:
         """MACs of a prediction, or of the forward half of a training step, on some images."""
         model = self.models[name]
@@ -113,17 +149,18 @@ class Bench:
     def costs(self, images: Tensor) -> dict[str, MacReport]:
         """MACs and tokens of each model a picture, mean over the pictures."""
         size = 2 if self.optimizers else 1  # a batch normalisation that trains needs more than one value a channel
-        inputs = batches(images, size, self.varies)
-        return {
-            name: mean_report(over_pictures(model, inputs, lambda n, name=name: self.count(name, inputs[n])), size)
-            for name, model in self.models.items()
-        }
+        found = {}
+        for name, model in self.models.items():
+            inputs = batches(self.pictures(name, images), size, self.varies)
+            reports = over_pictures(model, inputs, lambda n, name=name, inputs=inputs: self.count(name, inputs[n]))
+            found[name] = mean_report(reports, size)
+        return found
 
     def rounds(self, images: Tensor, batch: int, wanted: int) -> int:
         """How often each model is timed: as often as wanted, or more where pictures differ in cost."""
         return whole_rounds(wanted, self.strata(batches(images, batch, self.varies)))
 
-    def strata(self, inputs: Sequence[Tensor]) -> int:
+    def strata(self, inputs: Sequence) -> int:
         """Inputs that may differ in cost; the pictures have one size."""
         return len(inputs) if self.varies else 1
 
@@ -139,7 +176,7 @@ class Bench:
         """Times all models in turns on batches of the images.
 
         Args:
-            images (Tensor): ``(N, 3, H, W)``, see :func:`batches`.
+            images (Tensor): ``(N, C, H, W)``, see :func:`batches`.
             batch (int): Images of a call.
             rounds (int): Samples of each model, at least; see :meth:`rounds`.
             warmup (int): Untimed calls of each before.
@@ -151,9 +188,11 @@ class Bench:
             ``images_per_second``, ``speedup`` (``ratio``, ``low``, ``high``), ``macs`` a picture, ``mac_ratio``,
             ``efficiency`` (speed-up ÷ MAC speed-up), ``peak_memory`` in bytes, ``seconds``.
         """
-        inputs = batches(images, batch, self.varies)
-        rounds, strata = self.rounds(images, batch, rounds), self.strata(inputs)
-        seconds = interleave(self.steps, rounds, warmup, inputs=inputs, device=self.device, progress=progress)
+        inputs = {name: batches(self.pictures(name, images), batch, self.varies) for name in self.models}
+        places = range(len(inputs[self.baseline]))
+        rounds, strata = self.rounds(images, batch, rounds), self.strata(places)
+        calls = {name: lambda n, name=name, step=step: step(inputs[name][n]) for name, step in self.steps.items()}
+        seconds = interleave(calls, rounds, warmup, inputs=places, device=self.device, progress=progress)
         rows = []
         for name, samples in seconds.items():
             milliseconds = {key: value * 1000 / batch for key, value in spread(samples).items()}
@@ -169,7 +208,7 @@ class Bench:
                     macs=macs[name].total,
                     mac_ratio=ratio,
                     efficiency=speedup['ratio'] * ratio,
-                    peak_memory=self.peak_memory(name, inputs[0]),
+                    peak_memory=self.peak_memory(name, inputs[name][0]),
                     seconds=samples,
                 )
             )
@@ -197,7 +236,7 @@ class Bench:
 
 
 def batches(images: Tensor, batch: int, equally: bool) -> tuple[Tensor, ...]:
-    """As few whole batches as it takes for each of the images ``(N, 3, H, W)`` to come at all, or equally often."""
+    """As few whole batches as it takes for each of the images ``(N, C, H, W)`` to come at all, or equally often."""
     number = math.lcm(len(images), batch) if equally else math.ceil(len(images) / batch) * batch
     return images[torch.arange(number) % len(images)].split(batch)
 

@@ -3,32 +3,34 @@
 Convention: **one multiply-add is one MAC**; :data:`~mmtoken.analysis.operators.CONVENTION` says what counts.
 :attr:`MacReport.uncounted` names what was seen and does not, and :attr:`MacReport.missed` what of it ought to.
 
-The counters that are in common use trace the model and know operators by name: they count fused attention as zero, they
-lose whatever does not reach the output, and they need an input on a real device. This one sees each kernel as it is
-called (``TorchDispatchMode``), so the token counts of a dynamic method are those of the picture at hand, and a model on
-the ``meta`` device is counted in no time and no memory. It counts what runs: the padding of a ragged batch, and the
-channels that carry a key bias on CUDA, are work too; a batch of one picture has no padding.
+Torch's ``FlopCounterMode`` counts, with formulas for the kernels that it does not know. It sees each kernel as it is
+called, so the token counts of a dynamic method are those of the picture at hand, and a model on the ``meta`` device is
+counted in no time and no memory. Three things are added here, which it has not: work is put down to modules that a
+host calls in halves, kernels without a formula are named, and operators outside of torch's dispatcher are counted. What
+runs counts: the channels that carry a key bias on CUDA are work too.
 """
 
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
+from mmtoken.core.layout import Layout
 from mmtoken.core.reducer import Reducer
 from mmtoken.core.state import TokenState
 
-from .operators import FORMULAS, FREE, compiled_operators, looks_like_a_product
+from .operators import FORMULAS, FREE, compiled_operators, kind_of, looks_like_a_product, name_of
 
 #: Methods that do work beside ``forward``: those of a reducer, a host's that take a block, a decode head's.
-_METHODS = ('before', 'between', 'after', 'complete', 'losses', 'attend', 'mlp', 'predict')
+_METHODS = ('start', 'before', 'between', 'after', 'finish', 'losses', 'attend', 'mlp', 'predict')
 
 
 class Seen(NamedTuple):
@@ -51,6 +53,7 @@ class MacReport:
         uncounted (dict[str, Seen]): Operators that compute something and have no formula.
         tokens (list[float]): Patch tokens that entered the MLP of each block, mean over the images (or crops); empty
             if the backbone is no host of mmtoken.
+        once (int): MACs that a first call had more and later ones did not repeat; they are not part of ``total``.
     """
 
     total: int = 0
@@ -58,6 +61,7 @@ class MacReport:
     by_module: dict[str, int] = field(default_factory=dict)
     uncounted: dict[str, Seen] = field(default_factory=dict)
     tokens: list[float] = field(default_factory=list)
+    once: int = 0
 
     @property
     def missed(self) -> dict[str, Seen]:
@@ -65,121 +69,122 @@ class MacReport:
         return {name: seen for name, seen in self.uncounted.items() if looks_like_a_product(name)}
 
 
-class _Counter(TorchDispatchMode):
-    """Adds up MACs by kind and by the module that is running."""
+class _Scopes(nullcontext):
+    """The modules that are running: what ``FlopCounterMode`` asks its ``mod_tracker`` for.
 
-    supports_higher_order_operators = True
+    Torch's own tracker sees calls of modules only; hosts call halves of blocks and reducers' methods beside them.
+    """
 
     def __init__(self):
         super().__init__()
-        self.scopes = ['']
-        self.by_operator: Counter = Counter()
-        self.by_module: Counter = Counter()
-        self.uncounted: dict[str, Seen] = {}
-        self.paused = False
+        self.names: list[str | None] = ['']
+
+    @contextmanager
+    def running(self, name: str | None) -> Iterator[None]:
+        """Work inside is that of a module; None: of a compiled operator, which is booked as a whole."""
+        self.names.append(name)
+        try:
+            yield
+        finally:
+            self.names.pop()
+
+    @property
+    def opaque(self) -> bool:
+        """Whether a compiled operator runs, whatever that is made of on this machine."""
+        return None in self.names
+
+    @property
+    def parents(self) -> set[str]:
+        """Names of the running module and of those that hold it, ``{'', 'a', 'a.b'}``; '' is the whole."""
+        if self.opaque:
+            return set()
+        parts = self.names[-1].split('.') if self.names[-1] else []
+        return {'.'.join(parts[:n]) for n in range(len(parts) + 1)}
+
+
+class _Kernels(TorchDispatchMode):
+    """Counts what torch's counter does not know; below it, where composite operators have been opened by then.
+
+    Formulas are found by name: some operators are registered only when a model first needs them.
+    """
+
+    def __init__(self, flops: FlopCounterMode):
+        super().__init__()
+        self.flops, self.uncounted = flops, {}
+        for name in FORMULAS:  # ours come first: torch counts sparse matrices as dense ones
+            flops.flop_registry.pop(getattr(torch.ops.aten, name, None), None)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if self.paused:
-            return func(*args, **kwargs)
-        if not isinstance(func, torch._ops.OpOverload):
-            out = func(*args, **kwargs)
-            self.record(f'higher_order::{func.name()}', args, out)
-            return out
-        name = func.overloadpacket._qualified_op_name.removeprefix('aten::')
-        if name not in FORMULAS:
-            with self:  # composite operators come whole under inference_mode; their parts are what is known
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
-        out = func(*args, **kwargs)
-        if name not in FREE and not func.is_view:
-            self.record(name, args, out)
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket not in self.flops.flop_registry and not func.is_view:
+            self.book(name_of(func.overloadpacket), args, out)
         return out
 
-    def record(self, name: str, args: tuple, out: Any) -> None:
-        """Books one call of a kernel; what writes into its arguments may give no ``out``."""
-        kind, formula = FORMULAS.get(name) or FORMULAS.get(name.removesuffix('_')) or (None, None)
+    def book(self, name: str, args: tuple, out: Any) -> None:
+        """Books one call of a kernel by its formula, or notes it; ``out`` is None where it writes into arguments."""
+        scopes = self.flops.mod_tracker
+        formula = FORMULAS.get(name) or FORMULAS.get(name.removesuffix('_'))
+        if scopes.opaque or name in FREE:
+            return
         if formula:
-            macs = formula(args, out)
-            self.by_operator[kind] += macs
-            for scope in _ancestors(self.scopes[-1]):
-                self.by_module[scope] += macs
+            for scope in scopes.parents:
+                self.flops.flop_counts[scope][name] += 2 * formula(args, out)
             return
         sizes = [x.numel() for x in tree_leaves(out) if isinstance(x, Tensor)]
         written = sum(sizes) or max((x.numel() for x in args if isinstance(x, Tensor)), default=0)
         calls, elements = self.uncounted.get(name, (0, 0))
         self.uncounted[name] = Seen(calls + 1, elements + written)
 
-    def opaque(self, name: str) -> Callable[[Callable], Callable]:
-        """Wraps a function that is one kernel, whatever it is made of on this machine."""
+    def compiled(self, original: Callable, name: str) -> Callable:
+        """Returns a function that books itself as the kernel ``name``."""
 
-        def wrap(original: Callable) -> Callable:
+        def kernel(*args, **kwargs):
+            with self.flops.mod_tracker.running(None):
+                out = original(*args, **kwargs)
+            self.book(name, args, out)
+            return out
 
-            def kernel(*args, **kwargs):
-                if self.paused:
-                    return original(*args, **kwargs)
-                self.paused = True
-                try:
-                    out = original(*args, **kwargs)
-                finally:
-                    self.paused = False
-                self.record(name, args, out)
-                return out
-
-            return kernel
-
-        return wrap
+        return kernel
 
 
-def _ancestors(name: str) -> list[str]:
-    """``'a.b'`` -> ``['', 'a', 'a.b']``."""
-    parts = name.split('.') if name else []
-    return ['.'.join(parts[:n]) for n in range(len(parts) + 1)]
+class _HigherOrder(TorchDispatchMode):
+    """Runs operators of higher order, which torch's counter stops at, above it."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, kernels: _Kernels):
+        super().__init__()
+        self.kernels = kernels
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if isinstance(func, torch._ops.OpOverload):
+            return func(*args, **(kwargs or {}))
+        with _disable_current_modes():
+            out = func(*args, **(kwargs or {}))
+        self.kernels.book(name_of(func), args, out)
+        return out
 
 
 @contextmanager
-def replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """Puts ``wrap(f)`` in the place of the function or property ``f = owner.name``, and ``f`` back afterwards."""
-    own, original = vars(owner).get(name), getattr(owner, name)
-    setattr(owner, name, wrap(original))
+def _replaced(owner: Any, name: str, new: Callable) -> Iterator[None]:
+    """Puts ``new`` in the place of ``owner.name``, and what was there back afterwards."""
+    own = vars(owner).get(name)
+    setattr(owner, name, new)
     try:
         yield
     finally:
         delattr(owner, name) if own is None else setattr(owner, name, own)
 
 
-def _scoped(scope: Callable[..., str], scopes: list[str]) -> Callable[[Callable], Callable]:
-    """Makes ``scope(*args)`` the running module while a function runs."""
+def _noting_tokens(depth: int, tokens: list[list[float]]) -> Callable[[TokenState, int], None]:
+    """Keeps the patch tokens by block of each pass of a host."""
 
-    def wrap(original: Callable) -> Callable:
+    def see(state: TokenState, i: int) -> None:
+        if i == depth:
+            images = len(state.x) if state.packing is None else len(state.packing)
+            tokens.append([count / images - state.num_prefix for count in state.counts])
 
-        @functools.wraps(original)
-        def call(*args, **kwargs):
-            scopes.append(scope(*args))
-            try:
-                return original(*args, **kwargs)
-            finally:
-                scopes.pop()
-
-        return call
-
-    return wrap
-
-
-def _noting_tokens(tokens: list[list[float]]) -> Callable[[Callable], Callable]:
-    """Keeps the patch tokens by block of each run of a host."""
-
-    def wrap(original: Callable) -> Callable:
-
-        def forward_tokens(inputs, *args, **kwargs):
-            outs, state = original(inputs, *args, **kwargs)
-            tokens.append([count / inputs.shape[0] - state.num_prefix for count in state.counts])
-            return outs, state
-
-        return forward_tokens
-
-    return wrap
+    return see
 
 
 def restore_name(model: nn.Module) -> str | None:
@@ -189,31 +194,39 @@ def restore_name(model: nn.Module) -> str | None:
 
 
 @contextmanager
-def _attributed(model: nn.Module, counter: _Counter, tokens: list) -> Iterator[None]:
+def _attributed(model: nn.Module, kernels: _Kernels, tokens: list) -> Iterator[None]:
     """Puts work down to modules: by their ``forward``, whoever calls it, and what reducers and hosts do beside it."""
     names = {module: name for name, module in model.named_modules()}
+    running = kernels.flops.mod_tracker.running
 
-    def scope_of(module: nn.Module) -> Callable[..., str]:
-        # a host runs its blocks itself and names the block first
-        return lambda *args: names[args[0] if args and isinstance(args[0], nn.Module) and args[0] in names else module]
+    def scoped(original: Callable, name: str) -> Callable:
+        @functools.wraps(original)
+        def call(*args, **kwargs):
+            # a host runs its blocks itself and names the block first
+            block = args[0] if args and isinstance(args[0], nn.Module) else None
+            with running(names.get(block, name)):
+                return original(*args, **kwargs)
+
+        return call
 
     with ExitStack() as stack:
-        for module in names:
+
+        def replace(owner: Any, method: str, new: Callable) -> None:
+            stack.enter_context(_replaced(owner, method, new))
+
+        for module, name in names.items():
             for method in ('forward', *_METHODS):
                 if hasattr(type(module), method):
-                    stack.enter_context(replaced(module, method, _scoped(scope_of(module), counter.scopes)))
-            if hasattr(module, 'forward_tokens'):
-                stack.enter_context(replaced(module, 'forward_tokens', _noting_tokens(tokens)))
+                    replace(module, method, scoped(getattr(module, method), name))
+            if hasattr(module, 'watching'):
+                stack.enter_context(module.watching(_noting_tokens(len(module.blocks), tokens)))
         reducer = next((module for module in names if isinstance(module, Reducer)), None)
         if reducer is not None:  # its work, whoever asks for it
-            restoring = _scoped(lambda *_: restore_name(model), counter.scopes)
-            making = _scoped(lambda *_: names[reducer], counter.scopes)
             for method in ('restore', 'dense'):
-                stack.enter_context(replaced(TokenState, method, restoring))
-            for lazy in ('coords', 'sizes'):
-                stack.enter_context(replaced(TokenState, lazy, lambda made: property(making(made.fget), made.fset)))
-        for owner, name, kernel in compiled_operators():
-            stack.enter_context(replaced(owner, name, counter.opaque(kernel)))
+                replace(TokenState, method, scoped(getattr(TokenState, method), restore_name(model)))
+            replace(Layout, '_once', scoped(Layout._once, names[reducer]))  # centres and sizes, on their first use
+        for owner, function, kernel in compiled_operators():
+            replace(owner, function, kernels.compiled(getattr(owner, function), kernel))
         yield
 
 
@@ -255,14 +268,23 @@ def count_macs(
         MacReport: See there.
     """
     modules = model if isinstance(model, nn.Module) else nn.Module()
-    counter, tokens = _Counter(), []
-    with _evaluating(modules, training), _attributed(modules, counter, tokens), torch.no_grad(), counter:
+    flops, tokens = FlopCounterMode(display=False), []
+    flops.mod_tracker = _Scopes()
+    kernels = _Kernels(flops)
+    prepared = _evaluating(modules, training), _attributed(modules, kernels, tokens), torch.no_grad()
+    with ExitStack() as stack:
+        for context in (*prepared, kernels, flops, _HigherOrder(kernels)):
+            stack.enter_context(context)
         (call or model)(*(inputs if isinstance(inputs, tuple) else (inputs,)))
+    macs = {scope: sum(counts.values()) // 2 for scope, counts in flops.flop_counts.items()}
+    kinds: Counter = Counter()
+    for kernel, count in flops.flop_counts[''].items():
+        kinds[kind_of(kernel if isinstance(kernel, str) else name_of(kernel))] += count // 2
     names = [name for name, _ in modules.named_modules()] + [restore_name(modules) or '', '']
     return MacReport(
-        total=counter.by_module[''],
-        by_operator=dict(counter.by_operator),
-        by_module={name: counter.by_module[name] for name in names},
-        uncounted=counter.uncounted,
+        total=macs.get('', 0),
+        by_operator=dict(kinds),
+        by_module={name: macs.get(name, 0) for name in names},
+        uncounted=kernels.uncounted,
         tokens=[sum(block) / len(tokens) for block in zip(*tokens)],
     )

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 
 from mmtoken.engine.checks import UserError
 
+from .tasks import Metric
 from .tokens import TokenTrace, average_groups, fit_to_patches, overlay_groups
 
 COLUMNS = 4
@@ -164,23 +165,25 @@ def series_of(rows: Sequence[dict]) -> dict[str, list[dict]]:
     return lines
 
 
-def tradeoff_figure(rows: Sequence[dict], metric: str, title: str, best: str | None = None) -> Figure:
+def tradeoff_figure(rows: Sequence[dict], metric: Metric, title: str, best: str | None = None) -> Figure:
     """Accuracy against measured speed-up, and against MACs.
 
     Args:
         rows (Sequence[dict]): See :meth:`mmtoken.analysis.tradeoff.Tradeoff.row`.
-        metric (str): What to plot.
+        metric (Metric): What to plot; better is always up.
         title (str): Of the whole.
         best (str, optional): Name of the row to circle.
     """
     figure = Figure(figsize=(13, 5.6), layout='constrained')
     figure.suptitle(title, fontsize=12, color=INK)
     left, right = figure.subplots(1, 2, sharey=True)
-    points(left, rows, metric, lambda row: row['speedup']['ratio'], best, spread=True)
-    points(right, rows, metric, lambda row: row['macs'] / 1e9, best)
+    points(left, rows, metric.name, lambda row: row['speedup']['ratio'], best, spread=True)
+    points(right, rows, metric.name, lambda row: row['macs'] / 1e9, best)
     left.set_xlabel('measured speed-up over the dense model (median, 95 % interval)', color=INK)
     right.set_xlabel('GMACs', color=INK)
-    left.set_ylabel(metric, color=INK)
+    left.set_ylabel(f'{metric.name} ({metric.direction})', color=INK)
+    if metric.lower:
+        left.invert_yaxis()  # the other one shares it
     left.legend(fontsize=9, frameon=False)
     return figure
 

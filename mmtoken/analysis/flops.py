@@ -1,52 +1,17 @@
 """What a whole model costs at test time, in multiply-adds, and which of its parts."""
 
 import statistics
-import sys
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .counter import MacReport, Seen, count_macs, replaced, restore_name
-from .operators import CONVENTION
-
-__all__ = [
-    'CONVENTION',
-    'PARTS',
-    'MacReport',
-    'cost_keys',
-    'cost_varies',
-    'count_macs',
-    'crop_macs',
-    'inference_path',
-    'is_dynamic',
-    'mean_report',
-    'model_parts',
-    'over_pictures',
-    'part_table',
-    'predicts_boxes',
-    'segmentor_macs',
-    'slides',
-    'sum_uncounted',
-]
-
-T = TypeVar('T')
+from .counter import MacReport, Seen, count_macs, restore_name
+from .tasks import task_of
 
 #: In the order of the work; ``other`` is work of the model itself, outside of its children.
 PARTS = ('stem', 'blocks', 'reduce', 'restore', 'neck', 'heads', 'other')
-
-
-def slides(model: nn.Module) -> bool:
-    """Whether a segmentor cuts an image into crops at test time."""
-    test_cfg = getattr(model, 'test_cfg', None) if hasattr(model, 'encode_decode') else None
-    return (test_cfg or {}).get('mode') == 'slide'
-
-
-def predicts_boxes(model: nn.Module) -> bool:
-    """Whether a model is one of mmdet's, whose cost may depend on how many boxes it sees in a picture."""
-    base = getattr(sys.modules.get('mmdet.models'), 'BaseDetector', None)
-    return base is not None and isinstance(model, base)
 
 
 def is_dynamic(model: nn.Module) -> bool:
@@ -56,7 +21,7 @@ def is_dynamic(model: nn.Module) -> bool:
 
 def cost_varies(model: nn.Module) -> bool:
     """Whether the cost of a model may depend on what is in a picture, and not on its size alone."""
-    return is_dynamic(model) or predicts_boxes(model)
+    return is_dynamic(model) or task_of(model).varies
 
 
 def cost_keys(model: nn.Module, inputs: Sequence[Tensor]) -> list[Hashable]:
@@ -65,19 +30,24 @@ def cost_keys(model: nn.Module, inputs: Sequence[Tensor]) -> list[Hashable]:
     return [n if varies else tuple(images.shape) for n, images in enumerate(inputs)]
 
 
-def over_pictures(model: nn.Module, inputs: Sequence[Tensor], count: Callable[[int], T]) -> list[T]:
-    """What a count finds on each input; of those that cost the same one is counted.
+def over_pictures(model: nn.Module, inputs: Sequence[Tensor], count: Callable[[int], MacReport]) -> list[MacReport]:
+    """Returns what a count finds on each input, after a first call that is not counted.
+
+    Work that a model does once and keeps, such as the text encoder's, is not a picture's; what the first call had more
+    is :attr:`MacReport.once` of the first report. Of inputs that cost the same one is counted.
 
     Args:
         model (nn.Module): That is counted.
-        inputs (Sequence[Tensor]): Images ``(B, 3, H, W)``.
+        inputs (Sequence[Tensor]): Images ``(B, C, H, W)``.
         count (Callable): Gets the place of an input.
     """
-    known: dict[Hashable, T] = {}
+    first = count(0).total
+    known: dict[Hashable, MacReport] = {}
     keys = cost_keys(model, inputs)
     for n, key in enumerate(keys):
         if key not in known:
             known[key] = count(n)
+    known[keys[0]].once = first - known[keys[0]].total
     return [known[key] for key in keys]
 
 
@@ -87,6 +57,7 @@ def mean_report(reports: Sequence[MacReport], batch: int = 1) -> MacReport:
         total=statistics.mean(report.total for report in reports) / batch,
         uncounted=sum_uncounted(reports),
         tokens=[statistics.mean(block) for block in zip(*(report.tokens for report in reports))],
+        once=reports[0].once,
     )
 
 
@@ -99,40 +70,15 @@ def sum_uncounted(reports: Sequence[MacReport]) -> dict[str, Seen]:
 
 
 def inference_path(model: nn.Module, whole: bool = False) -> Callable[[Tensor], Any]:
-    """What a model does to a batch of normalised images ``(B, 3, H, W)`` at test time.
+    """Returns what a model does to normalised images in a test, see :meth:`mmtoken.analysis.tasks.Task.run`."""
+    return task_of(model).run(model, whole)
 
-    A segmentor: backbone, neck, decode head, and the resize of its class maps to the image, which has no MACs;
-    auxiliary heads do not run. A detector: everything up to its boxes and masks. Any other module: its feature
-    extractor if it has one, else itself.
 
-    Args:
-        model (nn.Module): Of mmseg, mmdet or any other kind.
-        whole (bool): Let a segmentor with ``test_cfg.mode='slide'`` cut the image into crops, as it does in a test;
-            else the network runs once, on what it is given. Defaults to False.
-    """
-
-    def about(images: Tensor) -> list[dict]:
-        size = tuple(images.shape[2:])
-        one = dict(
-            ori_shape=size,
-            img_shape=size,
-            pad_shape=size,
-            batch_input_shape=size,
-            padding_size=[0, 0, 0, 0],
-            scale_factor=(1.0, 1.0),
-        )
-        return [dict(one) for _ in images]
-
-    if hasattr(model, 'encode_decode'):
-        run = model.inference if whole and slides(model) else model.encode_decode
-        return lambda images: run(images, about(images))
-    if predicts_boxes(model):
-        from mmdet.structures import DetDataSample
-
-        return lambda images: model.predict(
-            images, [DetDataSample(metainfo=meta) for meta in about(images)], rescale=False
-        )
-    return getattr(model, 'extract_feat', model)
+def image_channels(model: nn.Module) -> int:
+    """Returns the channels of a model's pictures: those that its first convolution takes, 3 if it has none."""
+    modules = getattr(model, 'backbone', model).modules()
+    first = next((m for m in modules if isinstance(m, nn.modules.conv._ConvNd)), None)
+    return first.in_channels if first is not None else 3
 
 
 def segmentor_macs(model: nn.Module, images: Tensor | Sequence[int], whole: bool = False) -> MacReport:
@@ -140,35 +86,12 @@ def segmentor_macs(model: nn.Module, images: Tensor | Sequence[int], whole: bool
 
     Args:
         model (nn.Module): On any device; on ``meta`` nothing is computed, which is enough for static token counts.
-        images (Tensor | Sequence[int]): Normalised images ``(B, 3, H, W)``, or ``(H, W)`` of one blank image.
+        images (Tensor | Sequence[int]): Normalised images ``(B, C, H, W)``, or ``(H, W)`` of one blank image.
         whole (bool): Slide over the images if the model does so in a test. Defaults to False.
     """
     if not isinstance(images, Tensor):
-        images = torch.zeros(1, 3, *images, device=next(model.parameters()).device)
+        images = torch.zeros(1, image_channels(model), *images, device=next(model.parameters()).device)
     return count_macs(model, images, call=inference_path(model, whole))
-
-
-def crop_macs(model: nn.Module, images: Tensor) -> tuple[MacReport, int]:
-    """:func:`segmentor_macs` of whole images, and the number of crops that the model cut of each of them.
-
-    Returns:
-        tuple[MacReport, int]: The second is 1 for a model that does not slide.
-    """
-    crops = []
-
-    def noting(original: Callable) -> Callable:
-
-        def encode_decode(inputs, metas):
-            crops.append(len(inputs))
-            return original(inputs, metas)
-
-        return encode_decode
-
-    if not slides(model) or all(side <= crop for side, crop in zip(images.shape[2:], model.test_cfg.crop_size)):
-        return segmentor_macs(model, images), 1
-    with replaced(model, 'encode_decode', noting):
-        report = segmentor_macs(model, images, whole=True)
-    return report, sum(crops) // len(images)
 
 
 def part_table(report: MacReport, model: nn.Module) -> list[tuple[str, int]]:

@@ -1,20 +1,25 @@
 """Models and pictures for the analysis tools, from a config."""
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmtoken.engine.checks import UserError, check_checkpoint, check_datasets, check_host, load_config
+
+from .flops import cost_varies, image_channels
 
 _UPSTREAM = ('mmseg', 'mmdet', 'mmpretrain')
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
@@ -90,6 +95,36 @@ def build_model(cfg: Config, checkpoint: str | None = None, initialise: bool = T
     return model
 
 
+def build_models(
+    paths: Sequence[str], checkpoints: Sequence[str] | None, stock: bool, device: str
+) -> tuple[dict[str, Config], dict[str, nn.Module]]:
+    """Configs and models by name, the first first.
+
+    Args:
+        paths (Sequence[str]): Config files.
+        checkpoints (Sequence[str], optional): One for all, or one for each.
+        stock (bool): Add what upstream makes of the first.
+        device (str): Where the models go.
+    """
+    configs: dict[str, Config] = {}
+    models: dict[str, nn.Module] = {}
+
+    def add(name: str, cfg: Config, weights: str | None) -> None:
+        while name in configs:
+            name += "'"
+        configs[name], models[name] = cfg, build_model(cfg, weights).to(device)
+
+    for path, weights in zip(paths, one_for_each('--checkpoint', checkpoints, paths)):
+        add(Path(path).stem, read_config(path), weights)
+    if stock:
+        base = next(iter(configs))
+        upstream = stock_config(configs[base], models[base])
+        if upstream is None:
+            raise UserError('--stock: upstream has no class behind the backbone of the first config.')
+        add('stock', upstream, checkpoints and checkpoints[0])
+    return configs, models
+
+
 def stock_config(cfg: Config, model: nn.Module) -> Config | None:
     """The same model as upstream has it: the classes that ours derive from, no reducer.
 
@@ -133,7 +168,9 @@ def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, i
     return shape * 2 if len(shape) == 1 else shape
 
 
-def read_images(model: nn.Module, source: str | Path | Sequence[Path], shape: tuple[int, int], num: int) -> Tensor:
+def read_images(
+    model: nn.Module, source: str | Path | Sequence[Path], shape: tuple[int, int], num: int, cfg: Config | None = None
+) -> Tensor:
     """Pictures, resized, then normalised and put in order as the model's own preprocessor does it.
 
     Args:
@@ -142,28 +179,125 @@ def read_images(model: nn.Module, source: str | Path | Sequence[Path], shape: tu
             their names; or the files themselves.
         shape (tuple[int, int]): ``(H, W)``; the aspect ratio is not kept.
         num (int): At most so many, spread over them.
+        cfg (Config, optional): Reads the pictures as the first step of its test pipeline does.
 
     Returns:
-        Tensor: ``(N, 3, H, W)``.
+        Tensor: ``(N, C, H, W)``.
 
     Raises:
-        ValueError: If the folder holds no picture, or a file is none.
+        UserError: If the folder holds no picture, or a file is none, or has other channels than the model takes.
     """
-    import mmcv
-
     paths = source
     if isinstance(source, (str, Path)):
         paths = sorted(p for p in Path(source).rglob('*') if p.suffix.lower() in _SUFFIXES)
         if not paths:
-            raise ValueError(f"--images='{source}' holds no pictures ({', '.join(_SUFFIXES)}).")
-    pictures = []
-    for path in spread_out(paths, num):
-        picture = mmcv.imread(path)
-        if picture is None:
-            raise ValueError(f'{path} is no picture that OpenCV can read; take it out of the folder.')
-        pictures.append(torch.from_numpy(mmcv.imresize(picture, shape[::-1])).permute(2, 0, 1))
-    normalised = [model.data_preprocessor(dict(inputs=[p], data_samples=None), False)['inputs'] for p in pictures]
-    return torch.cat(normalised)
+            raise UserError(f"--images='{source}' holds no pictures ({', '.join(_SUFFIXES)})")
+    import mmcv
+
+    pictures = [read_picture(path, cfg, image_channels(model)) for path in spread_out(paths, num)]
+    return torch.cat([normalised(model, mmcv.imresize(picture, shape[::-1])) for picture in pictures])
+
+
+def timing_pictures(
+    models: dict[str, nn.Module], cfg: Config, folder: str | None, shape: tuple[int, int], num: int, batch: int
+) -> tuple[Tensor, str]:
+    """Normalised images ``(N, C, H, W)`` to time models on, and what they are.
+
+    Args:
+        models (dict[str, nn.Module]): By name; the first normalises.
+        cfg (Config): Of the first, whose test set is taken without a folder.
+        folder (str, optional): Of pictures.
+        shape (tuple[int, int]): ``(H, W)`` that they are resized to.
+        num (int): At most so many.
+        batch (int): Pictures of noise, where there are no others and no model looks at them.
+    """
+    model, source = next(iter(models.values())), folder
+    device = next(model.parameters()).device
+    if source is None:
+        try:
+            source = dataset_pictures(cfg, 'give --images DIR')
+        except UserError:
+            if any(map(cost_varies, models.values())):
+                raise
+            noise = torch.randn(batch, image_channels(model), *shape, generator=torch.manual_seed(0))
+            return noise.to(device), 'noise'
+    images = read_images(model, source, shape, num, cfg).to(device)
+    return images, f'{len(images)} pictures' + ('' if folder else ' of the test set')
+
+
+def read_picture(path: str | Path, cfg: Config | None = None, channels: int = 3, key: str = '--images') -> np.ndarray:
+    """One picture ``(H, W, C)``, read as the first step of a config's test pipeline does it.
+
+    Args:
+        path (str | Path): Its file.
+        cfg (Config, optional): Of the model.
+        channels (int): That the model takes; if it is not 3, files are read with all that they have.
+        key (str): Argument that named the file, for the message.
+
+    Raises:
+        UserError: If the file is no picture, or has other channels.
+    """
+    pipeline = ((cfg or {}).get('test_dataloader') or {}).get('dataset', {}).get('pipeline') or []
+    step = next((step for step in pipeline if re.search('Load(?!.*Annotations)', str(step.type))), None)
+    step = step or dict(type='LoadImageFromFile')
+    if step['type'] == 'LoadImageFromFile' and channels != 3:
+        step = dict(step, color_type='unchanged')
+    try:
+        picture = TRANSFORMS.build(step)(dict(img_path=str(path), img_id=0))['img']
+        picture = picture if picture.ndim == 3 else picture[..., None]
+    except Exception as error:  # each reader has another one
+        raise UserError(
+            f'{key}: cannot read {path} with {step["type"]}; give a picture, such as a JPEG file'
+        ) from error
+    if picture.shape[2] != channels:
+        raise UserError(
+            f'{key}: {path} has {picture.shape[2]} channels, the model takes {channels}; give such pictures'
+        )
+    return picture
+
+
+def normalised(model: nn.Module, picture: np.ndarray) -> Tensor:
+    """A picture ``(H, W, C)`` as the model's own preprocessor hands it on, ``(1, C, H, W)``."""
+    picture = picture if picture.ndim == 3 else picture[..., None]
+    data = dict(inputs=[torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)], data_samples=None)
+    return model.data_preprocessor(data, False)['inputs']
+
+
+def class_colors(cfg: Config, checkpoint: str | None, number: int) -> tuple[list[str], list]:
+    """Names and RGB colours of the classes.
+
+    They are those that the checkpoint was trained on, if it says so, else those of the config's test or validation
+    set. Where neither has as many, names are numbers and colours are random.
+
+    Args:
+        cfg (Config): With a ``test_dataloader`` or ``val_dataloader``.
+        checkpoint (str, optional): Of which ``meta.dataset_meta`` is read.
+        number (int): Classes of the model.
+    """
+    known = [_dataset_meta(cfg.get(f'{split}_dataloader') or {}, cfg.get('default_scope')) for split in ('test', 'val')]
+    if checkpoint:
+        state = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu', logger='silent')
+        meta = (state.get('meta') or {}) if isinstance(state, dict) else {}
+        known.insert(0, {key.lower(): value for key, value in (meta.get('dataset_meta') or {}).items()})
+    drawn = np.random.default_rng(0).integers(40, 256, (number, 3)).tolist()
+    default = dict(classes=list(map(str, range(number))), palette=drawn)
+
+    def first(key: str) -> list:
+        found = (list(meta.get(key) or ()) for meta in known)
+        return next((values for values in found if len(values) == number), default[key])
+
+    return first('classes'), first('palette')
+
+
+def _dataset_meta(node: dict, scope: str | None) -> dict:
+    """``metainfo`` of the first dataset in a dataloader that has classes, its class's own included."""
+    inner = node.get('dataset') or node.get('datasets')
+    if inner:
+        several = inner if isinstance(inner, (list, tuple)) else [inner]
+        return next(filter(None, (_dataset_meta(one, scope) for one in several)), {})
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        kind = registry.get(node['type']) if 'type' in node else None
+    return {**(getattr(kind, 'METAINFO', None) or {}), **(node.get('metainfo') or {})}
 
 
 def spread_out(items: Sequence, num: int) -> list:
@@ -207,7 +341,7 @@ def dataset_inputs(cfg: Config, model: nn.Module, num: int, instead: str) -> lis
         instead (str): What else the user can do, for the message.
 
     Returns:
-        list[Tensor]: ``(1, 3, H, W)`` each, of the size that its picture has in a test.
+        list[Tensor]: ``(1, C, H, W)`` each, of the size that its picture has in a test.
 
     Raises:
         UserError: If there are no data; one line that names the key and what can be done instead.
@@ -223,7 +357,7 @@ def dataset_inputs(cfg: Config, model: nn.Module, num: int, instead: str) -> lis
 
 
 def dataset_input(dataset: Any, i: int, model: nn.Module, key: str) -> Tensor:
-    """What a test feeds to the network of item ``i`` of a dataset, ``(1, 3, H, W)``.
+    """What a test feeds to the network of item ``i`` of a dataset, ``(1, C, H, W)``.
 
     Raises:
         UserError: If its files cannot be read; names the ``key`` of the dataset.

@@ -1,4 +1,8 @@
-"""What each kernel costs in multiply-adds; see :data:`CONVENTION` for what counts and what does not."""
+"""What kernels cost in multiply-adds that torch's own counter takes for nothing; see :data:`CONVENTION`.
+
+``torch.utils.flop_counter.FlopCounterMode`` knows dense products, convolutions and the fused attention of CUDA, and
+counts a multiply-add as two. :data:`FORMULAS` adds the rest, fused attention on the CPU first of all.
+"""
 
 import inspect
 import re
@@ -57,12 +61,6 @@ def _trilinear(args: tuple, out: Tensor) -> int:
     return rows * weight.numel() + out.numel() * b.shape[-1]
 
 
-def _convolution(args: tuple, out: Tensor) -> int:
-    """Each weight meets each output position, or each input position when transposed; groups are in the weight."""
-    positions = args[0] if args[6] else out
-    return positions.shape[0] * args[1].numel() * prod(positions.shape[2:])
-
-
 def _cdist(args: tuple, out: Tensor) -> int:
     """Distances between ``(…, N, C)`` and ``(…, M, C)``: one multiply-add for each pair and channel."""
     return out.numel() * args[0].shape[-1]
@@ -80,20 +78,6 @@ def _varlen_attention(args: tuple, out: Any) -> int:
     q, _, v, ends_q, ends_k = args[:5]
     pairs = int((ends_q.diff().long() * (ends_q if ends_k is None else ends_k).diff().long()).sum())
     return pairs * q.shape[1] * (q.shape[2] + v.shape[2])
-
-
-def _self_attention_layer(args: tuple, out: Any) -> int:
-    """``nn.MultiheadAttention``'s one kernel, on ``(B, L, C)``: four projections and both products."""
-    q, k = args[:2]
-    batch, length, dim = q.shape
-    keys = k.shape[1]
-    return batch * (2 * length * dim**2 + 2 * keys * dim**2 + 2 * length * keys * dim)
-
-
-def _encoder_layer(args: tuple, out: Any) -> int:
-    """``nn.TransformerEncoderLayer``'s one kernel: attention and the two products of the MLP, weight ``(H, C)``."""
-    x, first = args[0], args[14]
-    return _self_attention_layer((x, x), out) + 2 * x.shape[0] * x.shape[1] * first.numel()
 
 
 # ------------------------------------------------------------------------------------------- deformable operators
@@ -121,47 +105,52 @@ def _modulated_convolution(args: tuple, out: Any) -> int:
     )
 
 
-#: Kernel name (of the namespace aten unless said otherwise) -> (kind, formula of its arguments and its result).
-FORMULAS: dict[str, tuple[str, Callable[[tuple, Any], int]]] = {
-    'mm': ('linear', _mm),
-    'mv': ('linear', _mm),
-    'dot': ('linear', _mm),
-    'vdot': ('linear', _mm),
-    'addmm': ('linear', _add_mm),
-    'addmv': ('linear', _add_mm),
-    '_addmm_activation': ('linear', _add_mm),
-    '_sparse_addmm': ('linear', _add_mm),
-    '_int_mm': ('linear', _mm),
-    '_scaled_mm': ('linear', _mm),
-    '_scaled_mm_v2': ('linear', _mm),
-    '_grouped_mm': ('linear', _grouped_mm),
-    '_scaled_grouped_mm': ('linear', _grouped_mm),
-    '_weight_int8pack_mm': ('linear', _packed_mm),
-    '_weight_int4pack_mm': ('linear', _packed_mm),
-    '_weight_int4pack_mm_for_cpu': ('linear', _packed_mm),
-    '_trilinear': ('linear', _trilinear),
-    'bmm': ('matmul', _mm),
-    'baddbmm': ('matmul', _add_mm),
-    'addbmm': ('matmul', _add_mm),
-    'convolution': ('conv', _convolution),
-    '_convolution': ('conv', _convolution),
-    'convolution_overrideable': ('conv', _convolution),
-    'torchvision::deform_conv2d': ('conv', lambda args, out: _sampled_convolution(args[0], args[1], out)),
-    'mmcv::deform_conv_forward': ('conv', _deformable_convolution),
-    'mmcv::modulated_deform_conv_forward': ('conv', _modulated_convolution),
-    '_scaled_dot_product_flash_attention': ('attention', _attention),
-    '_scaled_dot_product_flash_attention_for_cpu': ('attention', _attention),
-    '_scaled_dot_product_efficient_attention': ('attention', _attention),
-    '_scaled_dot_product_cudnn_attention': ('attention', _attention),
-    '_scaled_dot_product_fused_attention_overrideable': ('attention', _attention),
-    'higher_order::flex_attention': ('attention', _attention),
-    '_native_multi_head_attention': ('attention', _self_attention_layer),
-    '_transformer_encoder_layer_fwd': ('attention', _encoder_layer),
-    'torch_attn::_varlen_attn': ('attention', _varlen_attention),
-    'mmcv::ms_deform_attn_forward': ('attention', _deformable_attention),
-    '_cdist_forward': ('cdist', _cdist),
-    '_euclidean_dist': ('cdist', _cdist),
+#: Kernel name (of the namespace aten unless said otherwise) -> MACs from its arguments and its result.
+FORMULAS: dict[str, Callable[[tuple, Any], int]] = {
+    # torch counts sparse matrices as dense ones
+    'mm': _mm,
+    'addmm': _add_mm,
+    '_sparse_addmm': _add_mm,
+    'mv': _mm,
+    'addmv': _add_mm,
+    'dot': _mm,
+    'vdot': _mm,
+    'addbmm': _add_mm,
+    '_addmm_activation': _add_mm,
+    '_int_mm': _mm,
+    '_scaled_mm_v2': _mm,
+    '_grouped_mm': _grouped_mm,
+    '_scaled_grouped_mm': _grouped_mm,
+    '_weight_int8pack_mm': _packed_mm,
+    '_weight_int4pack_mm': _packed_mm,
+    '_weight_int4pack_mm_for_cpu': _packed_mm,
+    '_trilinear': _trilinear,
+    '_cdist_forward': _cdist,
+    '_euclidean_dist': _cdist,
+    '_scaled_dot_product_flash_attention_for_cpu': _attention,
+    '_scaled_dot_product_fused_attention_overrideable': _attention,
+    'higher_order::flex_attention': _attention,
+    'torch_attn::_varlen_attn': _varlen_attention,
+    'mmcv::ms_deform_attn_forward': _deformable_attention,
+    'mmcv::deform_conv_forward': _deformable_convolution,
+    'mmcv::modulated_deform_conv_forward': _modulated_convolution,
+    'torchvision::deform_conv2d': lambda args, out: _sampled_convolution(args[0], args[1], out),
 }
+
+#: Kinds of kernels by what their names hold, the first that fits; others multiply a matrix.
+_KINDS = {'attention': r'attention|attn', 'conv': r'conv', 'cdist': r'dist', 'matmul': r'bmm'}
+
+
+def kind_of(name: str) -> str:
+    """Returns ``attention``, ``conv``, ``cdist``, ``matmul`` (a batched product) or ``linear``."""
+    return next((kind for kind, words in _KINDS.items() if re.search(words, name)), 'linear')
+
+
+def name_of(kernel: Any) -> str:
+    """Returns the name of an operator, without the namespace aten; ``higher_order::…`` of one of higher order."""
+    name = getattr(kernel, '_qualified_op_name', None) or f'higher_order::{kernel.name()}'
+    return name.removeprefix('aten::')
+
 
 #: Kernels that move, make or look at data and compute nothing; views are told by their schema.
 FREE = frozenset(

@@ -8,29 +8,30 @@ from typing import Any
 from torch import Tensor, nn
 
 from .counter import Seen
-from .flops import PARTS, crop_macs, model_parts, over_pictures, part_table, sum_uncounted
+from .flops import PARTS, model_parts, over_pictures, part_table, segmentor_macs, sum_uncounted
+from .tasks import task_of
 
 
 def costs(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, Any]:
     """Counts a model on each of some pictures.
 
     Args:
-        model (nn.Module): See :func:`~mmtoken.analysis.flops.crop_macs`.
+        model (nn.Module): See :func:`~mmtoken.analysis.flops.segmentor_macs`.
         inputs (Sequence[Tensor]): Normalised images ``(1, 3, H, W)``.
 
     Returns:
         dict: ``macs``, ``crops`` and ``sizes`` by picture; ``split`` and ``parts``, MACs of each part and module
         by picture; ``by_operator``, their mean; ``tokens``, by block, ``mean``, ``min`` and ``max`` over the pictures;
-        ``uncounted`` and ``missed``, (calls, elements) over all pictures.
+        ``uncounted`` and ``missed``, (calls, elements) over all pictures; ``once``, MACs of the first call alone.
     """
-    pairs = over_pictures(model, inputs, lambda n: crop_macs(model, inputs[n]))
-    reports = [report for report, _ in pairs]
+    reports = over_pictures(model, inputs, lambda n: segmentor_macs(model, inputs[n], whole=True))
     tables = [dict(part_table(report, model)) for report in reports]
     splits = [model_parts(report, model) for report in reports]
     blocks = list(zip(*(report.tokens for report in reports)))
     return dict(
         macs=[report.total for report in reports],
-        crops=[crops for _, crops in pairs],
+        once=reports[0].once,
+        crops=[task_of(model).crops(model, image.shape[2:]) for image in inputs],
         sizes=[list(image.shape[2:]) for image in inputs],
         split={part: [split[part] for split in splits] for part in PARTS},
         parts={name: [table.get(name, 0) for table in tables] for table in tables for name in table},

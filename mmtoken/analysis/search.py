@@ -1,9 +1,11 @@
 """Search of a method's own arguments for a target: the least loss at a speed, or the most speed at a loss."""
 
 import hashlib
+import json
 import keyword
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from optuna.storages.journal import JournalFileBackend
 from mmtoken.core import HostInfo, Reducer, ReducerSequence
 
 from .loading import read_config
-from .tradeoff import Setting, Tradeoff
+from .rivals import judge_rows
+from .tasks import Metric
+from .tradeoff import Setting, Tradeoff, describe
 from .variants import with_settings
 
 #: Trials whose MACs promise less than this part of the speed that is needed are not even timed.
@@ -61,18 +65,18 @@ class Goal:
         speedup (float, optional): Least loss among settings that are at least so many times faster.
         drop (float, optional): Fastest among settings that lose at most so much of the metric and are faster than the
             dense model.
-        metric (str): Which one, higher is better. Defaults to ``mIoU``.
+        metric (Metric): Which one, and what of it is better. Defaults to ``mIoU``.
     """
 
     speedup: float | None = None
     drop: float | None = None
-    metric: str = 'mIoU'
+    metric: Metric = field(default_factory=lambda: Metric('mIoU'))
 
     def __str__(self) -> str:
         return (
             f'speed-up of at least {self.speedup:g}'
             if self.drop is None
-            else f'speed-up with a loss of at most {self.drop:g} {self.metric}'
+            else f'speed-up with a loss of at most {self.drop:g} {self.metric.name}'
         )
 
     def reached(self, speedup: float, drop: float) -> bool:
@@ -101,8 +105,10 @@ def judge(tradeoff: Tradeoff, setting: Setting, goal: Goal, best: float) -> tupl
     if faster < needed:
         rank = PENALTY + needed - faster if goal.speedup else -faster
         return rank, False, f'speed-up {faster:.2f}, below {needed:.2f}: not scored'
-    drop = tradeoff.score(tradeoff.dense, goal.metric) - tradeoff.score(setting, goal.metric)
-    found = f'speed-up {faster:.2f}, {goal.metric} {-drop:+.2f}'
+    metric = goal.metric
+    value, dense = tradeoff.score(setting, metric.name), tradeoff.score(tradeoff.dense, metric.name)
+    drop = metric.loss(value, dense)
+    found = f'speed-up {faster:.2f}, {metric.name} {value - dense:+.{metric.digits(dense)}f}'
     if goal.speedup:
         return drop, True, found
     return (PENALTY + drop, False, f'{found}, loses too much') if drop > goal.drop else (-faster, True, found)
@@ -202,6 +208,35 @@ def write_config(path: Path, base: Path, cfg: Config, lines: list[str]) -> None:
     comments = ''.join(f'# {line}\n' for line in lines)
     body = ''.join(f'{key} = {as_text(value)}\n' for key, value in changes.items())
     path.write_text(f'{comments}_base_ = {source!r}\n{body}', encoding='utf-8')
+
+
+def write_found(config: Path, tradeoff: Tradeoff, best: Setting, goal: Goal, rows: list[dict]) -> None:
+    """Writes ``found.py``, the config of the best setting, and measures it on the whole validation set.
+
+    Args:
+        config (Path): That the setting derives from.
+        tradeoff (Tradeoff): Of the search, maybe on the first images only.
+        best (Setting): That was found.
+        goal (Goal): That it reaches.
+        rows (list[dict]): Among them those of the dense model on smaller pictures.
+    """
+    path, metric = tradeoff.work_dir / 'found.py', goal.metric
+    lines = [f'Found by {" ".join(sys.argv)}', f'Goal: {goal}.']
+    write_config(path, config, best.cfg, lines)
+    # Timed anew: of many samples the luckiest was taken.
+    whole = Tradeoff(tradeoff.work_dir, tradeoff.dense, None, tradeoff.pictures, 2 * tradeoff.rounds)
+    row = whole.row(Setting('found', 'searched', read_config(path), best.checkpoint, best.values))
+    dense = whole.row(whole.dense)
+    if not tradeoff.num:  # else its rivals were scored on other images
+        judge_rows([*rows, row], metric)
+    lines.append(f'Measured on the whole validation set: {describe(row, dense, metric)}.')
+    drop = metric.loss(row['metrics'][metric.name], dense['metrics'][metric.name])
+    if not goal.reached(row['speedup']['ratio'], drop):
+        lines.append(f'There it misses the {goal}: search on more images (--num) or with a margin.')
+    write_config(path, config, best.cfg, lines)
+    about = dict(command=sys.argv, goal=str(goal), rows=[dense, row])
+    (tradeoff.work_dir / 'found.json').write_text(json.dumps(about, indent=1) + '\n')
+    print('\n'.join(['', *lines[1:], f'reducer={best.cfg.model.backbone.reducer}', str(path)]))
 
 
 def _is_name(key: Any) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .flops import predicts_boxes
+from .tasks import task_of
 
 #: Objects in each picture; COCO has 7.
 OBJECTS = 7
@@ -14,7 +14,7 @@ def synthetic_samples(model: nn.Module, batch: int, shape: tuple[int, int], devi
     """Labels for a batch of pictures, random and the same at every call.
 
     Args:
-        model (nn.Module): A segmentor of mmseg or a detector of mmdet.
+        model (nn.Module): A segmentor or depth estimator of mmseg, or a detector of mmdet.
         batch (int): Number of pictures.
         shape (tuple[int, int]): ``(H, W)`` of the pictures in pixels.
         device (str): Where the labels lie.
@@ -23,14 +23,15 @@ def synthetic_samples(model: nn.Module, batch: int, shape: tuple[int, int], devi
         list[SegDataSample | DetDataSample]: One for each picture.
 
     Raises:
-        ValueError: If the model is neither.
+        ValueError: If the model is none of these.
     """
-    rng = np.random.default_rng(0)
-    if predicts_boxes(model):
-        return [_objects(model, rng, shape).to(device) for _ in range(batch)]
-    if not hasattr(model, 'decode_head'):
-        raise ValueError(f'--train needs a segmentor of mmseg or a detector of mmdet, not {type(model).__name__}.')
-    return [_label_map(model, rng, shape).to(device) for _ in range(batch)]
+    makers = dict(segment=_label_map, detect=_objects, depth=_depth_map)
+    task, rng = task_of(model).name, np.random.default_rng(0)
+    if task not in makers:
+        raise ValueError(
+            f'--train knows labels to {", ".join(makers)}, but {type(model).__name__} is there for {task}.'
+        )
+    return [makers[task](model, rng, shape).to(device) for _ in range(batch)]
 
 
 def _meta(shape: tuple[int, int]) -> dict:
@@ -50,6 +51,15 @@ def _label_map(model: nn.Module, rng: np.random.Generator, shape: tuple[int, int
     sample = SegDataSample(metainfo=_meta(shape))
     classes = _fewest(model.decode_head, 'num_classes')
     sample.gt_sem_seg = PixelData(data=torch.from_numpy(rng.integers(0, classes, (1, *shape))))
+    return sample
+
+
+def _depth_map(model: nn.Module, rng: np.random.Generator, shape: tuple[int, int]):
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    sample = SegDataSample(metainfo=_meta(shape))
+    sample.gt_depth_map = PixelData(data=torch.from_numpy(rng.uniform(1, 10, (1, *shape))).float())
     return sample
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmtoken.core.state import Scatter, TokenState
+from mmtoken.core.state import TokenState
 
 #: Tokens that are followed at once through the trail; bounds the memory for large grids.
 _CHUNK = 1024
@@ -37,11 +37,7 @@ def token_of_patches(state: TokenState) -> Tensor:
         numbers = torch.arange(first, min(first + _CHUNK, total), device=device)
         values = (place[..., None] == numbers).float()
         for reduction in reversed(state.trail):
-            restore = reduction.restore
-            if isinstance(restore, Scatter):  # what left has no share in the tokens now
-                zeros = values.new_zeros(*restore.mask.shape, len(numbers))
-                restore = Scatter(zeros, restore.mask, restore.rows)
-            values = restore(values, p)
+            values = reduction.restore.without_saved()(values, p)  # what left has no share in the tokens now
         values = values[:, p:]
         top, which = values.max(-1)
         index = torch.where(top > best, which + first - p, index)
@@ -83,17 +79,20 @@ class TokenTrace:
 
 @contextmanager
 def trace_tokens(host: nn.Module) -> Iterator[TokenTrace]:
-    """Follows the tokens of a backbone with a reducer while it runs inside; of several runs, the last.
+    """Follows the tokens of a backbone while it runs inside; of several runs, the last.
+
+    Args:
+        host (nn.Module): A :class:`~mmtoken.core.TokenHost`.
 
     Yields:
         TokenTrace: Filled by then.
     """
-    trace, reducer = TokenTrace(), host.reducer
-    between, trail = reducer.between, None
+    trace, trail = TokenTrace(), None
 
-    def recorded(state: TokenState, i: int) -> None:
+    def see(state: TokenState, i: int) -> None:
         nonlocal trail
-        between(state, i)
+        if i == len(host.blocks):
+            return
         if i == 0:
             trail = None
             trace.index.clear()
@@ -110,11 +109,8 @@ def trace_tokens(host: nn.Module) -> Iterator[TokenTrace]:
             lengths = torch.full(state.x.shape[:1], state.x.shape[1])
         trace.counts.append(lengths.cpu().numpy() - state.num_prefix)
 
-    reducer.between = recorded
-    try:
+    with host.watching(see):
         yield trace
-    finally:
-        del reducer.between
 
 
 def average_groups(image: np.ndarray, index: np.ndarray) -> np.ndarray:

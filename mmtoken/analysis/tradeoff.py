@@ -20,9 +20,12 @@ from torch import Tensor, nn
 
 from mmtoken.engine.checks import UserError, build_runner, check_checkpoint, check_datasets, datasets_of, unwrap
 
-from .flops import MacReport, cost_keys, count_macs, inference_path, mean_report, over_pictures
+from .counter import MacReport, count_macs
+from .flops import cost_keys, inference_path, mean_report, over_pictures
 from .latency import environment, interleave, paired_ratio, spread, whole_rounds
 from .loading import dataset_input, spread_out
+from .rivals import say
+from .tasks import Metric
 
 #: What decides the numbers of a config.
 _SECTIONS = ('model', 'val_dataloader', 'val_evaluator', 'val_cfg')
@@ -38,7 +41,8 @@ _UNUSED = (
     'test_evaluator',
 )
 #: Raised when MACs or seconds come to mean something else, so that those of older runs are not taken for them.
-_RULES = 2
+_RULES = 3
+_MARGIN = {'': 'margin', ' low': 'low', ' high': 'high'}
 #: Of the runners, which share a logger if they share a name.
 _NUMBERS = itertools.count()
 
@@ -246,7 +250,9 @@ class Tradeoff:
         return metrics[metric]
 
     def row(self, setting: Setting) -> dict:
-        """Everything about a setting, in the terms of ``tools/analysis_tools/benchmark.py``."""
+        """Everything about a setting, in the terms of ``tools/analysis_tools/benchmark.py``; without its verdict, see
+        :func:`~mmtoken.analysis.rivals.judge_rows`.
+        """
         point = self.measure(setting, 'macs', 'seconds', 'metrics')
         speedup = paired_ratio(point['dense_seconds'], point['seconds'], point['inputs'])
         saved = self.mac_speedup(setting)
@@ -266,16 +272,19 @@ class Tradeoff:
             efficiency=speedup['ratio'] / saved,
             seconds=point['seconds'],
             dense_seconds=point['dense_seconds'],
+            verdict=None,
         )
 
 
-def describe(row: dict, dense: dict, metric: str) -> str:
+def describe(row: dict, dense: dict, metric: Metric) -> str:
     """One line about a row."""
-    value, speedup, ms = row['metrics'][metric], row['speedup'], row['ms_per_image']['median']
+    value, speedup, ms = row['metrics'][metric.name], row['speedup'], row['ms_per_image']['median']
+    digits = metric.digits(dense['metrics'][metric.name])
     return (
-        f'{metric} {value:.2f} ({value - dense["metrics"][metric]:+.2f}) on {images_of(row)}, '
+        f'{metric.name} {value:.{digits}f} ({value - dense["metrics"][metric.name]:+.{digits}f}) on {images_of(row)}, '
         f'{row["macs"] / 1e9:.3g} GMACs (×{row["mac_ratio"]:.2f}), {ms:.{0 if ms >= 100 else 2}f} ms, '
         f'speed-up {speedup["ratio"]:.2f} ({speedup["low"]:.2f}-{speedup["high"]:.2f})'
+        + (f'; {say(row["verdict"], metric)}' if row['verdict'] else '')
     )
 
 
@@ -284,35 +293,29 @@ def images_of(row: dict) -> str:
     return f'the first {row["images"]} images only' if row['first_only'] else f'{row["images"]} images'
 
 
-def write_csv(path: Path, rows: Sequence[dict], metric: str) -> None:
-    """Writes rows, the dense one first, as a table."""
-    base = rows[0]['metrics'][metric]
+def write_csv(path: Path, rows: Sequence[dict], metric: Metric) -> None:
+    """Writes rows, the dense one first, as a table; ``worse by`` is a loss whichever way the metric goes."""
+    base = rows[0]['metrics'][metric.name]
+    lines = []
+    for row in rows:
+        value, speedup, found = row['metrics'][metric.name], row['speedup'], row['verdict'] or {}
+        numbers = {
+            metric.name: value,
+            'delta': value - base,
+            'worse by': metric.loss(value, base),
+            'GMACs': row['macs'] / 1e9,
+            'MACs ratio': row['mac_ratio'],
+            'ms': row['ms_per_image']['median'],
+            'speed-up': speedup['ratio'],
+            'speed-up low': speedup['low'],
+            'speed-up high': speedup['high'],
+            'speed-up / MAC speed-up': row['efficiency'],
+            **{f'over smaller input{end}': found.get(key) for end, key in _MARGIN.items()},
+        }
+        line = {'name': row['name'], 'kind': row['kind'], 'images': images_of(row)}
+        line |= {key: '' if number is None else f'{number:.4f}' for key, number in numbers.items()}
+        lines.append(line | {'verdict': found.get('verdict', '')})
     with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            [
-                'name',
-                'kind',
-                'images',
-                metric,
-                'delta',
-                'GMACs',
-                'MACs ratio',
-                'ms',
-                'speed-up',
-                'speed-up low',
-                'speed-up high',
-                'speed-up / MAC speed-up',
-            ]
-        )
-        for row in rows:
-            numbers = [
-                row['metrics'][metric],
-                row['metrics'][metric] - base,
-                row['macs'] / 1e9,
-                row['mac_ratio'],
-                row['ms_per_image']['median'],
-                *row['speedup'].values(),
-                row['efficiency'],
-            ]
-            writer.writerow([row['name'], row['kind'], images_of(row), *(f'{number:.4f}' for number in numbers)])
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)

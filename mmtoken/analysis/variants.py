@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmtoken.core import HostInfo, build_reducer, method_of
 from mmtoken.engine.checks import UserError
 from mmtoken.models.segmentors import hand_over
+
+from .rivals import smaller_size
 
 
 def check_reducer(cfg: Config, path: str) -> None:
@@ -133,28 +135,32 @@ def parse_competitor(flag: str, text: str) -> tuple[str, str, str]:
 
 
 def smaller_input(cfg: Config, factor: float, patch: int) -> Config:
-    """The config with validation pictures of ``factor`` times the size, in whole patches.
+    """The config with validation pictures of ``factor`` times the size, in whole patches where it names the size.
 
     Raises:
-        UserError: If the factor makes nothing smaller, or the validation pipeline does not resize.
+        UserError: If the factor makes nothing smaller.
     """
     if not 0 < factor < 1:
         raise UserError(f'--smaller-input {factor:g}: give a part of the size, between 0 and 1')
     cfg = copy.deepcopy(cfg)
-
-    def scaled(sides) -> tuple[int, ...]:
-        return tuple(max(1, round(side * factor / patch)) * patch for side in sides)
-
     dataset = cfg.val_dataloader.dataset
     while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset.dataset
-    steps = [step for step in dataset.get('pipeline', []) if step.type == 'Resize' and step.get('scale')]
-    if not steps:
-        raise UserError('--smaller-input: val_dataloader.dataset.pipeline has no Resize with a scale to make smaller')
-    for step in steps:
-        step.scale = scaled(step.scale if isinstance(step.scale, (list, tuple)) else (step.scale, step.scale))
+    pipeline = dataset.get('pipeline') or []
+    resizes = [step for step in pipeline if 'Resize' in str(step.type) and {'scale', 'scale_factor'} & set(step)]
+    if not resizes:
+        resizes = [ConfigDict(type='Resize', scale_factor=1.0, keep_ratio=True)]
+        place = 1 + next((i for i, step in enumerate(pipeline) if 'Load' in str(step.type)), -1)
+        pipeline.insert(place, resizes[0])
+    for step in resizes:
+        if step.get('scale'):
+            sides = step.scale if isinstance(step.scale, (list, tuple)) else (step.scale,) * 2
+            step.scale = smaller_size(sides, factor, patch)
+        else:
+            sides = step.scale_factor
+            step.scale_factor = tuple(s * factor for s in sides) if isinstance(sides, (list, tuple)) else sides * factor
     test_cfg = cfg.model.get('test_cfg') or {}
     for key in ('crop_size', 'stride'):
         if key in test_cfg:
-            test_cfg[key] = scaled(test_cfg[key])
+            test_cfg[key] = smaller_size(test_cfg[key], factor, patch)
     return cfg

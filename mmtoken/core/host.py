@@ -43,6 +43,8 @@ class TokenHost(Upstream):
     ragged: bool = True
     #: Whether the stem takes pictures of any size, its positions interpolated.
     any_size: bool = True
+    #: Whether the backbone starts with unequal numbers of tokens; such a one overrides :meth:`embed`.
+    ragged_stem: bool = False
     #: Whether blocks run again in the backward pass instead of keeping their activations.
     with_cp: bool = False
     #: Whether the tokens before the first block are given out as well.
@@ -70,10 +72,7 @@ class TokenHost(Upstream):
         info = self.info()
         reason = self.reducer.refuses(info)
         if reason:
-            raise ValueError(
-                f'reducer {type(self.reducer).__name__} {reason} ({type(self).__name__}); use a static method such as '
-                'mmtoken.Expedit, or a backbone with absolute positions.'
-            )
+            raise ValueError(f'{type(self).__name__}: reducer {type(self.reducer).__name__} {reason}.')
         if self.reducer.dynamic:
             drop_images(self)
         self.reducer.bind(info)
@@ -89,6 +88,7 @@ class TokenHost(Upstream):
             position=self.position,
             ragged=self.ragged,
             any_size=self.any_size,
+            ragged_stem=self.ragged_stem,
             stages=self.stages(),
             host=self,
         )
@@ -108,7 +108,7 @@ class TokenHost(Upstream):
 
     # ------------------------------------------------------------------ what a host gives
     def stem(self, inputs: Tensor) -> TokenState:
-        """Turns images ``(B, 3, H, W)`` into tokens with their positions."""
+        """Turns images ``(B, 3, H, W)`` into tokens with their positions, one for each patch."""
         raise NotImplementedError
 
     def attend(self, block: nn.Module, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -130,7 +130,9 @@ class TokenHost(Upstream):
         return [out, self.out_norm(state.cls, i)] if self.output_cls_token else out
 
     def after_block(self, state: TokenState, i: int) -> TokenState:
-        """Returns the state that the next block gets; a pyramid restores and merges patches here."""
+        """Returns the state that the next block gets; a pyramid merges the patches of ``state.dense()`` here and
+        returns :meth:`TokenState.next_stage`.
+        """
         return state
 
     # ------------------------------------------------------------------ what every host shares
@@ -186,6 +188,8 @@ class TokenHost(Upstream):
 
     def embed(self, inputs: Tensor, padding: Tensor | None = None) -> TokenState:
         """Makes the full grid of tokens: :meth:`stem`, with the padding of the batch noted.
+
+        A backbone that starts with other tokens overrides this and replaces them by ``state.replace``.
 
         Args:
             inputs (Tensor): Images ``(B, 3, H, W)``, of any size.

@@ -46,6 +46,7 @@ class HostInfo:
         position (str): ``absolute`` when positions are in the tokens, ``relative`` when attention reads them.
         ragged (bool): Whether blocks run on packed images of unequal token counts. Defaults to True.
         any_size (bool): Whether the stem takes pictures of any size. Defaults to True.
+        ragged_stem (bool): Whether the stem makes unequal numbers of tokens. Defaults to False.
         stages (tuple[Stage, ...]): Stages of a pyramid; one stage by default.
         host (TokenHost, optional): The backbone itself, for methods that copy parts of it.
     """
@@ -58,13 +59,18 @@ class HostInfo:
     position: str = 'absolute'
     ragged: bool = True
     any_size: bool = True
+    ragged_stem: bool = False
     stages: tuple[Stage, ...] = ()
     host: Any = None  # methods read what only some backbones have
 
     @property
     def is_plain(self) -> bool:
-        """Whether all blocks have one width and attend to all tokens."""
-        return len(self.stages) == 1 and not any(self.stages[0].windows)
+        """Whether there is a token for each patch, and all blocks have one width and attend to all tokens."""
+        return len(self.stages) == 1 and not any(self.stages[0].windows) and not self.ragged_stem
+
+    def stage_of(self, block: int) -> Stage:
+        """Returns the stage that a block belongs to."""
+        return next(stage for stage in reversed(self.stages) if stage.first <= block)
 
     def __post_init__(self):
         if not self.stages:
@@ -109,6 +115,8 @@ class Reducer(nn.Module):
     trainable: bool = False
     #: Whether the method reads ``state.keys`` in ``between`` or ``after``.
     needs_keys: bool = False
+    #: Whether the method takes images of unequal token counts, as the stem of a backbone may make them.
+    takes_ragged: bool = False
     #: The paper, as 'Title, venue year, arXiv id'.
     paper: ClassVar[str] = ''
     #: Arguments that reduce nothing, and arguments that reduce ever more, for a model of four blocks.
@@ -129,10 +137,15 @@ class Reducer(nn.Module):
 
     # ------------------------------------------------------------------ checks
     def refuses(self, host: HostInfo) -> str:
-        """Returns why the method cannot run on a backbone at all; empty if it can."""
+        """Returns why the method cannot run on a backbone at all, and what could; empty if it can."""
         if self.dynamic and not host.ragged:
             reason = 'relative position bias' if host.position == 'relative' else 'attention'
-            return f'packs images of unequal token counts, which the {reason} of this backbone cannot follow'
+            return (
+                f'packs images of unequal token counts, which the {reason} of this backbone cannot follow; use a '
+                'static method such as mmtoken.Expedit, or a backbone with absolute positions'
+            )
+        if host.ragged_stem and not self.takes_ragged:
+            return 'needs equally many tokens in each image, and this backbone starts with unequal ones; leave it out'
         return ''
 
     def bind(self, host: HostInfo) -> None:

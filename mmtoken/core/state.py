@@ -1,5 +1,7 @@
 """TokenState: the tokens of a batch on their way through a backbone, and how to get the full grid back."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -127,6 +129,23 @@ class TokenState:
         if not self.num_prefix:
             raise ValueError('This backbone has no class token to give out; set with_cls_token=True.')
         return self.prefix[:, 0]
+
+    @property
+    def full_layout(self) -> Layout:
+        """Layout before the first reduction."""
+        return self.trail[0].layout if self.trail else self.layout
+
+    def next_stage(self, x: Tensor, grid: tuple[int, int], padding: Tensor | None = None) -> TokenState:
+        """Returns the tokens of a pyramid's next stage, which go on with this pass: what reducers keep, the counts.
+
+        Args:
+            x (Tensor): One token for each patch of that stage, prefix first, ``(B, P+H·W, C)``.
+            grid (tuple[int, int]): Its full patch grid ``(H, W)``.
+            padding (Tensor, optional): Its patches that hold nothing but padding, ``(B, H·W)``, bool.
+        """
+        state = TokenState(x, (grid[0], grid[1]), self.num_prefix, padding)
+        state.aux, state.block, state.counts, state.out_norm = self.aux, self.block, self.counts, self.out_norm
+        return state
 
     # ------------------------------------------------------------------ reductions
     def replace(self, x: Tensor, restore: Restore, layout: Layout, owner: Any = None) -> None:
@@ -315,8 +334,7 @@ class TokenState:
             ValueError: If the first tokens were none of the full grid and nothing says how to restore it.
         """
         trail = self.trail if trail is None else trail
-        first = self.trail[0].layout if self.trail else self.layout
-        if not first.is_full:
+        if not self.full_layout.is_full:
             raise ValueError(
                 'These tokens cannot be restored to the full grid; a stem that makes other tokens starts from the full '
                 'grid and calls state.replace(x, restore, layout).'

@@ -180,7 +180,7 @@ def window_attention(
         scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
         bias (Tensor, optional): Added to the scores inside windows, ``(B·count, heads, slots, slots)``; ``count``
             windows or one serve all images. See :func:`read_bias`.
-        key_bias (Tensor, optional): Added to the scores of each key, ``(B, n)``, packed ``(ΣL,)``, fp32.
+        key_bias (Tensor, optional): Added to the scores of each key, ``(B or 1, n)``, packed ``(ΣL,)``, fp32.
         dropout_p (float): Dropout of the attention weights. Defaults to 0.
 
     Returns:
@@ -209,7 +209,7 @@ def window_attention(
         rotate=rotate,
         scale=scale,
         bias=bias,
-        key_bias=windows.split(key_bias, fill=EMPTY),
+        key_bias=windows.split(key_bias.expand(qkv.shape[:-1]), fill=EMPTY),
         dropout_p=dropout_p,
     )
     return windows.join(out), qkv.unflatten(-1, (3, num_heads, -1)).select(-3, 1)

@@ -1,24 +1,22 @@
-"""What every registered method owes every host.
+"""What every registered method owes every host, and every host its models.
 
-A method is found in the registry and brings its own arguments (``identity_example``, ``examples``), so a new one gets
-all of this without an edit here; see ``newcomers.py`` and the last test.
+A method is found in the registry and brings its own arguments (``identity_example``, ``examples``), a host its
+``toy()``, so new ones get all of this without an edit here; ``test_newcomers.py`` proves it.
 """
 
-import os
-import re
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from math import prod
 
 import pytest
 import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from torch import nn
 
 from mmtoken.analysis.flops import count_macs
-from mmtoken.core import HostInfo, Reducer, TokenState
-from mmtoken.registry import REDUCERS
+from mmtoken.core import Reducer, TokenHost, TokenState
+from mmtoken.registry import MODELS, REDUCERS
 from mmtoken.testing import DEPTH, PATCH, SIDE, toy_hosts
 
 REDUCERS.import_from_location()
@@ -64,22 +62,39 @@ class Case:
         return host
 
 
-def relative(host):
-    return HOSTS[host]().position == 'relative'
+def lacks(method):
+    """What a method's class does not bring, by name."""
+    kind = METHODS[method]
+    owed = ('paper', 'identity_example', 'examples', 'closed_form')
+    return [name for name in owed if getattr(kind, name) is getattr(Reducer, name)]
 
 
-PAIRS = [
-    Case(method, host)
-    for method, kind in METHODS.items()
-    for host in HOSTS
-    if not kind(**kind.examples[0]).refuses(HOSTS[host]().info())
-]
+def has_toy(host):
+    return MODELS.get(host).toy.__func__ is not TokenHost.toy.__func__
+
+
+@cache
+def info(host):
+    return HOSTS[host]().info()
+
+
+def refusal(method, host):
+    """Why a host cannot take a method; empty if it can."""
+    kind = METHODS[method]
+    return kind(**kind.examples[0]).refuses(info(host))
+
+
+#: What lacks something fails the tests that say so, and takes no part in the others.
+COMPLETE = [method for method in METHODS if not lacks(method)]
+TOYS = [host for host in HOSTS if has_toy(host)]
+PAIRS = [Case(method, host) for method in COMPLETE for host in TOYS if not refusal(method, host)]
 
 
 def pytest_generate_tests(metafunc):
-    """``case``: method × host. ``static``: of static methods. ``rung``: × example. ``method``: names alone."""
+    """``case``: method × host. ``static``: of static methods. ``rung``: × example. ``method``, ``host``: alone."""
     rungs = [Case(c.method, c.host, tuple(example.items())) for c in PAIRS for example in c.type.examples]
-    params = dict(method=list(METHODS), case=PAIRS, static=[c for c in PAIRS if not c.type.dynamic], rung=rungs)
+    static = [c for c in PAIRS if not c.type.dynamic]
+    params = dict(method=COMPLETE, host=TOYS, case=PAIRS, static=static, rung=rungs)
     for name in set(params) & set(metafunc.fixturenames):
         ids = [p if isinstance(p, str) else p.id for p in params[name]]
         metafunc.parametrize(name, params[name], ids=ids)
@@ -123,7 +138,7 @@ def equal(a, b):
 # ---------------------------------------------------------------------- driving a method without a host
 def bound(method, args):
     reducer = METHODS[method](**args)
-    reducer.bind(HostInfo(depth=DEPTH, embed_dims=32, num_heads=2, out_indices=(DEPTH - 1,)))
+    reducer.bind(info(next(c.host for c in PAIRS if c.method == method)))
     return reducer.eval()
 
 
@@ -146,11 +161,81 @@ def prefix_rows(state):
     return torch.stack([image[: state.num_prefix] for image in state.x.split(state.lengths.tolist())])
 
 
-# ---------------------------------------------------------------------- the contract
+# ---------------------------------------------------------------------- what a host owes
+@pytest.mark.parametrize('name', HOSTS)
+def test_a_host_brings_what_its_tests_need(name):
+    assert has_toy(name), f'{name} has no toy(), which makes a small one'
+
+
+def test_a_host_says_what_it_is(host):
+    model, told = HOSTS[host](), info(host)
+    assert told.depth == len(model.blocks) and max(told.out_indices) < told.depth and model.patch_size > 0
+    first = 0
+    for stage in told.stages:
+        assert stage.first == first and len(stage.windows) == stage.depth
+        assert all(told.stage_of(i) is stage for i in range(first, first + stage.depth))
+        first += stage.depth
+    assert first == told.depth and told.stages[0].embed_dims == told.embed_dims
+
+
+def test_a_host_has_the_names_of_the_class_it_derives_from(host):
+    """So it loads the checkpoints of that."""
+    kind = MODELS.get(host)
+    stock = next(base for base in kind.__mro__ if issubclass(base, nn.Module) and not issubclass(base, TokenHost))
+    if stock.forward is nn.Module.forward:
+        pytest.skip('derives from no backbone')
+    assert list(HOSTS[host]().state_dict()) == list(stock(**kind.toy(SQUARE)).state_dict())
+
+
+def test_what_is_in_a_place_shows_in_that_place(host):
+    """In every output: the tokens of a dense host lie where it says."""
+    size, inputs = (20, 36), images(12, (20, 36))
+    model = HOSTS[host](size=size, out_indices=TAPS)
+    for y, x in ((0, 0), (0, 8), (4, 0), (1, 5), (3, 2)):
+        changed = inputs.clone()
+        changed[..., y * PATCH : (y + 1) * PATCH, x * PATCH : (x + 1) * PATCH] += 0.03
+        for before, after in zip(run(model, inputs), run(model, changed)):
+            change = (after - before).norm(dim=1).mean(0)
+            down, across = (-(-side // PATCH // n) for side, n in zip(size, change.shape))
+            assert change[y // down, x // across] >= 0.999 * change.max()
+
+
+def test_a_batch_is_its_images_without_a_method(host):
+    inputs = images(3, (20, 36))
+    model = HOSTS[host](size=(20, 36), out_indices=TAPS)
+    alone = [run(model, inputs[b : b + 1]) for b in range(3)]
+    assert close(run(model, inputs), [torch.cat(outs) for outs in zip(*alone)], 3e-5)
+
+
+def test_a_host_refuses_when_it_is_built(host, method):
+    """What it cannot run, in one line that names both."""
+    if refusal(method, host):
+        with pytest.raises(ValueError, match=rf'{host}: reducer {method} [^\n]+\.$'):
+            HOSTS[host](reducer=dict(type=f'mmtoken.{method}', **METHODS[method].examples[0]))
+
+
+class Ragged(Reducer):
+    dynamic = True
+
+
+def test_a_host_that_packs_nothing_refuses_dynamic_methods(host):
+    if info(host).ragged and not info(host).ragged_stem:
+        HOSTS[host](reducer=Ragged())
+    else:
+        with pytest.raises(ValueError, match=f'{host}: reducer Ragged'):
+            HOSTS[host](reducer=Ragged())
+
+
+# ---------------------------------------------------------------------- what a method owes
+@pytest.mark.parametrize('name', METHODS)
+def test_a_method_brings_what_its_tests_need(name):
+    assert issubclass(METHODS[name], Reducer) and not lacks(name)
+
+
 def test_a_method_says_what_it_is(method):
     kind = METHODS[method]
-    assert issubclass(kind, Reducer) and kind.paper
     assert len(kind.examples) >= 2, 'from least to most reduction'
+    assert any(case.method == method for case in PAIRS), 'some host takes it'
     reducer = bound(method, kind.examples[0])
     assert kind.trainable or not list(reducer.parameters())
     assert kind.trainable or reducer.losses(TokenState(tokens(), (7, 9))) == {}
@@ -160,8 +245,9 @@ def test_a_method_says_what_it_is(method):
 def test_reducing_nothing_is_bit_equal(case, size):
     inputs = images(3, size)
     host = case.build(case.type.identity_example, size=size, out_indices=TAPS)
-    assert equal(run(host, inputs), run(case.dense(size=size, out_indices=TAPS), inputs))
-    assert len(set(host.token_counts(inputs))) == 1
+    dense = case.dense(size=size, out_indices=TAPS)
+    assert equal(run(host, inputs), run(dense, inputs))
+    assert host.token_counts(inputs) == dense.token_counts(inputs)
 
 
 @pytest.mark.parametrize('size', SIZES)
@@ -303,42 +389,36 @@ def test_every_setting_worth_a_search_builds_and_runs(case):
 
 
 def test_token_counts_never_grow_and_fall_from_example_to_example(case):
-    inputs = images(2, (24, 40))
-    everything, totals = 6 * 10, []
+    """Blocks of a pyramid's later stages cost other than the first ones: there examples need not be a ladder."""
+    inputs, told = images(2, (24, 40)), info(case.host)
+    everything, totals = case.dense(size=(24, 40)).token_counts(inputs), []
+    starts = [stage.first for stage in told.stages]
     for args in (case.type.identity_example, *case.type.examples):
         counts = case.build(args, size=(24, 40)).token_counts(inputs)
         assert len(counts) == DEPTH
-        assert all(0 < after <= before for before, after in zip([everything, *counts], counts))
+        before = [everything[i] if i in starts else counts[i - 1] for i in range(DEPTH)]
+        assert all(0 < after <= few for few, after in zip(before, counts))
         totals.append(sum(counts))
-    assert totals[0] == everything * DEPTH
-    assert all(less < more for more, less in zip(totals, totals[1:])), totals
+    assert totals[0] == sum(everything)
+    assert all(less < totals[0] for less in totals[1:]), totals
+    assert len(starts) > 1 or all(less < more for more, less in zip(totals, totals[1:])), totals
 
 
-def promised_counts(method, args, grid):
-    """Patch tokens in the MLP of each block, from the documented arguments of the methods of the first release."""
-    n, depth = grid[0] * grid[1], range(DEPTH)
-    if method in ('AvgPool', 'Expedit'):
-        few = round(grid[0] * args['grid']) * round(grid[1] * args['grid'])
-        return [few if i >= args['layer'] else n for i in depth]
-    if 'r' in args:
-        return [max(n - args['r'] * (i + 1), 1) for i in depth]
-    return [n * args['keep'] ** ((i + 1) / DEPTH) for i in depth]
-
-
-@pytest.mark.parametrize('size, grid', [(SQUARE, (8, 8)), ((24, 40), (6, 10)), ((20, 36), (5, 9))])
-def test_token_counts_are_those_promised(rung, size, grid):
-    if rung.method not in ('AvgPool', 'Expedit', 'ToMe'):
-        pytest.skip('this method states its counts in its own tests')
-    counts = rung.build(size=size).token_counts(images(2, size))
-    assert counts == pytest.approx(
-        promised_counts(rung.method, dict(rung.args), grid), abs=DEPTH / 2 + 1e-6 if 'keep' in dict(rung.args) else 1e-6
-    )
+@pytest.mark.parametrize('size', [SQUARE, (24, 40), (20, 36)])
+def test_token_counts_are_those_on_paper(rung, size):
+    if rung.type.dynamic or not info(rung.host).is_plain:
+        pytest.skip('the closed form of what differs between pictures, or stages, is held against a pass')
+    host, grid = rung.build(size=size), tuple(side // PATCH for side in size)
+    paper = host.reducer.closed_form(host.info(), grid).mlp
+    counts = host.token_counts(images(2, size))
+    assert counts == [sum(block) if isinstance(block, tuple) else block for block in paper]
+    assert max(counts) <= prod(grid)
 
 
 def test_macs_fall_from_example_to_example(case):
     """The first examples may cost more than they save at 32 channels; the last must not."""
     macs = [count_macs(case.build(args), images(2)).total for args in case.type.examples]
-    assert all(less < more for more, less in zip(macs, macs[1:])), macs
+    assert len(info(case.host).stages) > 1 or all(less < more for more, less in zip(macs, macs[1:])), macs
     assert macs[-1] < count_macs(case.dense(), images(2)).total
 
 
@@ -346,6 +426,8 @@ def test_what_padding_holds_does_not_matter(method):
     """To the method: restored real tokens are the same. (Attention sees padding, as in the dense host.)"""
     padding = torch.zeros(2, 7, 9, dtype=torch.bool)
     padding[0, 5:], padding[0, :, 6:], padding[1, 6:] = True, True, True
+    if METHODS[method].start is not Reducer.start:
+        pytest.skip('reduces where tokens are made of pictures, which this test does without')
     padding = padding.flatten(1)
     for args in METHODS[method].examples:
         results = []
@@ -365,32 +447,49 @@ def test_a_host_takes_a_padding_mask(case):
     padding = torch.zeros(2, SIDE, SIDE, dtype=torch.bool)
     padding[0, 5:], padding[1, :, 7:] = True, True
     inputs = images()
-    assert equal(run(case.build(case.type.identity_example), inputs, padding=padding), run(case.dense(), inputs))
+    dense = run(case.dense(), inputs, padding=padding)
+    assert equal(run(case.build(case.type.identity_example), inputs, padding=padding), dense)
     outs = run(case.build(case.type.examples[-1]), inputs, padding=padding)
     assert all(out.isfinite().all() for out in outs)
     assert not equal(outs, run(case.build(case.type.examples[-1]), inputs))
 
 
-@pytest.mark.parametrize('first', ['AvgPool', 'itself'])
-def test_reducers_stack(case, first):
+@pytest.mark.parametrize('other', ['AvgPool', 'itself'])
+def test_reducers_stack(case, other):
     """Each works on what those before it left, and the taps get the full grid through all of them."""
-    kind, args = case.type, case.type.examples[0]
-    if first == 'itself' and (kind.dynamic or kind.needs_keys):
-        pytest.skip('a ragged batch is selected from once, and keys serve one merge a block')
-    before = dict(type='mmtoken.AvgPool', layer=0, grid=0.75) if first == 'AvgPool' else case.config(args)
-    inputs = images(4, (20, 36))
-    host = case.build(args, before, size=(20, 36), out_indices=TAPS)
-    outs = run(host, inputs)
-    assert all(out.shape[2:] == (5, 9) and out.isfinite().all() for out in outs)
-    assert sum(host.token_counts(inputs)) < sum(case.build(args, size=(20, 36)).token_counts(inputs))
+    kind, args, size = case.type, case.type.examples[0], (20, 36)
+    starts = kind.start is not Reducer.start  # it makes the tokens of the picture, so it comes first
+    others = dict(AvgPool=dict(type='mmtoken.AvgPool', layer=0, grid=0.75), itself=case.config(args))
+    if other == 'itself' and (kind.dynamic or kind.needs_keys or starts):
+        pytest.skip('a ragged batch is selected from once, keys serve one merge a block, and tokens are made once')
+    if other != 'itself' and info(case.host).ragged_stem:
+        pytest.skip('a host that starts ragged takes no such method')
+    inputs = images(4, size)
+    if starts:
+        reducer = [case.config(args), dict(type='mmtoken.ToMe', r=2)]
+        host = HOSTS[case.host](reducer=reducer, size=size, out_indices=TAPS)
+    else:
+        host = case.build(args, others[other], size=size, out_indices=TAPS)
+    outs, dense = run(host, inputs), run(case.dense(size=size, out_indices=TAPS), inputs)
+    assert [out.shape for out in outs] == [out.shape for out in dense] and all(out.isfinite().all() for out in outs)
+    assert sum(host.token_counts(inputs)) < sum(case.build(args, size=size).token_counts(inputs))
     # Two soft k-means on top of one another enlarge the rounding of a batched product to 3.2e-5 (seen in a dozen runs,
     # half of them fp64, since distances are fp32 there too); what batch mates could do is a thousand times that.
     assert close(outs, [torch.cat(maps) for maps in zip(*(run(host, inputs[b : b + 1]) for b in range(4)))], 1e-4)
 
 
-@pytest.mark.parametrize('host', HOSTS)
+def test_what_only_training_needs_can_go(rung):
+    host, inputs = rung.build(out_indices=TAPS), images()
+    before, names = run(host, inputs), set(host.state_dict())
+    host.switch_to_deploy()
+    assert close(run(host, inputs), before, 1e-5)
+    assert set(host.state_dict()) <= names
+
+
 def test_a_reducer_that_restores_leaves_those_below_it_alone(host):
     """Pooling for blocks 0 to 3, clusters of that for blocks 1 and 2, merging in between."""
+    if len(info(host).stages) > 1 or info(host).ragged_stem:
+        pytest.skip('another stage restores too, and a ragged one is on no raster')
     reducer = [
         dict(type='mmtoken.AvgPool', layer=0, grid=0.5),
         dict(type='mmtoken.Expedit', layer=1, grid=0.5, restore_at=3),
@@ -408,72 +507,3 @@ def test_stacks_that_cannot_work_say_why():
         build(reducer=[merge, merge])(images())
     with pytest.raises(ValueError, match=r'reducer\.grid=0\.5 needs tokens on a raster'):
         build(reducer=[merge, cluster])(images())
-
-
-class Ragged(Reducer):
-    dynamic = True
-
-
-@pytest.mark.parametrize('host', HOSTS)
-def test_dynamic_methods_are_refused_under_relative_positions(host):
-    reducers = [Ragged()] + [kind(**kind.examples[0]) for kind in METHODS.values() if kind.dynamic]
-    for reducer in reducers:
-        if relative(host):
-            with pytest.raises(ValueError, match=f'{type(reducer).__name__}.*relative position bias.*{host}'):
-                HOSTS[host](reducer=reducer)
-        else:
-            HOSTS[host](reducer=reducer)
-
-
-def contract_of(chosen):
-    """Runs this file with the newcomers registered, in a process of its own; ``chosen`` as in pytest's ``-k``."""
-    if 'Runs' in METHODS:
-        pytest.skip('runs in that process')
-    here = Path(__file__).parent
-    env = {k: v for k, v in os.environ.items() if not k.startswith('PYTEST_')}
-    env['PYTHONPATH'] = os.pathsep.join([str(here), env.get('PYTHONPATH', '')])
-    return subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'pytest',
-            __file__,
-            '-p',
-            'newcomers',
-            '-p',
-            'no:cacheprovider',
-            '-p',
-            'no:xdist',
-            '-k',
-            f'({chosen})',
-            '-q',
-            '--no-header',
-            '--tb=line',
-        ],
-        cwd=here.parents[1],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    ).stdout
-
-
-def test_a_new_method_inherits_the_contract():
-    out = contract_of('(Runs or Loud) and not two_runs and (not Token or VisionTransformer)')
-    assert 'failed' not in out and 'error' not in out, out
-    assert int(re.search(r'(\d+) passed', out)[1]) > 60, out
-
-
-def test_the_method_of_the_readme_keeps_the_contract():
-    out = contract_of('MaxPool and not two_runs and (not Token or VisionTransformer or BEiT)')
-    assert 'failed' not in out and 'error' not in out, out
-    assert int(re.search(r'(\d+) passed', out)[1]) > 30, out
-
-
-@pytest.mark.parametrize(
-    'method_name, caught',
-    [('Leaky', 'test_a_batch_is_its_images'), ('Careless', 'test_prefix_tokens_stay_where_and_what_they_are')],
-)
-def test_a_broken_method_is_caught(method_name, caught):
-    out = contract_of(f'{method_name} and {caught} and not caught')
-    assert re.search(rf'FAILED \S*{caught}\[{method_name}', out), out

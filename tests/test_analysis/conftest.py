@@ -1,4 +1,4 @@
-"""A small town for the analysis tools: pictures with labels, configs of a tiny model and its checkpoint."""
+"""A small town for the analysis tools, pictures with labels, configs and a checkpoint; and a street without labels."""
 
 import importlib.util
 import sys
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,22 @@ def town(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def plain_dumps(monkeypatch):
+    """mmengine formats each runner's config four times over, for a second in all."""
+    monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self.to_dict())))
+
+
+@pytest.fixture
+def steady(monkeypatch):
+    """A machine whose speed is its MACs."""
+
+    def interleave(calls, rounds, warmup, *, inputs, device):
+        return {name: [call.__self__.macs().total / 1e9] * rounds for name, call in calls.items()}
+
+    monkeypatch.setattr('mmtoken.analysis.tradeoff.interleave', interleave)
+
+
+@pytest.fixture
 def call(monkeypatch):
     """Runs a tool of ``tools/analysis_tools`` in this process."""
     threads = torch.get_num_threads()
@@ -97,3 +114,65 @@ def refuses(call, capsys):
         assert caught.value.code == 2 and capsys.readouterr().err.splitlines()[-1] == message
 
     return check
+
+
+STREET = """
+default_scope = 'mmseg'
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor', mean=[10, 20, 30], std=[1, 1, 1], bgr_to_rgb=True, size=(32, 48)),
+    backbone=dict(type='{backbone}', img_size=(32, 48), patch_size=8, embed_dims=16, num_layers=4, num_heads=2),
+    decode_head=dict(type='FCNHead', in_channels=16, channels=8, num_convs=1, num_classes=3, in_index=0),
+    auxiliary_head=dict(type='PSPHead', in_channels=16, channels=8, num_classes=3, in_index=0, pool_scales=(1, 2),
+                        norm_cfg=dict(type='BN')),
+    test_cfg=dict(mode='whole'))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e-3))
+test_dataloader = dict(batch_size=1, num_workers=0, dataset=dict(
+    type='BaseSegDataset', data_root={root!r}, data_prefix=dict(img_path='street'), img_suffix='.png',
+    metainfo=dict(classes=('a', 'b', 'c')), test_mode=True, pipeline=[
+        dict(type='LoadImageFromFile'), dict(type='Resize', scale_factor=0.8), dict(type='PackSegInputs')]))
+"""
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """A folder with three configs, three pictures, and two pictures of other sizes in ``street``."""
+    for name, backbone in (('stock', 'VisionTransformer'), ('dense', 'mmtoken.TokenVisionTransformer')):
+        (tmp_path / f'{name}.py').write_text(STREET.format(backbone=backbone, root=str(tmp_path)))
+    (tmp_path / 'pooled.py').write_text(
+        "_base_ = ['dense.py']\nmodel = dict(backbone=dict(reducer=dict(type='mmtoken.AvgPool', layer=2)))\n"
+    )
+    rng = np.random.default_rng(0)
+    (tmp_path / 'pictures').mkdir()
+    (tmp_path / 'street').mkdir()
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / f'pictures/{i}.png'), rng.integers(0, 255, (40, 60, 3), np.uint8))
+    for i, size in enumerate([(40, 60), (60, 80)]):
+        cv2.imwrite(str(tmp_path / f'street/{i}.png'), rng.integers(0, 255, (*size, 3), np.uint8))
+    return tmp_path
+
+
+@pytest.fixture
+def run(call, capsys):
+    """Runs an analysis tool in this process and gives what it printed."""
+
+    def printed(*args):
+        capsys.readouterr()
+        call(*args)
+        return capsys.readouterr().out
+
+    return printed
+
+
+@pytest.fixture
+def model_macs():
+    """MACs of the models in ``configs``; blocks 2 and 3 on ``after`` tokens."""
+    # for each patch: conv, conv over its input and output, classifier
+    head = 16 * 8 * 9 + (16 + 8) * 8 * 9 + 8 * 3
+
+    def macs(patches, after=None):
+        blocks = [12 * (n + 1) * 16**2 + 2 * (n + 1) ** 2 * 16 for n in (patches, after or patches)]
+        return patches * 3 * 64 * 16 + 2 * sum(blocks) + patches * head
+
+    return macs

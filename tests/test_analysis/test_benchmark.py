@@ -136,20 +136,21 @@ def test_where_seconds_are_macs_the_quotient_is_one(loud, on_paper, models):
 class Boxes(nn.Module):
     """The second half costs more the more boxes there are."""
 
+    task = 'detect'
+
     def __init__(self):
         super().__init__()
         self.head = nn.Linear(16, 16)
 
-    def predict(self, images, samples, rescale):
+    def predict(self, images):
         return self.head(images.new_zeros(int(images.sum()), 16))
 
 
 def test_detectors_are_counted_on_all_pictures(monkeypatch, on_paper):
-    from mmtoken.analysis import flops
-
-    monkeypatch.setattr(flops, 'predicts_boxes', lambda model: isinstance(model, Boxes))
     from mmtoken.analysis.report import costs
+    from mmtoken.analysis.tasks import TASKS
 
+    monkeypatch.setattr(TASKS['detect'], 'run', lambda model, whole=False: lambda images: model.predict(images))
     model, images = Boxes(), torch.tensor([1, 2, 6]).view(3, 1, 1, 1).expand(3, 1, 2, 3) / 6
     bench = Bench(dict(a=model))
     assert bench.costs(images)['a'].total == 3 * 16**2
@@ -159,12 +160,20 @@ def test_detectors_are_counted_on_all_pictures(monkeypatch, on_paper):
         Bench(dict(a=model), device='cuda', cuda_graph=True)
 
 
-def test_of_pictures_alike_one_is_counted(monkeypatch):
+def test_of_pictures_alike_one_is_counted_after_a_first_call():
+    from mmtoken.analysis import MacReport
     from mmtoken.analysis.flops import over_pictures
 
     seen = []
     inputs = [torch.zeros(1, 3, *size) for size in [(8, 8), (8, 9), (8, 8)]]
-    assert over_pictures(nn.Conv2d(3, 3, 1), inputs, lambda n: seen.append(n) or n) == [0, 1, 0] and seen == [0, 1]
+
+    def count(n):
+        seen.append(n)
+        return MacReport(total=10 * n + (5 if len(seen) == 1 else 2))
+
+    reports = over_pictures(nn.Conv2d(3, 3, 1), inputs, count)
+    assert [report.total for report in reports] == [2, 12, 2] and seen == [0, 0, 1]
+    assert [report.once for report in reports] == [3, 0, 3]
 
 
 class Trained(nn.Module):

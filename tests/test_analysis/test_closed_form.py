@@ -19,8 +19,19 @@ DYNAMIC = [
     (name, args) for name, kind in METHODS.items() if kind.dynamic for args in (kind.identity_example, *kind.examples)
 ]
 HOSTS = toy_hosts()
+INFOS = {name: host().info() for name, host in HOSTS.items()}
 #: Hosts of one stage and global attention; the others have a formula of their own.
-PLAIN = {name: host for name, host in HOSTS.items() if host().info().is_plain}
+PLAIN = [name for name, info in INFOS.items() if info.is_plain]
+
+
+def pairs(hosts, methods):
+    """Hosts with the methods that do not refuse them."""
+    for host in hosts:
+        for method, args in methods:
+            if not (method and METHODS[method](**args).refuses(INFOS[host])):
+                yield pytest.param(host, method, args, id=f'{host}-{method}-{args}')
+
+
 DIM, GRID = 32, (24, 20)
 N = prod(GRID)
 
@@ -46,8 +57,7 @@ def parts_of(cost, prefix, **more):
     return dict(parts, reduce=cost.reduce, restore=cost.restore, **{**dict(neck=0, heads=0, other=0), **more})
 
 
-@pytest.mark.parametrize('host', list(PLAIN))
-@pytest.mark.parametrize('method, args', [(None, {}), *STATIC], ids=str)
+@pytest.mark.parametrize('host, method, args', pairs(PLAIN, [(None, {}), *STATIC]))
 def test_host_and_method(host, method, args):
     size = tuple(side * PATCH for side in GRID)
     reducer = dict(type=f'mmtoken.{method}', **args) if method else None
@@ -61,8 +71,7 @@ def test_host_and_method(host, method, args):
     assert report.tokens == tokens_of(cost.mlp) and not report.missed
 
 
-@pytest.mark.parametrize('host', [name for name in PLAIN if HOSTS[name]().ragged])
-@pytest.mark.parametrize('method, args', DYNAMIC, ids=str)
+@pytest.mark.parametrize('host, method, args', pairs(PLAIN, DYNAMIC))
 def test_segmentor_with_a_dynamic_method(host, method, args):
     size, classes = tuple(side * PATCH for side in GRID), 3
     backbone = dict(type=HOSTS[host], size=size, reducer=dict(type=f'mmtoken.{method}', **args))
@@ -89,19 +98,14 @@ def test_segmentor_with_a_dynamic_method(host, method, args):
     assert report.total == sum(expected.values()) and report.tokens == tokens_of(cost.mlp) and not report.missed
 
 
-@pytest.mark.parametrize('host', list(HOSTS))
-@pytest.mark.parametrize('method', [None, *METHODS])
-def test_torch_counts_the_same_where_it_can(host, method):
+LAST = [(None, {}), *((name, kind.examples[-1]) for name, kind in METHODS.items())]
+
+
+@pytest.mark.parametrize('host, method, args', pairs(HOSTS, LAST))
+def test_torch_counts_the_same_where_it_can(host, method, args):
     """It knows no fused attention on the CPU, so products are given to it one by one."""
     size = (PATCH * 9, PATCH * 7)
-    dense = HOSTS[host](size=size)
-    if method and METHODS[method].dynamic and not dense.ragged:
-        pytest.skip('this host takes static methods only')
-    model = (
-        dense
-        if method is None
-        else HOSTS[host](size=size, reducer=dict(type=f'mmtoken.{method}', **METHODS[method].examples[-1]))
-    )
+    model = HOSTS[host](size=size, reducer=dict(type=f'mmtoken.{method}', **args) if method else None)
     model.served = True  # as a segmentor says that completes the logits of pruned tokens
     images = torch.randn(2, 3, *size)
     with sdpa_kernel(SDPBackend.MATH), torch.no_grad():

@@ -1,4 +1,4 @@
-"""tradeoff.py: sweeps, competitors, going on after a stop, and the search for a target."""
+"""tradeoff.py: sweeps, competitors, going on after a stop, and what may be typed."""
 
 import csv
 import json
@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 
-from mmtoken.analysis import segmentor_macs, tradeoff, variants
+from mmtoken.analysis import segmentor_macs, variants
 from mmtoken.analysis.loading import build_model, read_config
 from mmtoken.analysis.tradeoff import Contender, Setting, Tradeoff
 from mmtoken.analysis.variants import check_key, parse_space, parse_values, smaller_input, with_settings
@@ -20,10 +19,7 @@ from mmtoken.engine.checks import UserError
 SIZE = (84, 112)
 
 
-@pytest.fixture(autouse=True)
-def _plain_dumps(monkeypatch):
-    """mmengine formats each runner's config four times over, for a second in all."""
-    monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self.to_dict())))
+pytestmark = pytest.mark.usefixtures('plain_dumps')
 
 
 def images(town):
@@ -100,6 +96,48 @@ def test_a_sweep_with_competitors(town, call, tmp_path, capsys):
     assert '4 of 6, layer=1, grid=0.8: mIoU' in capsys.readouterr().out
 
 
+def test_a_size_that_the_model_refuses_is_left_out_unless_it_was_asked_for(town, call, tmp_path, capsys, monkeypatch):
+    run = Contender.run
+
+    def fixed(self, n):
+        if self.inputs[n].shape[2:] == (42, 56):
+            raise ValueError('this model runs at one size')
+        return run(self, n)
+
+    monkeypatch.setattr(Contender, 'run', fixed)
+    flags = [town / 'pooled.py', town / 'weights.pth', '--sweep', 'reducer.grid=0.5', '--num', 1, '--rounds', 1]
+    call('tradeoff', *flags, '--work-dir', tmp_path)
+    got = rows(tmp_path)
+    assert list(got) == ['dense', 'input ×0.8', 'input ×0.65', 'grid=0.5'] and got['grid=0.5']['verdict']
+    printed = capsys.readouterr().out
+    assert '3 of 4, input ×0.5: left out, the model does not run at this size (this model runs at' in printed
+    with pytest.raises((SystemExit, ValueError)):
+        call('tradeoff', *flags, '--work-dir', tmp_path, '--smaller-input', 0.5)
+
+
+@pytest.mark.parametrize(
+    'step, expected',
+    [
+        (dict(type='mmseg.Resize', scale=112), dict(scale=(56, 56))),
+        (dict(type='ResizeShortestEdge', scale=(112, 84)), dict(scale=(56, 42))),
+        (dict(type='Resize', scale_factor=1.5), dict(scale_factor=0.75)),
+        (dict(type='Resize', scale_factor=(1.5, 1.0)), dict(scale_factor=(0.75, 0.5))),
+        (None, dict(scale_factor=0.5)),
+    ],
+)
+def test_pictures_shrink_however_the_pipeline_resizes(town, step, expected):
+    cfg = read_config(town / 'dense.py')
+    load, _, *rest = cfg.val_dataloader.dataset.pipeline
+    cfg.val_dataloader.dataset.pipeline = [load, *([step] if step else []), *rest]
+    small = smaller_input(cfg, 0.5, 14).val_dataloader.dataset.pipeline
+    assert [one.type for one in small] == [
+        load.type,
+        (step or dict(type='Resize'))['type'],
+        *(one.type for one in rest),
+    ]
+    assert {key: small[1][key] for key in expected} == expected
+
+
 def test_smaller_input_is_whole_patches_and_scored_at_the_size_of_the_labels(town, tmp_path):
     cfg = smaller_input(read_config(town / 'dense.py'), 0.6, 14)
     contender = Contender(Setting('small', 'smaller input', cfg, str(town / 'weights.pth')), tmp_path, None, 2)
@@ -149,6 +187,7 @@ def test_a_quick_look_says_so_everywhere(town, call, tmp_path, capsys):
         town / 'weights.pth',
         '--sweep',
         'reducer.grid=0.5',
+        '--no-smaller-input',
         '--num',
         2,
         '--rounds',
@@ -169,6 +208,7 @@ def test_products_without_a_formula_are_told(town, call, tmp_path, capsys, monke
         town / 'weights.pth',
         '--sweep',
         'reducer.grid=0.5',
+        '--no-smaller-input',
         '--num',
         1,
         '--rounds',
@@ -212,7 +252,8 @@ def scored(monkeypatch):
 
 
 def test_a_killed_run_goes_on(town, call, tmp_path, scored):
-    flags = [town / 'pooled.py', town / 'weights.pth', '--rounds', 1, '--num', 1, '--work-dir', tmp_path, '--sweep']
+    flags = [town / 'pooled.py', town / 'weights.pth', '--rounds', 1, '--num', 1, '--no-smaller-input']
+    flags += ['--work-dir', tmp_path, '--sweep']
     scored.kill = 2
     with pytest.raises(Killed):
         call('tradeoff', *flags, 'reducer.grid=0.4,0.5,0.6')
@@ -271,174 +312,6 @@ def test_a_setting_that_is_done_holds_no_file(town, tmp_path):
     for grid in (0.4, 0.5, 0.6):
         tradeoff.contender(Setting('a', 'reduced', with_settings(cfg, {'reducer.grid': grid}), dense.checkpoint))
     assert len(logs()) == 2  # of the dense one and the last
-
-
-# ---------------------------------------------------------------------- the search
-@pytest.fixture
-def steady(monkeypatch):
-    """A machine whose speed is its MACs."""
-
-    def interleave(calls, rounds, warmup, *, inputs, device):
-        return {name: [call.__self__.macs().total / 1e9] * rounds for name, call in calls.items()}
-
-    monkeypatch.setattr(tradeoff, 'interleave', interleave)
-
-
-def test_the_search_finds_what_trying_everything_finds(town, call, tmp_path, capsys, steady):
-    flags = [town / 'pooled.py', town / 'weights.pth', '--rounds', 2, '--work-dir', tmp_path]
-    settings = ['reducer.layer=1,2', 'reducer.grid=0.35,0.65,0.85', 'reducer.proportional=False']
-    call('tradeoff', *flags, *(word for text in settings for word in ('--sweep', text)))
-    everything = rows(tmp_path)
-    base = everything.pop('dense')['metrics']['mIoU']
-
-    def loss(row):
-        return base - row['metrics']['mIoU']
-
-    def speed(row):
-        return row['speedup']['ratio']
-
-    limit = sorted(map(loss, everything.values()))[3]  # some lose less, some more
-    for goal, met, better in [
-        (['--target-speedup', 1.25], lambda row: speed(row) >= 1.25, lambda row: -loss(row)),
-        (['--max-drop', limit], lambda row: loss(row) <= limit + 1e-9 and speed(row) > 1, speed),
-    ]:
-        reaching = [row for row in everything.values() if met(row)]
-        assert 0 < len(reaching) < len(everything)
-        capsys.readouterr()
-        call(
-            'tradeoff',
-            *flags,
-            *goal,
-            '--trials',
-            24,
-            *(word for text in settings for word in ('--search', text)),
-            '--cfg-options',
-            'model.backbone.reducer.grid=0.9',  # is not to come back in what was found
-            'val_dataloader.drop_last=False',
-        )  # is to be in it
-        _dense, found = json.loads((tmp_path / 'found.json').read_text())['rows']
-        assert better(found) == pytest.approx(max(map(better, reaching))) and met(found)
-        # the config that was written is the one that was measured, and runs
-        cfg = read_config(tmp_path / 'found.py')
-        assert cfg.val_dataloader.drop_last is False and cfg.val_dataloader.dataset.data_root == str(town / 'data')
-        assert cfg.model.backbone.reducer == dict(
-            type='mmtoken.AvgPool', **{k.removeprefix('reducer.'): v for k, v in found['values'].items()}
-        )
-        contender = Contender(Setting('again', 'searched', cfg, str(town / 'weights.pth')), tmp_path / 'again', None, 1)
-        assert contender.score() == found['metrics'] and contender.macs().total == found['macs']
-        printed, comment = capsys.readouterr().out, (tmp_path / 'found.py').read_text()
-        line = f'mIoU {found["metrics"]["mIoU"]:.2f} ({-loss(found):+.2f}) on 4 images'
-        assert line in printed and line in comment and 'found.py' in printed and 'misses' not in printed
-        assert printed.count('trial ') == 24 and 'not scored' in printed
-
-
-def test_a_search_that_was_stopped_proposes_what_an_unbroken_one_does(town, tmp_path, monkeypatch):
-    search = pytest.importorskip('mmtoken.analysis.search')
-    monkeypatch.setattr(Tradeoff, 'has', lambda *args: False)
-    dense = Setting('dense', 'dense', read_config(town / 'dense.py'), str(town / 'weights.pth'))
-    cfg = read_config(town / 'tome.py')
-    space = {'reducer.keep': (0.1, 1.0), 'reducer.r': [None], 'reducer.layers': [[0, 1], [2, 3]]}
-    seen = []
-
-    def judge(tradeoff, setting, goal, best):
-        if len(seen) == stop:
-            raise Killed
-        seen.append(setting.name)
-        return abs(setting.values['reducer.keep'] - 0.4), True, 'fine'
-
-    def run(folder, trials):
-        best, _ = search.search(
-            Tradeoff(folder, dense), cfg, str(town / 'weights.pth'), space, search.Goal(1.5), trials, lambda line: None
-        )
-        return best
-
-    monkeypatch.setattr(search, 'judge', judge)
-    stop = None
-    best = run(tmp_path / 'a', 25)
-    unbroken = list(seen)
-    assert len(set(unbroken)) == 25 and best.values['reducer.keep'] == pytest.approx(0.4, abs=0.05)
-    assert all(name.startswith('keep=') and 'layers=[' in name for name in unbroken)
-    for stop in (4, 13):
-        seen.clear()
-        with pytest.raises(Killed):
-            run(tmp_path / f'b{stop}', 25)
-        stop = None
-        assert run(tmp_path / f'b{len(seen)}', 25).values == best.values
-        assert seen == unbroken
-
-
-def test_what_is_hopeless_is_not_timed_and_what_is_refused_does_not_stop_the_search(
-    town, call, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(Contender, 'score', lambda self: dict(mIoU=1.0))
-    timed = []
-    real = Tradeoff.time
-    monkeypatch.setattr(Tradeoff, 'time', lambda self, setting: timed.append(setting.name) or real(self, setting))
-    flags = [town / 'tome.py', town / 'weights.pth', '--rounds', 1, '--num', 1, '--work-dir', tmp_path]
-    with pytest.raises(SystemExit, match='None of 6 trials reaches a speed-up of at least 50; widen') as caught:
-        call(
-            'tradeoff',
-            *flags,
-            '--target-speedup',
-            50,
-            '--trials',
-            6,
-            '--search',
-            'reducer.keep=0.1:0.9',
-            '--search',
-            'reducer.r=None,3',
-            '--search',
-            'reducer.layers=None',
-            '--sweep',
-            'reducer.r=4',
-        )
-    assert '\n' not in str(caught.value) and timed == ['dense', 'r=4']
-    assert list(rows(tmp_path)) == ['dense', 'r=4'] and (tmp_path / 'tradeoff.png').exists()  # what was measured
-    assert len((tmp_path / 'tradeoff.csv').read_text().splitlines()) == 3
-    printed = capsys.readouterr().out
-    assert printed.count('far below 50.00: not timed, not scored') + printed.count('refused: ') == 6
-    assert 'Give either r or keep' in printed and 'far below' in printed
-
-
-def test_a_config_that_is_written_holds_the_reducers_alone(town, tmp_path):
-    search = pytest.importorskip('mmtoken.analysis.search')
-    reducers = [dict(type='mmtoken.AvgPool', layer=1, grid=0.7), dict(type='mmtoken.ToMe', r=None, keep=0.5)]
-    wanted = read_config(town / 'stacked.py')
-    wanted.model.backbone.reducer = reducers
-    search.write_config(tmp_path / 'a.py', town / 'stacked.py', wanted, ['first', 'second'])
-    cfg, before = read_config(tmp_path / 'a.py'), read_config(town / 'stacked.py')
-    assert [dict(reducer) for reducer in cfg.model.backbone.pop('reducer')] == reducers
-    before.model.backbone.pop('reducer')
-    assert cfg.to_dict() == before.to_dict() and (tmp_path / 'a.py').read_text().startswith('# first\n# second\n_base_')
-    package = 'mmtoken::tome/tome-r110_dinov2-s14_linear_camvid-672x504.py'
-    wanted = read_config(package)
-    wanted.model.backbone.reducer = dict(type='mmtoken.ToMe', keep=0.5)
-    search.write_config(tmp_path / 'b.py', Path(package), wanted, [])
-    assert len((tmp_path / 'b.py').read_text().splitlines()) == 2
-    assert read_config(tmp_path / 'b.py').model.backbone.reducer == dict(type='mmtoken.ToMe', keep=0.5)
-
-
-def test_a_config_that_is_written_holds_the_options(town, tmp_path):
-    search = pytest.importorskip('mmtoken.analysis.search')
-    wanted = read_config(
-        town / 'pooled.py',
-        {
-            'model.decode_head': dict(_delete_=True, type='SegHead', classes={'a b': 1}, names={'class': 1}),
-            'data_root': '/elsewhere',
-            'val_dataloader.dataset.pipeline.1.scale': (56, 42),
-            'model.backbone.patch_size': 7,
-            'new.key': [1, (2, None)],
-            'model.test_cfg': dict(mode='slide', stride=(2, 2)),
-            'val_dataloader.sampler': None,
-        },
-    )
-    search.write_config(tmp_path / 'a.py', town / 'pooled.py', wanted, [])
-    found = read_config(tmp_path / 'a.py')
-    assert found.to_dict() == wanted.to_dict()
-    del wanted.model['test_cfg']  # so that the model is written whole
-    search.write_config(tmp_path / 'b.py', town / 'pooled.py', wanted, [])
-    assert read_config(tmp_path / 'b.py').model.to_dict() == wanted.model.to_dict()
-    assert found.val_dataloader.dataset.pipeline[1].scale == (56, 42) and found.model.decode_head.type == 'SegHead'
 
 
 # ---------------------------------------------------------------------- what is typed

@@ -14,11 +14,19 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import DictAction
-from mmengine.registry import DATASETS
 
 import mmtoken  # noqa: F401  before any config is read
-from mmtoken.analysis import inference_path, trace_tokens
-from mmtoken.analysis.loading import build_model, image_shape, read_config, spread_out
+from mmtoken.analysis import trace_tokens
+from mmtoken.analysis.loading import (
+    build_model,
+    class_colors,
+    image_shape,
+    normalised,
+    read_config,
+    read_picture,
+    spread_out,
+)
+from mmtoken.analysis.tasks import task_of
 from mmtoken.analysis.variants import check_reducer, dense_config
 from mmtoken.engine.checks import UserError, check_device, check_installed, check_output, one_line_errors
 
@@ -44,15 +52,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def class_colors(cfg, number: int) -> tuple[list, list]:
-    """Names and RGB colours of the classes, from the dataset of the config where it tells."""
-    dataset = (cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}).get('dataset') or {}
-    kind = DATASETS.get(dataset.type) if 'type' in dataset else None
-    meta = {**(getattr(kind, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
-    palette = meta.get('palette') or np.random.default_rng(0).integers(40, 256, (number, 3)).tolist()
-    return list(meta.get('classes') or map(str, range(number))), palette
-
-
 @one_line_errors()
 def main():
     args = parse_args()
@@ -65,9 +64,8 @@ def main():
     check_format('--out', out)
     cfg = read_config(args.config, args.cfg_options)
     check_reducer(cfg, args.config)
-    pixels = cv2.imread(args.image)
-    if pixels is None:
-        raise UserError(f'image: cannot read {args.image}; give a JPEG or PNG file')
+    mean = (cfg.model.get('data_preprocessor') or {}).get('mean') or [0] * 3
+    pixels = read_picture(args.image, cfg, len(mean), 'image')
     check_output('--out', out)
     model = build_model(cfg, args.checkpoint).to(args.device)
     depth = len(model.backbone.blocks)
@@ -76,24 +74,26 @@ def main():
         raise UserError(f'--layers {unknown[0]}: this model has the blocks 0 to {depth - 1}')
 
     pixels = cv2.resize(pixels, image_shape(cfg, args.shape)[::-1], interpolation=cv2.INTER_AREA)
-    data = dict(inputs=[torch.from_numpy(pixels).permute(2, 0, 1)], data_samples=None)
-    image = model.data_preprocessor(data, False)['inputs'].to(args.device)
-    with torch.no_grad(), trace_tokens(model.backbone) as trace:
-        logits = inference_path(model)(image)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)  # OpenCV drops a single channel
+    image = normalised(model, pixels).to(args.device)
+    dense = build_model(dense_config(cfg), args.checkpoint).to(args.device)
+    task = task_of(model)
+    with torch.no_grad():
+        with trace_tokens(model.backbone) as trace:
+            ours = task.run(model)(image)
+        theirs = task.run(dense)(image)
     labels, classes, palette = None, [], []
-    if hasattr(model, 'encode_decode'):
-        dense = build_model(dense_config(cfg), args.checkpoint).to(args.device)
-        with torch.no_grad():
-            both = {'prediction': logits, 'prediction of the dense model': inference_path(dense)(image)}
-        labels = {name: value.argmax(1)[0].cpu().numpy() for name, value in both.items()}
-        classes, palette = class_colors(cfg, logits.shape[1])
+    if task.name == 'segment':
+        both = {'prediction': ours, 'prediction of the dense model': theirs}
+        labels = {title: task.labels(logits)[0].cpu().numpy() for title, logits in both.items()}
+        classes, palette = class_colors(cfg, args.checkpoint, max(2, ours.shape[1]))
 
     layers = args.layers or spread_out(trace.changes() or [0, depth - 1], PANELS)
-    picture = np.ascontiguousarray(pixels[..., ::-1])
+    picture = np.ascontiguousarray(np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels[..., 2::-1])
     tokens_figure(picture, trace, layers, name, labels, classes, palette).savefig(out, dpi=150)
     print('tokens in each block: ' + ', '.join(str(count[0]) for count in trace.counts))
-    if labels:
-        print(f'label differs from dense: {np.not_equal(*labels.values()).mean():.1%} of the pixels')
+    for what, value in task.compare(theirs, ours).items():
+        print(f'{what} with the dense model: {value:.4g}')
     print(out)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmtoken.core import REDUCERS, HostInfo, Packing, TokenState
 from mmtoken.core.arguments import check_int, check_number
-from mmtoken.methods.early_exit import EarlyExit, Exit, Exits, Map, Pointwise
+from mmtoken.methods.early_exit import EarlyExit, Exit, Exits
 
 
 @REDUCERS.register_module()
@@ -73,28 +73,6 @@ class DoViT(EarlyExit):
                 f'reducer.aggregate={self.aggregate} needs a class token to aggregate into; set '
                 'with_cls_token=True, or leave it out.'
             )
-
-    def predict(self, state: TokenState, record: Exits, packing: Packing, point: Exit) -> Tensor:
-        head, kind, block = self.heads[point.number], point.kind, point.block
-        if kind is Pointwise and not self.training:
-            logits, classes = kind.predict(head, self.active(state, block), packing)
-            return kind.scores(logits, classes, packing)
-        tokens = self.restored(state, record, block)
-        if kind is Map:
-            if record.raster is None:
-                raise ValueError(
-                    f'reducer.heads: {type(head).__name__} reads neighbouring tokens, and a method before '
-                    'DoViT left them on no raster; take kernel_size=1.'
-                )
-            output, scores = Map.predict_map(head, tokens.transpose(1, 2).unflatten(2, record.raster))
-        else:
-            whole = Packing.even(record.batch, record.number, tokens.device)
-            logits, classes = kind.predict(head, tokens.flatten(0, 1), whole)
-            scores = kind.scores(logits, classes, whole)
-            output = kind.output(self.full_map(state, record, logits), classes)
-        if self.training:
-            record.stages.append((point.number, output))
-        return scores[record.rows]
 
     def decide(self, state: TokenState, scores: Tensor, packing: Packing, point: Exit) -> tuple[Tensor, None]:
         confidence = scores.amax(-1)

@@ -110,6 +110,14 @@ class EarlyExit(Reducer):
         self.trainable = not frozen
 
     # ------------------------------------------------------------------ checks
+    def refuses(self, host: HostInfo) -> str:
+        if len(host.stages) > 1:
+            return (
+                'lets tokens leave for good, and a pyramid makes new ones of all at each stage; use a method such as '
+                'mmtoken.ToMe, or a backbone of one stage'
+            )
+        return super().refuses(host)
+
     def bind(self, host: HostInfo) -> None:
         cfgs = self.head_cfgs
         if not cfgs:
@@ -261,7 +269,7 @@ class EarlyExit(Reducer):
         return Exits(batch, number, state.raster, list(state.trail), rows, torch.full_like(rows, len(self.exits)))
 
     def predict(self, state: TokenState, record: Exits, packing: Packing, point: Exit) -> Tensor:
-        """Runs the head of an exit.
+        """Runs the head of an exit: on the active tokens if it sees each by itself, else, and in training, on all.
 
         Args:
             state (TokenState): After the block of the exit.
@@ -271,8 +279,30 @@ class EarlyExit(Reducer):
 
         Returns:
             Tensor: Class probabilities of the active patch tokens ``(Σn, K)``, at least fp32.
+
+        Raises:
+            ValueError: If a head reads neighbouring tokens, and these lie on no raster.
         """
-        raise NotImplementedError
+        head, kind, block = self.heads[point.number], point.kind, point.block
+        if kind is kinds.Pointwise and not self.training:
+            logits, classes = kind.predict(head, self.active(state, block), packing)
+            return kind.scores(logits, classes, packing)
+        tokens = self.restored(state, record, block)
+        if kind is kinds.Map:
+            if record.raster is None:
+                raise ValueError(
+                    f'reducer.heads: {type(head).__name__} reads neighbouring tokens, and a method before '
+                    f'{type(self).__name__} left them on no raster; take kernel_size=1.'
+                )
+            output, scores = kinds.Map.predict_map(head, tokens.transpose(1, 2).unflatten(2, record.raster))
+        else:
+            whole = Packing.even(record.batch, record.number, tokens.device)
+            logits, classes = kind.predict(head, tokens.flatten(0, 1), whole)
+            scores = kind.scores(logits, classes, whole)
+            output = kind.output(self.full_map(state, record, logits), classes)
+        if self.training:
+            record.stages.append((point.number, output))
+        return scores[record.rows]
 
     def decide(self, state: TokenState, scores: Tensor, packing: Packing, point: Exit) -> tuple[Tensor, Tensor | None]:
         """Decides who leaves at an exit.

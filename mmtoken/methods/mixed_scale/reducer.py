@@ -87,7 +87,9 @@ class MixedScale(Reducer):
     # ------------------------------------------------------------------ checks
     def refuses(self, host: HostInfo) -> str:
         if not host.any_size:
-            return 'needs the picture at half size too, which this backbone does not take'
+            return (
+                'needs the picture at half size too, which this backbone does not take; use one with absolute positions'
+            )
         return super().refuses(host)
 
     def bind(self, host: HostInfo) -> None:

@@ -1,0 +1,8 @@
+# MixedScale: a linear head on the coarse tokens after three blocks chooses 30 % of the cells.
+_base_ = '../baselines/dinov2-s14_subpatch_drive-840x882.py'
+model = dict(
+    type='mmtoken.TokenEncoderDecoder',
+    backbone=dict(
+        reducer=dict(type='mmtoken.MixedScale', restore='logits', fine=0.3, selector=dict(type='coarse', blocks=3))
+    ),
+)

@@ -1,0 +1,6 @@
+# MixedScale: fine tokens in 30 % of the cells.
+_base_ = '../baselines/dinov2-s14_linear_2k_camvid-672x504.py'
+model = dict(
+    type='mmtoken.TokenEncoderDecoder',
+    backbone=dict(reducer=dict(type='mmtoken.MixedScale', restore='logits', fine=0.3)),
+)
