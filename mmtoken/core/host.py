@@ -130,8 +130,9 @@ class TokenHost(Upstream):
         return [out, self.out_norm(state.cls, i)] if self.output_cls_token else out
 
     def after_block(self, state: TokenState, i: int) -> TokenState:
-        """Returns the state that the next block gets; a pyramid merges the patches of ``state.dense()`` here and
-        returns :meth:`TokenState.next_stage`.
+        """Returns the state that the next block gets.
+
+        A pyramid merges the patches of ``state.dense()`` here and returns :meth:`TokenState.next_stage`.
         """
         return state
 

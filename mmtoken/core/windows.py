@@ -52,8 +52,9 @@ class Windows:
         return slots.index_copy(0, self._rows(batch), x)[:-1].unflatten(0, (batch * self.count, self.slots))
 
     def join(self, x: Tensor) -> Tensor:
-        """Undoes :meth:`split`: ``(B·count, slots, …)`` → ``(B, n, …)``, packed ``(ΣL, …)``; zeros for tokens without
-        a slot.
+        """Undoes :meth:`split`: ``(B·count, slots, …)`` → ``(B, n, …)``, packed ``(ΣL, …)``.
+
+        Tokens without a slot get zeros.
         """
         batch = x.shape[0] // self.count
         slots = torch.cat([x.flatten(0, 1), x.new_zeros(1, *x.shape[2:])])

@@ -155,8 +155,9 @@ def _end(line: str, error: Exception):
 
 
 def check_device(device: str):
-    """Fail if torch cannot work on a device, such as a GPU that is not there; a GPU becomes the current one, whose
-    streams and events are those that torch takes where none is named.
+    """Fails if torch cannot work on a device, such as a GPU that is not there.
+
+    A GPU becomes the current one, so that torch takes its streams and events where none is named.
     """
     try:
         torch.empty(1, device=device)
@@ -253,8 +254,9 @@ def dry_run(model: torch.nn.Module, cfg: Config):
 
 
 def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
-    """Load a checkpoint, or fail if it was made for another architecture; mmengine only warns and goes on with random
-    weights.
+    """Loads a checkpoint, or fails if it was made for another architecture.
+
+    mmengine only warns and goes on with random weights.
 
     A dense checkpoint serves an accelerated model whose reducer has no parameters, and one that is to be trained; exit
     heads at random would decide at random. Parts that only training needs, such as auxiliary heads, and reducers that

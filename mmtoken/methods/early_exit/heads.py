@@ -26,11 +26,12 @@ DecodeHead = Any
 
 
 def build_head(cfg: dict, embed_dims: int) -> DecodeHead:
-    """Builds an exit head for tokens of width ``embed_dims``.
+    """Builds an exit head.
 
     Args:
         cfg (dict): Config of a decode head. ``in_channels`` and ``in_index`` are set here; ``align_corners`` is False
             unless it is given.
+        embed_dims (int): Width C of a token.
 
     Raises:
         ValueError: If the head gives no logit for each of at least two classes.
