@@ -30,7 +30,14 @@ def check_int(key: str, value: Any, low: int | None = None, high: int | None = N
     return value
 
 
-def check_number(key: str, value: Any, low: float | None = None, high: float | None = None, above: bool = False) -> Any:
+def check_number(
+    key: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    above: bool = False,
+    below: bool = False,
+) -> float:
     """Returns a finite number between ``low`` and ``high``, both included.
 
     Args:
@@ -39,13 +46,14 @@ def check_number(key: str, value: Any, low: float | None = None, high: float | N
         low (float, optional): Smallest value; None is no limit.
         high (float, optional): Largest value; None is no limit.
         above (bool): Leave ``low`` itself out. Defaults to False.
+        below (bool): Leave ``high`` itself out. Defaults to False.
 
     Raises:
         ValueError: For another type, nan, infinity or a number outside.
     """
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or not _inside(value, low, high) or (above and value == low):
-        raise ValueError(f'{key}={value!r} must be a number{_limits(low, high, above)}.')
+    if not fits or not _inside(value, low, high) or (above and value == low) or (below and value == high):
+        raise ValueError(f'{key}={value!r} must be a number{_limits(low, high, above, below)}.')
     return value
 
 
@@ -156,9 +164,9 @@ def _inside(value: float, low: float | None, high: float | None) -> bool:
     return (low is None or value >= low) and (high is None or value <= high)
 
 
-def _limits(low: float | None, high: float | None, above: bool = False) -> str:
+def _limits(low: float | None, high: float | None, above: bool = False, below: bool = False) -> str:
     if low is not None and high is not None:
-        return f' in {"(" if above else "["}{low}, {high}]'
+        return f' in {"(" if above else "["}{low}, {high}{")" if below else "]"}'
     if low is not None:
         return f' {"above" if above else "of at least"} {low}'
-    return '' if high is None else f' of at most {high}'
+    return '' if high is None else f' {"below" if below else "of at most"} {high}'

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from . import ops
-from .arguments import Grid, check_grid, check_layer, resolve_grid
+from .arguments import Grid, check_flag, check_grid, check_layer, resolve_grid
 from .reducer import HostInfo, Reducer
 from .restores import Restore
 from .state import TokenState
@@ -26,8 +26,9 @@ class GridReducer(Reducer):
 
     def __init__(self, layer: int, grid: Grid, restore_at: int | None = None, proportional: bool = False):
         super().__init__()
-        self.layer, self.grid, self.restore_at = layer, check_grid('grid', grid), restore_at
-        self.proportional = proportional
+        self.layer, self.grid = check_layer('layer', layer), check_grid('grid', grid)
+        self.restore_at = None if restore_at is None else check_layer('restore_at', restore_at)
+        self.proportional = check_flag('proportional', proportional)
 
     def search_space(self, host: HostInfo) -> dict[str, tuple | list]:
         return dict(layer=(min(1, host.depth - 1), host.depth - 1), grid=(0.3, 1.0))

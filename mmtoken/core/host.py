@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
+from .arguments import check_choice, check_int
 from .drop_path import drop_images, images_of
 from .layout import Layout
 from .reducer import HostInfo, Reducer, Stage
@@ -51,8 +53,23 @@ class TokenHost(Upstream):
     out_origin: bool = False
     #: Whether each output is ``[map, class token]``.
     output_cls_token: bool = False
-    #: Whether the stem pads pictures to whole patches, or drops what is left over.
-    pads: bool = True
+    #: What the stem does with a side that is no multiple of the patch: ``corner`` pads at the bottom and on the right,
+    #: ``same`` on both sides, an empty text drops what is left over.
+    pads: str = 'corner'
+    #: What comes of pictures whose sides are no multiple of the patch, see :meth:`init_fit`.
+    fit: str = 'pad'
+    #: Names of what comes before the first block, see :meth:`get_layer_depth`.
+    stem_names: Sequence[str] = (
+        'cls_token',
+        'mask_token',
+        'register_tokens',
+        'pos_embed',
+        'patch_embed',
+        'drop_after_pos',
+        'ln_pre',
+    )
+    #: How much of the backbone is frozen, see :meth:`freeze`.
+    frozen_until: int = -1
     #: The batch's padding if the model sets it, see :meth:`forward`.
     padding: Tensor | None = None
     #: Whether the model runs :meth:`Reducer.finish` and adds :meth:`Reducer.losses`.
@@ -76,6 +93,63 @@ class TokenHost(Upstream):
         if self.reducer.dynamic:
             drop_images(self)
         self.reducer.bind(info)
+
+    def init_fit(self, fit: str | None) -> None:
+        """Sets what comes of pictures whose sides are no multiple of the patch; a host calls it in ``__init__``.
+
+        Args:
+            fit (str, optional): ``resize`` stretches them to whole patches first, so that the map covers the picture
+                exactly. ``pad``, on hosts that drop the rest ``crop``, keeps their scale: a token is ``patch_size``
+                pixels away from the next, as detectors need it, and the map covers the padded or cut picture. None is
+                the second.
+
+        Raises:
+            ValueError: For another one.
+        """
+        own = 'pad' if self.pads else 'crop'
+        self.fit = own if fit is None else check_choice('backbone.fit', fit, ('resize', own))
+
+    def freeze(self, stages: int) -> None:
+        """Trains the first parts of the backbone no more and keeps them in test mode; a host calls it in ``__init__``.
+
+        Args:
+            stages (int): -1 freezes nothing, 0 what comes before the blocks, k also the first k blocks, and the number
+                of blocks all but the reducer.
+
+        Raises:
+            ValueError: For another number.
+        """
+        self.frozen_until = check_int('backbone.frozen_stages', stages, -1, len(self.blocks))
+        for name, parameter in self.named_parameters():
+            if self.is_frozen(name):
+                parameter.requires_grad = False
+
+    def is_frozen(self, name: str) -> bool:
+        """Returns whether a parameter or a module of this name is frozen by :meth:`freeze`."""
+        if self.frozen_until < 0 or name.split('.')[0] == 'reducer':
+            return False
+        return self.frozen_until == len(self.blocks) or self.get_layer_depth(name)[0] <= self.frozen_until
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Returns the depth of a parameter, for learning rates that fall towards the stem.
+
+        Args:
+            param_name (str): Its name.
+            prefix (str): Name of the backbone, such as ``backbone.``. Defaults to none.
+
+        Returns:
+            tuple[int, int]: 0 for what comes before the blocks, i + 1 for block i, and the largest depth for all else,
+            the reducer included; and the number of depths, blocks + 2.
+        """
+        number = len(self.blocks) + 2
+        if not param_name.startswith(prefix):
+            return number - 1, number
+        first, _, rest = param_name.removeprefix(prefix).partition('.')
+        if first in self.stem_names:
+            return 0, number
+        if rest and getattr(self, first, None) is self.blocks:
+            return int(rest.split('.')[0]) + 1, number
+        return number - 1, number
 
     def info(self) -> HostInfo:
         """Returns what a reducer may know of this backbone."""
@@ -149,20 +223,22 @@ class TokenHost(Upstream):
             tuple: What :meth:`features` gives for each of ``out_indices``.
 
         Raises:
-            ValueError: If an image is smaller than a patch, or the reducer needs a model that finishes its outputs.
+            ValueError: If an image gives no patch, or the reducer needs a model that finishes its outputs.
         """
         return tuple(self.forward_tokens(inputs, padding)[0])
 
     def forward_tokens(self, inputs: Tensor, padding: Tensor | None = None) -> tuple[list, TokenState]:
         """Like :meth:`forward`; returns the outputs and the token state after the last block."""
         self.check_input(inputs)
+        inputs = self.fitted(inputs)
         padding = self.padding if padding is None else padding
-        if self.reducer is None:
+        reducer = None if inputs.shape[0] == 0 else self.reducer  # an empty batch has nothing to reduce
+        if reducer is None:
             state = self.embed(inputs, padding)
         else:
-            state = self.reducer.start(self, inputs, padding)
+            state = reducer.start(self, inputs, padding)
         outs = [self.features(state, -1)] if self.out_origin else []
-        state = self.run_blocks(state, range(state.block, len(self.blocks)), self.reducer, outs)
+        state = self.run_blocks(state, range(state.block, len(self.blocks)), reducer, outs)
         for see in self.watchers:
             see(state, len(self.blocks))
         return outs, state
@@ -181,7 +257,11 @@ class TokenHost(Upstream):
                     f"reducer: {reason}; set model.type='mmtoken.TokenEncoderDecoder', which completes "
                     'logits and adds losses.'
                 )
-        if min(inputs.shape[-2:]) < self.patch_size:
+        if inputs.shape[0] == 0 and self.training and reducer is not None and reducer.trainable:
+            raise ValueError(
+                f'The batch is empty, and reducer {type(reducer).__name__} learns from its pictures; leave it out.'
+            )
+        if min(self.grid_of(inputs.shape[-2:])) < 1:
             raise ValueError(
                 f'The image is {inputs.shape[-2]}x{inputs.shape[-1]} pixels, smaller than one patch '
                 f'(patch_size={self.patch_size}); feed larger images or resize them in the pipeline.'
@@ -199,7 +279,7 @@ class TokenHost(Upstream):
         Raises:
             ValueError: If the padding is not bool or has another shape.
         """
-        state = self.stem(inputs)
+        state = self.stem(self.fitted(inputs))
         state.out_norm = self.out_norm
         if padding is not None:
             shape = (inputs.shape[0], *state.grid)
@@ -267,6 +347,18 @@ class TokenHost(Upstream):
             return state.patches, state.raster
         return state.dense(), state.grid
 
+    def grid_of(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Returns the patches down and across of a picture of ``(height, width)`` pixels."""
+        patch = self.patch_size
+        return tuple(-(-side // patch) if self.pads else side // patch for side in size)
+
+    def fitted(self, inputs: Tensor) -> Tensor:
+        """Returns pictures ``(B, 3, H, W)`` as the stem takes them, see :meth:`init_fit`."""
+        size = tuple(side * self.patch_size for side in self.grid_of(inputs.shape[-2:]))
+        if self.fit != 'resize' or size == tuple(inputs.shape[-2:]):
+            return inputs
+        return F.interpolate(inputs, size, mode='bilinear', align_corners=False)
+
     def padding_of(self, inputs: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor | None:
         """Returns which patches hold nothing but padding ``(B, grid_h, grid_w)``, bool; None if none does.
 
@@ -274,11 +366,17 @@ class TokenHost(Upstream):
             inputs (Tensor): Images ``(B, 3, H, W)``, padded at the bottom and on the right.
             sizes (Sequence[tuple[int, int]]): Height and width of each without padding, in pixels.
         """
-        sides, patch = inputs.shape[-2:], self.patch_size
-        grid = [-(-side // patch) if self.pads else side // patch for side in sides]
+        sides = inputs.shape[-2:]
+        grid = self.grid_of(sides)
+        # Pixels that the grid covers, and those of them before the first one of the picture.
+        spans = sides if self.fit == 'resize' else [n * self.patch_size for n in grid]
+        before = [max(span - side, 0) // 2 if self.pads == 'same' else 0 for span, side in zip(spans, sides)]
         # Patches down and across that hold at least one pixel of the picture.
-        real = [[min(-(-size[axis] // patch), grid[axis]) for axis in (0, 1)] for size in sizes]
-        if all(one == grid for one in real):
+        real = [
+            [min(-(-(before[axis] + size[axis]) * grid[axis] // spans[axis]), grid[axis]) for axis in (0, 1)]
+            for size in sizes
+        ]
+        if all(tuple(one) == grid for one in real):
             return None
         ends = torch.tensor(real, device=inputs.device)
         rows, columns = (torch.arange(n, device=inputs.device) for n in grid)
@@ -329,8 +427,15 @@ class TokenHost(Upstream):
             self.reducer.switch_to_deploy()
 
     def train(self, mode: bool = True):
-        """Like upstream's, but returns the module, as torch's does."""
+        """Like upstream's, but returns the module, as torch's does, and leaves what is frozen in test mode."""
         super().train(mode)
+        for name, part in self.named_children():
+            if self.is_frozen(name):
+                part.eval()
+            elif part is self.blocks:
+                for i, block in enumerate(part):
+                    if self.is_frozen(f'{name}.{i}'):
+                        block.eval()
         return self
 
 

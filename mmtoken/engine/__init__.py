@@ -2,6 +2,7 @@
 
 from .feature_cache import FeatureCacheHook
 from .hooks import IterSeedHook
+from .layer_decay import LayerDecayOptimWrapperConstructor
 from .token_stats import TokenStatsHook
 
-__all__ = ['FeatureCacheHook', 'IterSeedHook', 'TokenStatsHook']
+__all__ = ['FeatureCacheHook', 'IterSeedHook', 'LayerDecayOptimWrapperConstructor', 'TokenStatsHook']

@@ -40,14 +40,34 @@ def relative_bias(table: Tensor, index: Tensor, window: tuple[int, int], layout:
     return torch.cat([top.expand(batch, -1, -1, -1), bias], dim=-2)
 
 
+def linear(module: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
+    """Returns ``module(x) + bias`` for a linear layer without a bias of its own.
+
+    A plain layer does it in one kernel; one that is wrapped (LoRA, quantised, hooks) is called as a module.
+    """
+    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    # A parametrised layer is another class below nn.Linear, with the same forward.
+    if type(module).forward is nn.Linear.forward and 'forward' not in module.__dict__ and not hooked:
+        return F.linear(x, module.weight, bias)
+    out = module(x)
+    return out + bias.to(out.dtype)
+
+
 class RelativeHost(TokenHost):
     """What BEiT and MAE share."""
 
     position = 'relative'
     ragged = False
-    pads = False
+    pads = ''
+    fit = 'crop'
     any_size = False
     num_prefix = 1
+
+    def __init__(self, *args, reducer=None, fit: str | None = None, frozen_stages: int = -1, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.init_fit(fit)
+        self.init_reducer(reducer)
+        self.freeze(frozen_stages)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -65,12 +85,13 @@ class RelativeHost(TokenHost):
         return TokenState(x, tuple(grid), self.num_prefix)
 
     def attend(self, block, x, layout):
-        attn = block.attn
-        bias = attn.qkv.bias
+        attn, x1 = block.attn, block.norm1(x)
         if attn.bias == 'qv_bias':
-            bias = torch.cat((attn.q_bias, torch.zeros_like(attn.v_bias), attn.v_bias))
+            qkv = linear(attn.qkv, x1, torch.cat((attn.q_bias, torch.zeros_like(attn.v_bias), attn.v_bias)))
+        else:
+            qkv = attn.qkv(x1)
         out, keys = self_attention(
-            F.linear(block.norm1(x), attn.qkv.weight, bias),
+            qkv,
             self.num_heads,
             lengths=layout.packing,
             scale=attn.scale,
@@ -78,7 +99,7 @@ class RelativeHost(TokenHost):
                 attn.relative_position_bias_table, attn.relative_position_index, self.window_size, layout
             ),
             key_bias=layout.key_bias,
-            dropout_p=attn.attn_drop.p if self.training else 0.0,
+            dropout_p=attn.attn_drop.p if attn.attn_drop.training else 0.0,
         )
         return x + block.drop_path(block.gamma_1 * attn.proj_drop(attn.proj(out))), keys
 
@@ -99,12 +120,13 @@ class TokenBEiT(RelativeHost, BEiT):
 
     Args:
         reducer (dict | Sequence[dict], optional): Token reduction method; a static one.
+        fit (str, optional): What comes of pictures whose sides are no multiple of the patch. ``crop`` leaves out what
+            is left over at the bottom and on the right, as the stock class does, and is the default; ``resize``
+            squeezes them to whole patches instead, so that the map covers the picture exactly.
+        frozen_stages (int): Keep what comes before the blocks (0), also the first k blocks (k), or all but the reducer
+            (the number of blocks) as they are. Defaults to -1, none of it.
         *args, **kwargs: Those of ``mmseg.models.BEiT``.
     """
-
-    def __init__(self, *args, reducer=None, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.init_reducer(reducer)
 
 
 @MODELS.register_module()
@@ -113,12 +135,13 @@ class TokenMAE(RelativeHost, MAE):
 
     Args:
         reducer (dict | Sequence[dict], optional): Token reduction method; a static one.
+        fit (str, optional): What comes of pictures whose sides are no multiple of the patch. ``crop`` leaves out what
+            is left over at the bottom and on the right, as the stock class does, and is the default; ``resize``
+            squeezes them to whole patches instead, so that the map covers the picture exactly.
+        frozen_stages (int): Keep what comes before the blocks (0), also the first k blocks (k), or all but the reducer
+            (the number of blocks) as they are. Defaults to -1, none of it.
         *args, **kwargs: Those of ``mmseg.models.MAE``.
     """
-
-    def __init__(self, *args, reducer=None, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.init_reducer(reducer)
 
     def stem(self, inputs: Tensor) -> TokenState:
         state = super().stem(inputs)

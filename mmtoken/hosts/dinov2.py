@@ -1,6 +1,5 @@
 """A plain ViT with the names of the official DINOv2 checkpoints, which neither mmseg nor mmdet ships."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmtoken.core import TokenHost, TokenState, self_attention
-from mmtoken.core.arguments import check_choice
+from mmtoken.core.arguments import check_choice, check_flag, check_int, check_number
 from mmtoken.registry import MODELS
 
 ARCHS: dict[str, dict[str, Any]] = dict(
@@ -21,6 +20,62 @@ ARCHS: dict[str, dict[str, Any]] = dict(
     large=dict(embed_dims=1024, num_layers=24, num_heads=16),
     giant=dict(embed_dims=1536, num_layers=40, num_heads=24, ffn='swiglu'),
 )
+
+
+def check_arch(arch: str | dict) -> dict:
+    """Returns width, depth, heads and kind of MLP of an architecture.
+
+    Raises:
+        ValueError: For an unknown name, a missing or unknown entry, or heads that do not divide the width.
+    """
+    key = 'backbone.arch'
+    if not isinstance(arch, dict):
+        return ARCHS[check_choice(key, arch, tuple(ARCHS))]
+    for name in arch:
+        check_choice(f'{key}: entry', name, ('embed_dims', 'num_layers', 'num_heads', 'ffn'))
+    arch = dict(dict(embed_dims=None, num_layers=None, num_heads=None, ffn='mlp'), **arch)
+    for name, most in (('embed_dims', 16384), ('num_layers', 512), ('num_heads', 1024)):
+        check_int(f'{key}.{name}', arch[name], 1, most)
+    check_choice(f'{key}.ffn', arch['ffn'], ('mlp', 'swiglu'))
+    if arch['embed_dims'] % arch['num_heads']:
+        raise ValueError(
+            f'{key}.num_heads={arch["num_heads"]} must divide {key}.embed_dims={arch["embed_dims"]}; '
+            'each head gets the same width.'
+        )
+    return arch
+
+
+def check_out_indices(indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
+    """Returns the blocks to give features after, counted from 0.
+
+    Raises:
+        ValueError: For another type, none, a block twice, falling order, or one that the model does not have.
+    """
+    key = 'backbone.out_indices'
+    listed = list(indices) if isinstance(indices, (list, tuple, range)) else [indices]
+    if not listed or not all(isinstance(i, int) and not isinstance(i, bool) for i in listed):
+        raise ValueError(f'{key}={indices!r} must be a block, such as -1, or a list of them, such as [3, 7, 11].')
+    if not all(-depth <= i < depth for i in listed):
+        raise ValueError(f'{key}={indices!r} goes beyond the {depth} blocks of this model.')
+    blocks = tuple(i % depth for i in listed)
+    if any(one >= following for one, following in zip(blocks, blocks[1:])):
+        raise ValueError(f'{key}={indices!r} must rise: outputs come in the order of the blocks, each of them once.')
+    return blocks
+
+
+def check_init_cfg(cfg: dict | Sequence[dict] | None) -> None:
+    """Checks the form of an initialisation config.
+
+    Raises:
+        ValueError: For another type, or a checkpoint that is not named.
+    """
+    key = 'backbone.init_cfg'
+    cfgs = list(cfg) if isinstance(cfg, (list, tuple)) else [cfg]
+    if cfg is not None and not all(isinstance(one, dict) for one in cfgs):
+        raise ValueError(f"{key}={cfg!r} must be a dict, such as dict(type='Pretrained', checkpoint='….pth').")
+    for one in cfgs:
+        if cfg is not None and one.get('type') == 'Pretrained' and not isinstance(one.get('checkpoint'), str):
+            raise ValueError(f'{key}.checkpoint={one.get("checkpoint")!r} must be the name of a file, or an address.')
 
 
 class Attention(nn.Module):
@@ -37,7 +92,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, dims: int, init: float):
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((dims,), init))
+        self.gamma = nn.Parameter(torch.full((dims,), float(init)))
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gamma
@@ -96,14 +151,17 @@ class TokenDINOv2(TokenHost, BaseModule):
     """DINOv2's vision transformer (arXiv 2304.07193; register tokens: arXiv 2309.16588) with a token reducer.
 
     Parameter names are those of the official checkpoints, so these load as they are; see
-    ``tools/model_converters/dinov2.py``. Images whose sides are no multiple of the patch are padded at the bottom and
-    at the right. The position embedding is always resized by bicubic interpolation to the exact grid, in training as
-    in testing (the original shifts its scale by 0.1 patch, which no longer matters once a head is trained on it).
+    ``tools/model_converters/dinov2.py``.
+
+    The position embedding is resized to the grid of the picture by bicubic interpolation, in training as in testing, by
+    default as the official models do it: with registers to the exact size and with antialiasing, without registers
+    by a scale that is 0.1 patch too large and without antialiasing.
 
     Args:
         arch (str | dict): ``small``, ``base``, ``large``, ``giant``, or a dict with ``embed_dims``, ``num_layers``,
             ``num_heads`` and optionally ``ffn`` (``mlp`` or ``swiglu``).
-        img_size (int): Image side of the checkpoint's position embedding. Defaults to 518.
+        img_size (int | tuple[int, int]): Image side, or height and width, of the checkpoint's position embedding.
+            Defaults to 518.
         patch_size (int): Defaults to 14.
         in_channels (int): Defaults to 3.
         num_registers (int): Register tokens. Defaults to 0.
@@ -114,17 +172,30 @@ class TokenDINOv2(TokenHost, BaseModule):
         final_norm (bool): Apply the final LayerNorm to every output. Defaults to True.
         output_cls_token (bool): Give ``[map, cls]`` for each output. Defaults to False.
         frozen (bool): Train none of the backbone's own parameters. Defaults to False.
+        frozen_stages (int): Keep what comes before the blocks (0), also the first k blocks (k), or all but the reducer
+            (the number of blocks) as they are. Defaults to -1, none of it.
         with_cp (bool): Gradient checkpointing. Defaults to False.
+        fit (str): What comes of pictures whose sides are no multiple of the patch. ``resize`` stretches them to whole
+            patches, so that the map covers the picture exactly, which a segmentor takes for granted. ``pad`` pads them
+            at the bottom and on the right: tokens are exactly ``patch_size`` pixels apart, as detectors need it, and
+            the map covers the padded picture. Defaults to ``resize``.
+        interpolate_offset (float, optional): Added to the height and width of the grid, in patches, when the position
+            embedding is scaled. Defaults to 0 with registers and with ``table='crop'``, else to 0.1.
+        interpolate_antialias (bool, optional): Resize the position embedding with antialiasing. Defaults to True with
+            registers and to False without.
         table (str): How the table of positions serves a picture of another size than ``img_size``: ``resize`` stretches
             it over the picture; ``crop`` reads its upper left part, as SAT-HMR does. Defaults to ``resize``.
         reducer (dict | Sequence[dict], optional): Token reduction method.
         init_cfg (dict, optional): Initialisation config, such as ``dict(type='Pretrained', checkpoint=…)``.
+
+    Raises:
+        ValueError: In one line that names the argument and what would be right.
     """
 
     def __init__(
         self,
         arch: str | dict = 'small',
-        img_size: int = 518,
+        img_size: int | Sequence[int] = 518,
         patch_size: int = 14,
         in_channels: int = 3,
         num_registers: int = 0,
@@ -135,38 +206,56 @@ class TokenDINOv2(TokenHost, BaseModule):
         final_norm: bool = True,
         output_cls_token: bool = False,
         frozen: bool = False,
+        frozen_stages: int = -1,
         with_cp: bool = False,
+        fit: str = 'resize',
+        interpolate_offset: float | None = None,
+        interpolate_antialias: bool | None = None,
         table: str = 'resize',
         reducer=None,
         init_cfg=None,
     ):
+        check_init_cfg(init_cfg)
         super().__init__(init_cfg=init_cfg)
-        if isinstance(arch, str):
-            if arch not in ARCHS:
-                raise ValueError(f"backbone.arch='{arch}' is unknown; choose one of {', '.join(ARCHS)} or give a dict.")
-            arch = ARCHS[arch]
-        depth = arch['num_layers']
-        out_indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-        if not all(-depth <= i < depth for i in out_indices):
-            raise ValueError(f'backbone.out_indices={out_indices} goes beyond the {depth} blocks of this model.')
-        self.out_indices = tuple(i % depth for i in out_indices)
-        self.embed_dims, self.num_heads = arch['embed_dims'], arch['num_heads']
-        self.patch_size, self.num_prefix = patch_size, 1 + num_registers
-        self.final_norm, self.output_cls_token, self.with_cp = final_norm, output_cls_token, with_cp
-        self.frozen, self.table = frozen, check_choice('backbone.table', table, ('resize', 'crop'))
+        arch = check_arch(arch)
+        dims, depth = arch['embed_dims'], arch['num_layers']
+        sides = list(img_size) if isinstance(img_size, (list, tuple)) else [img_size]
+        if len(sides) not in (1, 2):
+            raise ValueError(f'backbone.img_size={img_size!r} must be a side in pixels, or (height, width).')
+        self.patch_size = check_int('backbone.patch_size', patch_size, 1, 1024)
+        #: Grid of the position embedding.
+        self.table_grid = tuple(check_int('backbone.img_size', side, patch_size, 8192) // patch_size for side in sides)
+        self.table_grid = self.table_grid * (3 - len(sides))
+        check_int('backbone.in_channels', in_channels, 1, 1024)
+        check_int('backbone.num_registers', num_registers, 0, 1024)
+        check_number('backbone.mlp_ratio', mlp_ratio, 0, 64, above=True)
+        check_number('backbone.layer_scale', layer_scale, 0, above=True)
+        check_number('backbone.drop_path_rate', drop_path_rate, 0, 1, below=True)
+        self.table = check_choice('backbone.table', table, ('resize', 'crop'))
+        if interpolate_offset is None:
+            interpolate_offset = 0.0 if num_registers or table == 'crop' else 0.1
+        if interpolate_antialias is None:
+            interpolate_antialias = num_registers > 0
+        self.offset = check_number('backbone.interpolate_offset', interpolate_offset, 0, 1, below=True)
+        self.antialias = check_flag('backbone.interpolate_antialias', interpolate_antialias)
+        self.out_indices = check_out_indices(out_indices, depth)
+        self.embed_dims, self.num_heads, self.num_prefix = dims, arch['num_heads'], 1 + num_registers
+        self.final_norm = check_flag('backbone.final_norm', final_norm)
+        self.output_cls_token = check_flag('backbone.output_cls_token', output_cls_token)
+        self.with_cp = check_flag('backbone.with_cp', with_cp)
+        self.init_fit(fit)
 
-        dims, side = self.embed_dims, img_size // patch_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side * side, dims))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.table_grid[0] * self.table_grid[1], dims))
         if num_registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, num_registers, dims))
         self.patch_embed = PatchEmbed(patch_size, in_channels, dims)
         rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(dims, mlp_ratio, arch.get('ffn', 'mlp'), layer_scale, rate) for rate in rates)
         self.norm = nn.LayerNorm(dims, eps=1e-6)
-        if frozen:
-            self.requires_grad_(False)
         self.init_reducer(reducer)
+        check_int('backbone.frozen_stages', frozen_stages, -1, depth)
+        self.freeze(depth if check_flag('backbone.frozen', frozen) else frozen_stages)
 
     def init_weights(self):
         if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
@@ -219,16 +308,22 @@ class TokenDINOv2(TokenHost, BaseModule):
             ValueError: If the picture is larger than the table that is cropped to it.
         """
         cls, patches = self.pos_embed[:, :1], self.pos_embed[:, 1:]
-        side = math.isqrt(patches.shape[1])
-        target = grid if self.table == 'resize' else (round(side / stride),) * 2
+        target = grid
+        if self.table == 'crop':
+            target = tuple(round(side / stride) for side in self.table_grid)
         if max(grid[0] - target[0], grid[1] - target[1]) > 0:
             raise ValueError(
                 f"backbone.table='crop' has positions for {target[0]}x{target[1]} patches, and the picture has "
                 f'{grid[0]}x{grid[1]}; set backbone.img_size to its longest side.'
             )
-        patches = patches.transpose(1, 2).unflatten(2, (side, side))
-        if target != (side, side):
-            patches = F.interpolate(patches.float(), target, mode='bicubic', align_corners=False).to(cls.dtype)
+        patches = patches.transpose(1, 2).unflatten(2, self.table_grid)
+        if target != self.table_grid:
+            to = dict(size=target)
+            if self.offset:
+                to = dict(scale_factor=tuple((n + self.offset) / side for n, side in zip(target, self.table_grid)))
+            patches = F.interpolate(
+                patches.float(), **to, mode='bicubic', align_corners=False, antialias=self.antialias
+            ).to(cls.dtype)
         return cls, patches[:, :, : grid[0], : grid[1]].flatten(2).transpose(1, 2)
 
     def prefix_tokens(self, cls_position: Tensor, batch: int, like: Tensor) -> Tensor:
@@ -266,11 +361,3 @@ class TokenDINOv2(TokenHost, BaseModule):
     def toy(cls, size):
         arch = dict(embed_dims=32, num_layers=4, num_heads=2)
         return dict(arch=arch, img_size=32, patch_size=4, num_registers=2, layer_scale=1.0)
-
-    def train(self, mode: bool = True):
-        """A frozen backbone stays in eval mode; its reducer follows ``mode``."""
-        super().train(mode and not self.frozen)
-        if self.frozen and self.reducer is not None:
-            self.reducer.train(mode)
-        self.training = mode
-        return self

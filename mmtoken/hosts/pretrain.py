@@ -21,16 +21,22 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         reducer (dict | Sequence[dict], optional): Token reduction method, such as
             ``dict(type='mmtoken.Expedit', layer=6, grid=0.5)``.
         out_type (str): As in the stock class, but ``featmap`` by default, which is what dense heads take.
+        fit (str, optional): What comes of pictures whose sides are no multiple of the patch. ``resize`` stretches or
+            squeezes them to whole patches, so that the map covers the picture exactly; by default they are cut as in
+            the stock class (``crop``), or padded where ``patch_cfg`` says so (``pad``).
         *args, **kwargs: Those of ``mmpretrain.models.VisionTransformer``.
 
     Raises:
         ValueError: If the reducer restores late and ``out_type`` is no feature map.
     """
 
-    pads = False
+    get_layer_depth = VisionTransformer.get_layer_depth
 
-    def __init__(self, *args, reducer=None, out_type: str = 'featmap', **kwargs):
+    def __init__(self, *args, reducer=None, out_type: str = 'featmap', fit: str | None = None, **kwargs):
         super().__init__(*args, out_type=out_type, **kwargs)
+        padding = self.patch_embed.adaptive_padding
+        self.pads = '' if padding is None else padding.padding
+        self.init_fit(fit)
         self.num_heads = self.arch_settings['num_heads']
         self.num_prefix = self.num_extra_tokens
         self.patch_size = min(self.patch_embed.projection.kernel_size)

@@ -5,8 +5,38 @@ import torch.nn.functional as F
 from mmseg.models.backbones import VisionTransformer
 from torch import Tensor, nn
 
-from mmtoken.core import TokenHost, TokenState, self_attention
+from mmtoken.core import Layout, TokenHost, TokenState, self_attention
 from mmtoken.registry import MODELS
+
+
+class JointAttention(nn.MultiheadAttention):
+    """torch's attention, which also runs through :func:`mmtoken.core.self_attention`.
+
+    The host calls it as a module, so adapters (LoRA), parametrisations and hooks on it and on ``out_proj`` take part.
+    """
+
+    def forward(self, query: Tensor, *args, layout: Layout | None = None, **kwargs) -> tuple[Tensor, Tensor]:
+        """Without a layout like torch's.
+
+        Args:
+            query (Tensor): Tokens ``(B, L, C)``, or packed ``(ΣL, C)``.
+            layout (Layout, optional): Where they lie.
+            *args: As for torch's.
+            **kwargs: As for torch's.
+
+        Returns:
+            tuple[Tensor, Tensor]: Tokens after the output projection, and the keys ``(…, heads, d)``.
+        """
+        if layout is None:
+            return super().forward(query, *args, **kwargs)
+        out, keys = self_attention(
+            F.linear(query, self.in_proj_weight, self.in_proj_bias),
+            self.num_heads,
+            lengths=layout.packing,
+            key_bias=layout.key_bias,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(out), keys
 
 
 @MODELS.register_module()
@@ -18,15 +48,26 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
     Args:
         reducer (dict | Sequence[dict], optional): Token reduction method, such as
             ``dict(type='mmtoken.Expedit', layer=6, grid=0.5)``.
+        fit (str, optional): What comes of pictures whose sides are no multiple of the patch. ``pad`` pads them, as the
+            stock class does: the map covers the padded picture. ``resize`` stretches them to whole patches instead:
+            the map covers the picture exactly. By default as the stock class (``crop`` if ``patch_pad=0``).
+        frozen_stages (int): Keep what comes before the blocks (0), also the first k blocks (k), or all but the reducer
+            (the number of blocks) as they are. Defaults to -1, none of it.
         *args, **kwargs: Those of ``mmseg.models.VisionTransformer``.
     """
 
-    def __init__(self, *args, reducer=None, **kwargs):
+    def __init__(self, *args, reducer=None, fit: str | None = None, frozen_stages: int = -1, **kwargs):
         super().__init__(*args, **kwargs)
+        for layer in self.layers:
+            layer.attn.attn.__class__ = JointAttention  # mmcv's MultiheadAttention holds torch's
+        padding = self.patch_embed.adap_padding
+        self.pads = '' if padding is None else padding.padding
+        self.init_fit(fit)
         self.embed_dims = self.cls_token.shape[-1]
         self.num_heads = self.layers[0].attn.num_heads
         self.num_prefix = int(self.with_cls_token)
         self.init_reducer(reducer)
+        self.freeze(frozen_stages)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -43,16 +84,8 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
         return TokenState(x, tuple(grid), self.num_prefix)
 
     def attend(self, block, x, layout):
-        attn = block.attn.attn  # mmcv's MultiheadAttention holds torch's, whose weights we use as they are
-        qkv = F.linear(block.norm1(x), attn.in_proj_weight, attn.in_proj_bias)
-        out, keys = self_attention(
-            qkv,
-            self.num_heads,
-            lengths=layout.packing,
-            key_bias=layout.key_bias,
-            dropout_p=attn.dropout if self.training else 0.0,
-        )
-        return x + block.attn.dropout_layer(block.attn.proj_drop(attn.out_proj(out))), keys
+        out, keys = block.attn.attn(block.norm1(x), layout=layout)
+        return x + block.attn.dropout_layer(block.attn.proj_drop(out)), keys
 
     def mlp(self, block, x):
         return block.ffn(block.norm2(x), identity=x)

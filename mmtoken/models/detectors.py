@@ -2,6 +2,7 @@
 
 from mmdet.models import detectors as stock
 
+from mmtoken.core import TokenHost
 from mmtoken.registry import MODELS
 
 from .mixin import TokenModelMixin
@@ -20,12 +21,22 @@ class TokenDetectorMixin(TokenModelMixin):
         **kwargs: Those of the stock class.
 
     Raises:
-        ValueError: If the reducer finishes the output of a segmentation head.
+        ValueError: If the reducer finishes the output of a segmentation head, or if pictures may be stretched to whole
+            patches, which moves the boxes.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.bind_reducer()
+        host = self.backbone
+        if isinstance(host, TokenHost) and host.fit == 'resize':
+            divisor = getattr(self.data_preprocessor, 'pad_size_divisor', 1)
+            if divisor % host.patch_size:
+                raise ValueError(
+                    "backbone.fit='resize' stretches pictures whose sides are no multiple of the patch, and boxes are "
+                    f"read off the map by its stride; set backbone.fit='{'pad' if host.pads else 'crop'}', or "
+                    f'data_preprocessor.pad_size_divisor={host.patch_size}.'
+                )
         if self.reducer is not None and self.reducer.finishes:
             raise ValueError(
                 f'reducer: {self.reducer.finishes}, which only a segmentor can finish; take a method that gives out '

@@ -1,12 +1,112 @@
 """One notation for ratios, grids and layers; every refusal names the key."""
 
+import math
+import re
+
 import pytest
 
-from mmtoken.core.arguments import check_grid, check_layer, resolve_grid
+from mmtoken.core.arguments import (
+    check_blocks,
+    check_choice,
+    check_flag,
+    check_grid,
+    check_int,
+    check_layer,
+    check_list,
+    check_number,
+    resolve_grid,
+)
 from mmtoken.methods.tome.matching import merges_per_block
 
+#: Values of types that no number, block or list has.
+OTHERS = ['1', '', math.nan, math.inf, None, True, {}, object()]
 
-@pytest.mark.parametrize('layer', [-1, 12, 1.0, '3', None])
+
+@pytest.mark.parametrize('value', ['False', 'True', '', 0, 1, 1.0, math.nan, [], None])
+def test_things_that_are_no_switch(value):
+    with pytest.raises(ValueError, match=f'^a.b={re.escape(repr(value))} is no switch; set it to True or False.$'):
+        check_flag('a.b', value)
+
+
+def test_switches():
+    assert check_flag('a', True) is True
+    assert check_flag('a', False) is False
+
+
+@pytest.mark.parametrize(
+    ('limits', 'text'),
+    [((), ''), ((0,), ' of at least 0'), ((None, 3), ' of at most 3'), ((0, 3), r' in \[0, 3\]')],
+)
+def test_integers(limits, text):
+    low, high = (*limits, None, None)[:2]
+    outside = ([] if low is None else [low - 1]) + ([] if high is None else [high + 1, 10**9])
+    for value in [*OTHERS, [1], 1.0, 2.5, *outside]:
+        with pytest.raises(ValueError, match=f'^a={re.escape(repr(value))} must be an integer{text}.$'):
+            check_int('a', value, *limits)
+    for value in (0, 3, *([] if limits else [-7, 10**9])):
+        assert check_int('a', value, *limits) == value
+
+
+@pytest.mark.parametrize(
+    ('options', 'text', 'good', 'bad'),
+    [
+        (dict(), '', [-1e9, 0, 2.5], []),
+        (dict(low=0), ' of at least 0', [0, 1e9], [-1e-9]),
+        (dict(low=0, above=True), ' above 0', [1e-9], [0, 0.0, -1]),
+        (dict(high=1), ' of at most 1', [1, -5], [1.01]),
+        (dict(high=1, below=True), ' below 1', [0.99, -5], [1, 1.0]),
+        (dict(low=0, high=1), r' in \[0, 1\]', [0, 0.5, 1], [-0.1, 2]),
+        (dict(low=0, high=1, above=True), r' in \(0, 1\]', [1e-9, 1], [0]),
+        (dict(low=0, high=1, below=True), r' in \[0, 1\)', [0, 0.99], [1, 1.0]),
+        (dict(low=0, high=1, above=True, below=True), r' in \(0, 1\)', [0.5], [0, 1]),
+    ],
+    ids=str,
+)
+def test_numbers(options, text, good, bad):
+    for value in [*OTHERS, [1], *bad]:
+        with pytest.raises(ValueError, match=f'^a={re.escape(repr(value))} must be a number{text}.$'):
+            check_number('a', value, **options)
+    for value in good:
+        assert check_number('a', value, **options) == value
+
+
+def test_choices():
+    names = ('feature', 'late')
+    assert check_choice('a', 'late', names) == 'late'
+    for value, hint in (('lat', "; did you mean 'late'?"), ('x', '.'), (1, '.'), (None, '.'), ([], '.'), ({}, '.')):
+        with pytest.raises(ValueError, match='is unknown') as error:
+            check_choice('a', value, names)
+        assert str(error.value) == f"a={value!r} is unknown; choose one of 'feature', 'late'{hint}"
+
+
+@pytest.mark.parametrize('value', [*OTHERS, [], (), {1, 2}, 'ab', range(2)])
+def test_things_that_are_no_list(value):
+    with pytest.raises(ValueError, match=f'^a={re.escape(repr(value))} must be a list with at least one entry.$'):
+        check_list('a', value)
+
+
+def test_lists():
+    assert check_list('a', (1, 'b')) == [1, 'b']
+    assert check_list('a', [None], 1) == [None]
+    with pytest.raises(ValueError, match=r'a=\[1\] must be a list with 2 entries'):
+        check_list('a', [1], 2)
+
+
+@pytest.mark.parametrize('value', [*OTHERS, [], 3, [1, 1], [1.0], [True], [None], [-1], 'ab', [[1]]])
+def test_things_that_are_no_blocks(value):
+    with pytest.raises(ValueError, match=f'^a={re.escape(repr(value))} must be a list of different blocks'):
+        check_blocks('a', value, 12)
+
+
+def test_blocks():
+    assert check_blocks('a', (3, 0), 4) == [3, 0]
+    assert check_blocks('a', range(2)) == [0, 1]
+    assert check_blocks('a', [99]) == [99]
+    with pytest.raises(ValueError, match=r'a=\[3, 4\] goes beyond the blocks 0 to 3'):
+        check_blocks('a', [3, 4], 4)
+
+
+@pytest.mark.parametrize('layer', [-1, 12, 1.0, '3', None, True, math.nan, [], 10**9])
 def test_layers_that_do_not_exist(layer):
     with pytest.raises(ValueError, match=r'reducer\.layer=.*0 to 11'):
         check_layer('reducer.layer', layer, 12)

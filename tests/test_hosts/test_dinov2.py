@@ -10,6 +10,8 @@ from mmtoken.core import Reducer
 
 DIMS, DEPTH, HEADS, PATCH, SIDE = 16, 3, 2, 4, 5
 TINY = dict(arch=dict(embed_dims=DIMS, num_layers=DEPTH, num_heads=HEADS), img_size=PATCH * SIDE, patch_size=PATCH)
+#: Positions scaled to the exact grid, pictures padded: what the slow reference does.
+EXACT = dict(interpolate_offset=0.0, interpolate_antialias=False, fit='pad')
 SWIGLU = dict(TINY, arch=dict(TINY['arch'], ffn='swiglu'))
 
 
@@ -87,20 +89,28 @@ def test_a_reducer_adds_no_other_names():
 
 
 # ----------------------------------------------------------------------------------------------------------- reference
-def cubic_weights(source, target):
-    """``(target, source)`` matrix of bicubic interpolation along one side, a = -0.75, borders repeated."""
+def cubic(t, a):
+    t = abs(t)
+    if t <= 1:
+        return (a + 2) * t**3 - (a + 3) * t**2 + 1
+    return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0
 
-    def kernel(t):
-        a, t = -0.75, abs(t)
-        if t <= 1:
-            return (a + 2) * t**3 - (a + 3) * t**2 + 1
-        return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0
 
-    weights = torch.zeros(target, source, dtype=torch.float64)
+def cubic_weights(source, target, offset=0.0, antialias=False):
+    """``(target, source)`` matrix of bicubic interpolation along one side; the scale is that of ``target + offset``.
+
+    Plain: a = -0.75, borders repeated. Antialiased: a = -0.5, as wide as the scale, cut at the borders, rows sum to 1.
+    """
+    weights, scale = torch.zeros(target, source, dtype=torch.float64), source / (target + offset)
     for i in range(target):
-        centre = (i + 0.5) * source / target - 0.5
+        centre = (i + 0.5) * scale - 0.5
+        if antialias:
+            wide = max(scale, 1)
+            row = torch.tensor([cubic((j - centre) / wide, -0.5) for j in range(source)], dtype=torch.float64)
+            weights[i] = row / row.sum()
+            continue
         for j in range(math.floor(centre) - 1, math.floor(centre) + 3):
-            weights[i, min(max(j, 0), source - 1)] += kernel(centre - j)
+            weights[i, min(max(j, 0), source - 1)] += cubic(centre - j, -0.75)
     return weights
 
 
@@ -155,7 +165,7 @@ def reference(w, image, num_registers=0):
 @pytest.mark.parametrize('size', [(20, 20), (24, 12), (18, 29)], ids=str)
 @pytest.mark.parametrize('args', [TINY, dict(TINY, num_registers=3), SWIGLU], ids=['plain', 'registers', 'swiglu'])
 def test_against_a_slow_reference(size, args, randomize, assert_same):
-    model = build(**args, out_indices=(0, DEPTH - 1), output_cls_token=True).eval()
+    model = build(**args, **EXACT, out_indices=(0, DEPTH - 1), output_cls_token=True).eval()
     randomize(model)
     images = torch.randn(2, 3, *size)
     single = model(images)
@@ -190,9 +200,44 @@ def test_position_table_is_untouched_at_its_own_size(randomize):
     assert model.positions((3, 8))[1].shape == (1, 24, DIMS)
 
 
+@pytest.mark.parametrize('size', [224, 336, 518, (224, 518), (700, 336)], ids=str)
+@pytest.mark.parametrize(
+    ('options', 'offset', 'antialias'),
+    [
+        (dict(), 0.1, False),
+        (dict(num_registers=4), 0.0, True),
+        (dict(interpolate_offset=0.0), 0.0, False),
+        (dict(num_registers=4, interpolate_antialias=False), 0.0, False),
+    ],
+    ids=str,
+)
+def test_positions_are_resized_as_the_official_models_do(size, options, offset, antialias):
+    """Official checkpoints hold 37x37 positions; with registers antialiased, without by a scale 0.1 patch too large."""
+    model = build(arch=dict(embed_dims=8, num_layers=1, num_heads=1), **options)
+    table = torch.randn(37 * 37, 8)
+    model.pos_embed.data[0, 1:] = table
+    grid = tuple(side // 14 for side in ((size, size) if isinstance(size, int) else size))
+    expected = table.double().view(37, 37, 8)
+    if grid != (37, 37):
+        down, across = (cubic_weights(37, n, offset, antialias) for n in grid)
+        expected = torch.einsum('yi,xj,ijc->yxc', down, across, expected)
+    got = model.positions(grid)[1].view(*grid, 8).double()
+    assert (got - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_tables_that_are_not_square(randomize):
+    model = build(**dict(TINY, img_size=(8, 20)))
+    assert model.pos_embed.shape == (1, 1 + 2 * 5, DIMS)
+    randomize(model)
+    assert torch.equal(model.positions((2, 5))[1], model.pos_embed[:, 1:])
+    assert model.positions((5, 2))[1].shape == (1, 10, DIMS)
+    for size in (20, (20,), (20, 20), [20, 20]):
+        assert build(**dict(TINY, img_size=size)).table_grid == (SIDE, SIDE)
+
+
 # ------------------------------------------------------------------------------------------------------------- options
 def test_odd_sizes_are_padded_at_the_bottom_and_right(randomize):
-    model = build(**TINY).eval()
+    model = build(**TINY, fit='pad').eval()
     randomize(model)
     image = torch.randn(1, 3, 17, 22)
     padded = torch.zeros(1, 3, 20, 24)
@@ -226,10 +271,11 @@ def test_out_indices_beyond_the_depth(indices):
 
 
 def test_unknown_arch_and_an_image_smaller_than_a_patch():
-    with pytest.raises(ValueError, match="backbone.arch='tiny'.*small, base, large, giant"):
+    with pytest.raises(ValueError, match="backbone.arch='tiny'.*'small', 'base', 'large', 'giant'"):
         build(arch='tiny')
-    with pytest.raises(ValueError, match='3x20 pixels.*patch_size=4'):
-        build(**TINY)(torch.randn(1, 3, 3, 20))
+    for size in ((0, 20), (20, 0)):
+        with pytest.raises(ValueError, match=rf'{size[0]}x{size[1]} pixels.*patch_size=4'):
+            build(**TINY)(torch.randn(1, 3, *size))
 
 
 class Gate(Reducer):

@@ -217,7 +217,16 @@ def test_autocast(name, mode, twins, gradients):
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
-@hosts
+@pytest.mark.parametrize('size', [(PATCH - 1, 24), (24, PATCH - 1), (1, 1)], ids=str)
+def test_image_smaller_than_a_patch_is_padded_as_upstreams(size, twins, assert_same):
+    ours, stock = twins('TokenVisionTransformer')
+    x = torch.randn(2, 3, *size)
+    assert_same(ours(x), stock(x), 1e-5)
+    reduced, _ = twins('TokenVisionTransformer', reducer=dict(type='mmtoken.ToMe', r=1))
+    assert reduced(x)[0].shape == stock(x)[0].shape
+
+
+@pytest.mark.parametrize('name', ['TokenBEiT', 'TokenMAE'])
 @pytest.mark.parametrize('size', [(PATCH - 1, 24), (24, PATCH - 1)], ids=str)
 def test_image_smaller_than_a_patch(name, size, twins):
     ours, _ = twins(name)

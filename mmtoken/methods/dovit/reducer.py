@@ -54,8 +54,8 @@ class DoViT(EarlyExit):
             raise ValueError(f'low={low!r} must lie between 0 and threshold={threshold}.')
         if anneal_iters is not None:
             check_int('anneal_iters', anneal_iters, 1)
-        if aggregate is not None and check_number('aggregate', aggregate, 0, 1) == 1:
-            raise ValueError(f'aggregate={aggregate!r} must be a part of the tokens in [0, 1), or None.')
+        if aggregate is not None:
+            check_number('aggregate', aggregate, 0, 1, below=True)
         if anneal_iters is not None and frozen:
             raise ValueError(
                 f'anneal_iters={anneal_iters} anneals while exit heads are trained; leave it out with frozen=True.'

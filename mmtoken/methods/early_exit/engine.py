@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmtoken.core import Cost, HostInfo, Packing, Reducer, TokenState
-from mmtoken.core.arguments import check_blocks, check_flag, check_number
+from mmtoken.core.arguments import check_blocks, check_flag, check_list, check_number
 
 from . import heads as kinds
 
@@ -100,6 +100,14 @@ class EarlyExit(Reducer):
         if exits is not None:
             check_blocks('exits', exits)
         check_flag('frozen', frozen)
+        if heads is not None and not (isinstance(heads, dict) and heads):
+            check_list('heads', heads)
+        for cfg in [heads] if isinstance(heads, dict) else heads or ():
+            if not isinstance(cfg, dict) or 'type' not in cfg:
+                raise ValueError(
+                    f"heads={heads!r} must be the config of a decode head, such as dict(type='mmseg.FCNHead', …), or a "
+                    'list of them.'
+                )
         self.head_cfgs = heads
         #: Which of the configs the heads were made of, where they were chosen by block.
         self.sources: list[int] | None = None

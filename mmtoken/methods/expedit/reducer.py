@@ -148,7 +148,7 @@ class Expedit(GridReducer):
             if isinstance(temperature, str):
                 raise ValueError(f"temperature={temperature!r} must be 'auto' or a positive number.")
             check_number('temperature', temperature, 0, above=True)
-        self.window, self.iterations = window, check_int('iterations', iterations, 1)
+        self.window, self.iterations = window, check_int('iterations', iterations, 1, 1000)
         self.temperature, self.neighbors = temperature, check_int('neighbors', neighbors, 1)
         self.gives_reduced_maps = check_choice('restore', restore, ('feature', 'late')) == 'late'
         self.finishes = "restore='late' leaves the maps on reduced tokens" if self.gives_reduced_maps else ''

@@ -1,4 +1,13 @@
-from .reducer import MixedScale
-from .selectors import BoxSelector, CoarseSelector, DetailSelector, LearnedSelector, Selector
+from .reducer import MixedScale, Mixture
+from .selectors import BoxSelector, CoarseSelector, DetailSelector, LearnedSelector, Selector, fit_linear
 
-__all__ = ['BoxSelector', 'CoarseSelector', 'DetailSelector', 'LearnedSelector', 'MixedScale', 'Selector']
+__all__ = [
+    'BoxSelector',
+    'CoarseSelector',
+    'DetailSelector',
+    'LearnedSelector',
+    'MixedScale',
+    'Mixture',
+    'Selector',
+    'fit_linear',
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,10 +10,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmtoken.core import REDUCERS, Cost, Gather, HostInfo, Packing, Reducer, Scatter, TokenHost, TokenState
-from mmtoken.core.arguments import check_choice, check_flag, check_number
+from mmtoken.core.arguments import check_choice, check_flag, check_list, check_number
 
 from .cells import Cells, rows_of, whole_patches
 from .selectors import Selector, build_selector, covered, impurity
+
+
+@dataclass
+class Mixture:
+    """How the cells of a batch were mixed in one pass.
+
+    Args:
+        needs (Tensor): What the selector said of each cell ``(B, h·w)``, fp32.
+        fine (Tensor): Which cells got fine tokens ``(B, h·w)``, bool.
+        cells (Cells): The cells.
+        patch (int): Side of a patch in pixels.
+        features (Tensor, optional): What the selector's head looked at ``(B, h·w, C)``.
+    """
+
+    needs: Tensor
+    fine: Tensor
+    cells: Cells
+    patch: int
+    features: Tensor | None = None
 
 
 @REDUCERS.register_module()
@@ -76,7 +96,7 @@ class MixedScale(Reducer):
         self.coarse_head: Any = coarse_head
         self.random = None
         if random is not None:
-            low, high = (check_number('random', value, 0, 1) for value in random)
+            low, high = (check_number('random', value, 0, 1) for value in check_list('random', random, 2))
             if self.dynamic or low > high:
                 raise ValueError(f'random={random!r} must be two parts of the cells, the smaller first, with fine.')
             self.random = (low, high)
@@ -126,7 +146,8 @@ class MixedScale(Reducer):
             soft = needs.sigmoid()
             gate = (torch.where(fine, soft, 1 - soft) / torch.where(fine, soft, 1 - soft).detach())[..., None]
         self.mix(host, state, coarse, cells, fine, part, gate)
-        state.aux[self] = (needs, fine, cells, patch)
+        features = self.selector.features(coarse) if hasattr(self.selector, 'features') else None
+        state.aux[self] = Mixture(needs, fine, cells, patch, features)
         return state
 
     def part(self) -> float | None:
@@ -245,7 +266,7 @@ class MixedScale(Reducer):
         logits = head.forward(feats)
         if self not in state.aux:  # every cell is fine
             return logits
-        _, fine, cells, _ = state.aux[self]
+        fine, cells = state.aux[self].fine, state.aux[self].cells
         if not isinstance(logits, Tensor) or any(a % b for a, b in zip(logits.shape[-2:], state.grid)):
             raise ValueError(
                 f"reducer.restore='logits' joins maps of logits, a whole number for each patch; {type(head).__name__} "
@@ -266,14 +287,14 @@ class MixedScale(Reducer):
     def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
         if self not in state.aux or not self.selector.trainable:
             return {}
-        needs, fine, cells, patch = state.aux[self]
-        return self.selector.losses(needs, fine, _need_labels(targets, cells, patch))
+        seen = state.aux[self]
+        return self.selector.losses(seen.needs, seen.fine, _need_labels(targets, seen.cells, seen.patch))
 
     def closed_form(self, host: HostInfo, grid: tuple[int, int], state: TokenState | None = None) -> Cost:
         cells, full = Cells(grid, torch.device('cpu')), grid[0] * grid[1]
         if self.fine == 1:
             return Cost([full] * host.depth, [full] * host.depth)
-        opened = int(self.kept(state)[1].sum()) if self.dynamic else self.number(self.fine, cells.number)
+        opened = int(self.kept(state).fine.sum()) if self.dynamic else self.number(self.fine, cells.number)
         mixed, few = 3 * opened + cells.number + cells.outside, 4 * opened + cells.outside
         blocks = self.selector.blocks
         tokens = [(cells.number, few)] * blocks + [mixed] * (host.depth - blocks)

@@ -93,8 +93,12 @@ class CoarseSelector(Selector):
         self.norm = nn.LayerNorm(host.embed_dims, elementwise_affine=False)
         self.head = nn.Linear(host.embed_dims, 1)
 
+    def features(self, coarse: TokenState) -> Tensor:
+        """Returns what the head looks at: normalised coarse tokens ``(B, h·w, C)``."""
+        return self.norm(coarse.patches.detach())
+
     def forward(self, images: Tensor, coarse: TokenState, cells: Cells, patch: int) -> Tensor:
-        return self.head(self.norm(coarse.patches.detach())).float()[..., 0]
+        return self.head(self.features(coarse)).float()[..., 0]
 
     def losses(self, needs: Tensor, fine: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         if labels is None:
@@ -173,6 +177,23 @@ def build_selector(cfg: str | dict[str, Any]) -> Selector:
         return SELECTORS[cfg['type']](**{key: value for key, value in cfg.items() if key != 'type'})
     except TypeError as error:
         raise ValueError(f'selector={cfg!r}: {error}') from error
+
+
+def fit_linear(features: Tensor, wanted: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """Fits a linear map by ridge regression.
+
+    Args:
+        features (Tensor): ``(N, C)``.
+        wanted (Tensor): ``(N,)``.
+        ridge (float): Weight of the squared norm, for each of the N.
+
+    Returns:
+        tuple[Tensor, Tensor]: Weights ``(C,)`` and bias ``()``, fp32.
+    """
+    a = torch.cat([features, features.new_ones(len(features), 1)], dim=1).double()
+    penalty = ridge * len(a) * torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
+    solution = torch.linalg.solve(a.t() @ a + penalty, a.t() @ wanted.double()).float()
+    return solution[:-1], solution[-1]
 
 
 def covered(boxes: list[Tensor], cells: Cells, patch: int) -> Tensor:

@@ -69,9 +69,9 @@ class SAT(Reducer):
     paper = 'SAT-HMR: Real-Time Multi-Person 3D Mesh Estimation via Scale-Adaptive Tokens, CVPR 2025, 2411.19824'
     identity_example = dict(levels=1)
     examples = (
-        dict(blocks=0, levels=2, confidence=0.45),
-        dict(blocks=0, levels=2, confidence=0.6),
-        dict(blocks=0, levels=3, confidence=0.9),
+        dict(blocks=0, levels=2, confidence=0.0, scale=0.6),
+        dict(blocks=0, levels=2, confidence=0.0, scale=0.54),
+        dict(blocks=0, levels=3, confidence=0.5, scale=0.54, mask_padding=True),
     )
     #: Maps ``(B, 2, h·w)`` that decide instead of the scale head, see ``guided``.
     guide: Tensor | None = None
