@@ -146,8 +146,7 @@ class MixedScale(Reducer):
             soft = needs.sigmoid()
             gate = (torch.where(fine, soft, 1 - soft) / torch.where(fine, soft, 1 - soft).detach())[..., None]
         self.mix(host, state, coarse, cells, fine, part, gate)
-        features = self.selector.features(coarse) if hasattr(self.selector, 'features') else None
-        state.aux[self] = Mixture(needs, fine, cells, patch, features)
+        state.aux[self] = Mixture(needs, fine, cells, patch, self.selector.features(coarse))
         return state
 
     def part(self) -> float | None:

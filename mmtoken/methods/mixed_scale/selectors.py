@@ -39,6 +39,10 @@ class Selector(nn.Module):
         """
         raise NotImplementedError
 
+    def features(self, coarse: TokenState) -> Tensor | None:
+        """Returns what a linear head of the selector reads ``(B, h·w, C)``; None if it has none."""
+        return None
+
     def losses(self, needs: Tensor, fine: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """Returns the losses of a trainable selector.
 
