@@ -23,9 +23,10 @@ demo: setup  ## segment pictures, dense and accelerated (IMAGE=path for your own
 test: setup  ## the tests
 	$(PYTEST) $(PY) -m pytest -q -n 2 $(ARGS)
 
-lint: setup  ## ruff
+lint: setup  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 test-full: .venv-full/.done  ## the tests on the compiled mmcv (5 minutes to build), stand-in ops held against its ops
 	$(PYTEST) MMTOKEN_TEST_COMPILED=1 .venv-full/bin/python -m pytest -q -n 2 $(ARGS)
@@ -34,7 +35,7 @@ test-onedl: .venv-onedl/.done  ## the tests on the maintained fork of OpenMMLab
 	$(PYTEST) .venv-onedl/bin/python -m pytest -q -n 2 $(ARGS)
 
 clean:  ## remove what make built, the environments too
-	rm -rf $(VENV) .venv-full .venv-onedl build dist *.egg-info .pytest_cache .ruff_cache mmtoken/.mim
+	rm -rf $(VENV) .venv-full .venv-onedl build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache mmtoken/.mim
 	find mmtoken tools tests configs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------------ environments

@@ -58,7 +58,7 @@ EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
 DEMO = ['onnx', 'scikit-learn']
 # Curves, token pictures and the search of settings: tools/analysis_tools/.
 ANALYSIS = ['matplotlib', 'optuna']
-TEST = ['pytest', 'pytest-xdist', 'onnx', 'ruff', 'setuptools>=64', 'wheel', *ANALYSIS]
+TEST = ['pytest', 'pytest-xdist', 'onnx', 'ruff', 'mypy', 'setuptools>=64', 'wheel', *ANALYSIS]
 
 setup(
     name='mmtoken',
@@ -70,7 +70,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmtoken', 'mmtoken.*']),
-    package_data={'': ['*.md']},
+    package_data={'': ['*.md'], 'mmtoken': ['py.typed']},
     cmdclass={'build_py': BuildPyWithMim},
     install_requires=TOKENS,
     extras_require={
@@ -82,7 +82,7 @@ setup(
         'export': EXPORT,
         'hmr': ['scipy'],
         'test': TEST,
-        'dev': [*TEST, 'build'],
+        'dev': [*TEST, 'build', 'pre-commit'],
     },
     zip_safe=False,
 )
