@@ -5,6 +5,10 @@ TORCH ?= torch==2.13.0
 # make test ARGS="tests/test_compat.py -k nms"
 ARGS ?=
 
+# The name of a file, which may hold quotes and dollars: neither make nor the shell is to read it.
+override IMAGE := $(value IMAGE)
+export IMAGE
+
 VENV := .venv
 PY := $(VENV)/bin/python
 # One thread per test process: two processes share the machine, and more threads would only fight.
@@ -18,7 +22,7 @@ help:  ## this list
 setup: $(VENV)/.done  ## build .venv (about a minute, nothing is compiled; TORCH= chooses the torch build)
 
 demo: setup  ## segment pictures, dense and accelerated (IMAGE=path for your own)
-	$(PY) tools/demo.py $(if $(IMAGE),--image '$(IMAGE)')
+	$(PY) tools/demo.py $${IMAGE:+--image "$$IMAGE"}
 
 test: setup  ## the tests
 	$(PYTEST) $(PY) -m pytest -q -n 2 $(ARGS)
@@ -35,7 +39,7 @@ test-onedl: .venv-onedl/.done  ## the tests on the maintained fork of OpenMMLab
 	$(PYTEST) .venv-onedl/bin/python -m pytest -q -n 2 $(ARGS)
 
 clean:  ## remove what make built, the environments too
-	rm -rf $(VENV) .venv-full .venv-onedl build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache mmtoken/.mim
+	rm -rf $(VENV) .venv-full .venv-onedl build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache mmtoken/.mim model-index.yml
 	find mmtoken tools tests configs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------------ environments
@@ -52,7 +56,7 @@ clean:  ## remove what make built, the environments too
 $(VENV)/.done .venv-full/.done .venv-onedl/.done: setup.py $(wildcard configs/*/metafile.yml)
 
 # torch stands in the same command as the rest, so that nothing pulls another build of it.
-$(VENV)/.done: packages = $(PY) -m pip install $(TORCH) -e '.[mm,test,demo]'
+$(VENV)/.done: packages = $(PY) -m pip install $(TORCH) -e '.[mm,pretrain,test,demo]'
 
 # mmcv 2.1's setup.py needs pkg_resources (setuptools < 81), torch and no isolation; -g0 halves the compile.
 define full_packages

@@ -36,7 +36,21 @@ class BuildPyWithMim(build_py):
                     pass
             shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__', '*.py[cod]'))
         metafiles = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/*/metafile.yml'))
-        (mim / 'model-index.yml').write_text(json.dumps({'Import': metafiles}, indent=2) + '\n')  # JSON is YAML
+        (mim / 'other-models.yml').write_text(json.dumps({'Models': other_models(metafiles)}, indent=2) + '\n')
+        write_index(mim, [*metafiles, 'other-models.yml'])  # JSON is YAML
+        if self.editable_mode:  # where there are configs beside the package, OpenMMLab looks for the index there
+            write_index(ROOT, [*metafiles, (mim / 'other-models.yml').relative_to(ROOT).as_posix()])
+
+
+def write_index(folder: Path, files: list) -> None:
+    (folder / 'model-index.yml').write_text(json.dumps({'Import': files}, indent=2) + '\n')
+
+
+def other_models(metafiles: list) -> list:
+    """Entries of the configs that no metafile names, so that all are found by name."""
+    named = {name for file in metafiles for name in re.findall(r'Config: *(\S+)', (ROOT / file).read_text())}
+    paths = [path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob('configs/[!_]*/*.py'))]
+    return [dict(Name=Path(path).stem, Config=path) for path in paths if path not in named]
 
 
 # The base needs no OpenMMLab: `mmtoken.core` is plain torch.
@@ -58,6 +72,8 @@ EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
 DEMO = ['onnx', 'scikit-learn']
 # Curves, token pictures and the search of settings: tools/analysis_tools/.
 ANALYSIS = ['matplotlib', 'optuna']
+# torchvision's wheel says which torch it belongs to, so pip takes the one that fits; see compat (f).
+PRETRAIN = ['mmpretrain>=1.2', 'torchvision', 'timm']
 TEST = ['pytest', 'pytest-xdist', 'onnx', 'ruff', 'mypy', 'setuptools>=64', 'wheel', *ANALYSIS]
 
 setup(
@@ -70,13 +86,16 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mmtoken', 'mmtoken.*']),
+    # Said, though it is the default: an editable install is then a plain path, which is found before a folder that is
+    # only named mmtoken, such as the clone seen from the folder above it.
+    package_dir={'': '.'},
     package_data={'': ['*.md'], 'mmtoken': ['py.typed']},
     cmdclass={'build_py': BuildPyWithMim},
     install_requires=TOKENS,
     extras_require={
         'mm': MM,
         'onedl': ONEDL,
-        'pretrain': ['mmpretrain>=1.2', 'torchvision'],
+        'pretrain': PRETRAIN,
         'demo': DEMO,
         'analysis': ANALYSIS,
         'export': EXPORT,

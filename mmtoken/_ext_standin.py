@@ -12,6 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmtoken._ext_deform import (  # noqa: F401
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
+    deform_conv_forward,
+    modulated_deform_conv_backward,
+    modulated_deform_conv_forward,
+)
+
 #: RoIs whose sampling points are held at once: bounds the memory, large enough to keep the kernels busy.
 _ROIS_AT_ONCE = 64
 
@@ -90,6 +98,64 @@ def _iou(a: Tensor, b: Tensor) -> Tensor:
     inter = size[..., 0] * size[..., 1]
     area_a, area_b = ((x[:, 2] - x[:, 0]) * (x[:, 3] - x[:, 1]) for x in (a, b))
     return inter / (area_a[:, None] + area_b[None] - inter)
+
+
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    *,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Indices of the boxes in the order in which they are taken: the best one, which lowers the scores of the others.
+
+    Args:
+        boxes: ``(N, 4)`` as x1, y1, x2, y2 in pixels.
+        scores: ``(N,)``.
+        dets: receives in its first rows the boxes taken and the scores that they had then, ``(N, 5)``.
+        iou_threshold: overlap from which methods 0 and 1 act.
+        sigma: width of method 2.
+        min_score: boxes whose lowered score is below are dropped.
+        method: the factor is 0 (plain suppression), 1 - IoU (arXiv 1704.04503, eq. 2), or exp(-IoU² / sigma) (eq. 3).
+        offset: a box is ``x2 - x1 + offset`` wide.
+    """
+    left = _wide(scores).clone()
+    wide = _wide(boxes) + _wide(boxes).new_tensor([0, 0, offset, offset])
+    there, taken = torch.ones_like(left, dtype=torch.bool), []
+    while there.any():
+        best = int(left.masked_fill(~there, -torch.inf).argmax())
+        dets[len(taken), :4], dets[len(taken), 4] = boxes[best], left[best]
+        taken.append(best)
+        there[best] = False
+        iou = _iou(wide[best][None], wide)[0]
+        if method == 2:
+            left *= (-(iou**2) / sigma).exp()
+        else:
+            left *= torch.where(iou >= iou_threshold, 1 - iou if method == 1 else iou.new_zeros(()), 1.0)
+        there &= left >= min_score
+    return torch.tensor(taken, dtype=torch.long)
+
+
+def nms_match(dets: Tensor, *, iou_threshold: float) -> list[list[int]]:
+    """Groups of boxes: one that is kept, then those that it suppresses, all by falling score.
+
+    Args:
+        dets: ``(N, 5)`` as x1, y1, x2, y2, score.
+        iou_threshold: IoU from which a box is suppressed.
+    """
+    dets = _wide(dets)
+    order = dets[:, 4].sort(descending=True, stable=True).indices
+    groups = []
+    while len(order):
+        beaten = _iou(dets[order[:1], :4], dets[order, :4])[0] >= iou_threshold
+        beaten[0] = True
+        groups.append(order[beaten].tolist())
+        order = order[~beaten]
+    return groups
 
 
 # ------------------------------------------------------------------------------------------------------- roi_align
@@ -341,7 +407,8 @@ def ms_deform_attn_forward(
         samples = F.grid_sample(maps, grid, mode='bilinear', padding_mode='zeros', align_corners=False)
         weight = attn_weight[:, :, :, level].transpose(1, 2).flatten(0, 1)
         out = out + (samples * weight[:, None]).sum(-1)
-    return out.view(batch, heads * channels, queries).transpose(1, 2).contiguous()
+    # autocast has some of the steps done in fp32
+    return out.view(batch, heads * channels, queries).transpose(1, 2).contiguous().to(value.dtype)
 
 
 def ms_deform_attn_backward(

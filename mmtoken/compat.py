@@ -5,13 +5,16 @@ waits in an import hook until the module that it mends is loaded (one that is lo
 patch names the upstream fault that it answers, so that it can go when the fault does.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 import os.path as osp
 import pickle
 import re
+import secrets
 import sys
 import warnings
 from collections.abc import Callable
@@ -108,36 +111,30 @@ def _find_packages(module: ModuleType, run: Callable) -> None:
 
 
 # ---------------------------------------------------------------------------------- (c) torch.load(weights_only=True)
-_STATISTICS = ('min', 'max', 'current', 'mean')
-
-
-def _statistics_method(owner: type, name: str) -> Callable:
-    """What ``getattr`` is in a checkpoint: the way to HistoryBuffer's own statistics, and to nothing else."""
-    if owner is sys.modules['mmengine.logging.history_buffer'].HistoryBuffer and name in _STATISTICS:
-        return getattr(owner, name)
-    raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is refused: it is no statistic of HistoryBuffer')
-
-
 def _trust_history(module: ModuleType, run: Callable) -> None:
     """Checkpoints of mmengine hold its message hub: HistoryBuffer objects over numpy arrays.
 
     Fault: mmengine 0.10.7 calls ``torch.load`` without ``weights_only``, True by default since torch 2.6, which
-    refuses those types: ``resume``, ``load_from`` and ``test`` fail on mmengine's own files. Exactly the types that
-    such files hold become safe globals: HistoryBuffer, numpy's numeric arrays and scalars. The files also reach
-    HistoryBuffer's four statistics through ``getattr``; a reader that knows only these four stands in for it.
+    refuses those types: ``resume``, ``load_from`` and ``test`` fail on mmengine's own files. Readers stand in for
+    exactly the names that such files hold (:mod:`mmtoken._unpickle`), and for the statistics that this process
+    registers.
     """
     run(module)
-    import numpy as np
     from torch.serialization import add_safe_globals
 
-    multiarray = getattr(np, '_core', None) or np.core
-    codes = '?' + np.typecodes['AllInteger'] + np.typecodes['Float']
-    trusted = [module.HistoryBuffer, np.ndarray, np.dtype, (_statistics_method, 'builtins.getattr')]
-    trusted += {type(np.dtype(code)) for code in codes}
-    # numpy 2 renamed numpy.core to numpy._core: files written by either version say so.
-    for where in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-        trusted += [(getattr(multiarray.multiarray, name), f'{where}.{name}') for name in ('_reconstruct', 'scalar')]
-    add_safe_globals(trusted)
+    from . import _unpickle
+
+    buffer = module.HistoryBuffer
+    add_safe_globals(_unpickle.trusted(buffer))
+    known = [m for name, m in buffer._statistics_methods.items() if name not in _unpickle.STATISTICS]
+    add_safe_globals([_unpickle.mentioned(method) for method in known])
+    register = buffer.register_statistics.__func__
+
+    def register_statistics(cls, method):
+        add_safe_globals([_unpickle.mentioned(method)])
+        return register(cls, method)
+
+    buffer.register_statistics = classmethod(register_statistics)
 
 
 def _torch_load(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
@@ -160,14 +157,20 @@ def _refuse_plainly(module: ModuleType, run: Callable) -> None:
     def load_checkpoint(cls, filename, *args, **kwargs):
         try:
             return load(cls, filename, *args, **kwargs)
-        except pickle.UnpicklingError as error:
+        except (OSError, ImportError):  # it is not there
+            raise
+        except Exception as error:  # a file that is torn or made up fails in any way
             name = re.search(r'GLOBAL (\S+)', str(error))
             line = re.search(r'WeightsUnpickler error:\s*(.*)', str(error))
-            why = f'it holds {name[1]}, which is no part of a checkpoint' if name else line[1] if line else str(error)
-            raise pickle.UnpicklingError(
-                f'{filename} was not loaded: {why}. If you trust the file, pass its types to '
-                'torch.serialization.add_safe_globals first, or save its state_dict alone.'
-            ) from error
+            why = f'it holds {name[1]}, which is no part of a checkpoint' if name else (line[1] if line else str(error))
+            why = (why.splitlines() or [type(error).__name__])[0]
+            advice = (
+                'If you trust the file, pass its types to torch.serialization.add_safe_globals first, or save its '
+                'state_dict alone.'
+                if isinstance(error, pickle.UnpicklingError)
+                else 'It is no checkpoint, or only a part of one.'
+            )
+            raise pickle.UnpicklingError(f'{filename} was not loaded: {why}. {advice}') from error
 
     module.CheckpointLoader.load_checkpoint = classmethod(load_checkpoint)
 
@@ -211,19 +214,46 @@ def _warn_of_version(module: ModuleType, run: Callable) -> None:
         )
 
 
-# -------------------------------------------------------------------------------------------- (f) a broken torchvision
-def _import_or_importerror(module: ModuleType, run: Callable) -> None:
-    """A torchvision that cannot load raises ImportError.
+# --------------------------------------------------------------------------- (f) torchvision without its operators
+#: Operators that torchvision's Python code says more about when it is imported.
+_TORCHVISION_OPERATORS = (
+    'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+    'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+    'roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, '
+    'int sampling_ratio, bool aligned) -> Tensor',
+)
 
-    Fault: PyPI's torchvision is built for CUDA and raises RuntimeError beside a CPU torch. mmseg imports mmdet, which
-    imports mmpretrain, which imports torchvision, guarded for ImportError only: ``import mmseg.models`` would die.
+
+def _declare_operators(module: ModuleType, run: Callable) -> None:
+    """Loads torchvision beside a torch that it was not built for; only its compiled operators are missing then.
+
+    Faults: PyPI's torchvision is built for CUDA. Beside a CPU torch its library does not load, which it forgives, but
+    then it raises RuntimeError because its operators are not declared: timm, mmpretrain and all transforms are lost.
+    They are declared here, and a call of one says that it has no kernel. A torchvision that cannot load even so raises
+    ModuleNotFoundError: mmdet guards its import for ImportError only, mmengine's ``collect_env`` for that only.
     """
     try:
         run(module)
-    except ImportError:
+        return
+    except ModuleNotFoundError:
         raise
     except Exception as error:
-        raise ImportError(f'torchvision is installed but cannot load: {error}', name='torchvision') from error
+        if 'torchvision::' not in str(error):
+            raise _no_torchvision(error) from error
+    from torch.library import Library
+
+    module._declared = library = Library('torchvision', 'FRAGMENT')  # declared as long as this object lives
+    for schema in _TORCHVISION_OPERATORS:
+        with contextlib.suppress(RuntimeError):  # it is there
+            library.define(schema)
+    try:
+        run(module)
+    except Exception as error:
+        raise _no_torchvision(error) from error
+
+
+def _no_torchvision(error: Exception) -> ModuleNotFoundError:
+    return ModuleNotFoundError(f'torchvision is installed but cannot load: {error}', name='torchvision')
 
 
 # ------------------------------------------------------------------------------------------- (g) no `scipy…interp2d`
@@ -267,14 +297,73 @@ def _own_dropout_layer(module: ModuleType, run: Callable) -> None:
     attention.__init__ = own
 
 
+# ------------------------------------------------------------------------------------- (i) files that are cut by a kill
+def _write_beside(module: ModuleType, run: Callable) -> None:
+    """Writes files beside their place and renames them: checkpoints above all.
+
+    Fault: ``LocalBackend`` writes into the file itself, and a run writes the same ``iter_N.pth`` and best checkpoint
+    again and again. A kill or a full disk in between leaves a stump that ``--resume`` and ``test`` then fail on.
+    """
+    run(module)
+
+    def whole(put: Callable) -> Callable:
+        @functools.wraps(put)
+        def write(self, obj, filepath, *args, **kwargs):
+            target = osp.realpath(filepath)
+            part = osp.join(osp.dirname(target), f'.{osp.basename(target)}.{secrets.token_hex(4)}.part')
+            try:
+                put(self, obj, part, *args, **kwargs)
+                os.replace(part, target)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(part)
+
+        return write
+
+    backend = module.LocalBackend
+    backend.put, backend.put_text = whole(backend.put), whole(backend.put_text)
+
+
+# ------------------------------------------------------------------------------- (j) models of an index without weights
+def _weights_may_lack(module: ModuleType, run: Callable) -> None:
+    """Inferencers find a model of an index by its name, also if no weights are published for it.
+
+    Faults: mmengine demands ``Weights`` of every entry, so ``MMSegInferencer('name', weights='a.pth')`` dies. And an
+    inferencer of mmseg or mmdet looks into the index of its own package only, where none of mmtoken's models is.
+    """
+    run(module)
+    read = module.BaseInferencer._get_models_from_metafile
+
+    def models(folder: str):
+        for model in read(folder):
+            yield {'Weights': None, **model}
+
+    load = module.BaseInferencer._load_model_from_metafile
+
+    def load_by_name(self, model: str):
+        try:
+            return load(self, model)
+        except ValueError:
+            scope, self.scope = self.scope, 'mmtoken'
+            try:
+                return load(self, model)
+            finally:
+                self.scope = scope
+
+    module.BaseInferencer._get_models_from_metafile = staticmethod(models)
+    module.BaseInferencer._load_model_from_metafile = load_by_name
+
+
 _PATCHES: dict[str, Patch] = {
+    'mmengine.infer.infer': _weights_may_lack,
+    'mmengine.fileio.backends.local_backend': _write_beside,
     'mmcv.cnn.bricks.transformer': _own_dropout_layer,
     'mmseg.models.backbones.beit': _resize_tables,
     'mmengine.config.utils': _name_packages,
     'mmengine.utils.package_utils': _find_packages,
     'mmengine.logging.history_buffer': _trust_history,
     'mmengine.runner.checkpoint': _refuse_plainly,
-    'torchvision': _import_or_importerror,
+    'torchvision': _declare_operators,
     **dict.fromkeys(TESTED_VERSIONS, _warn_of_version),
 }
 
@@ -295,7 +384,12 @@ class _PatchFinder:
 
 
 def apply() -> None:
-    """Put the import hooks in place, once, and mend what is loaded already."""
+    """Puts the import hooks in place, once, and mends what is loaded already.
+
+    ``MMTOKEN_NO_COMPAT=1`` in the environment switches it off.
+    """
+    if os.environ.get('MMTOKEN_NO_COMPAT', '0') not in ('', '0'):
+        return
     if any(isinstance(finder, _PatchFinder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, _PatchFinder())

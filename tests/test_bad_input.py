@@ -1,5 +1,7 @@
 """Bad input gets one line that names the key and what would be right, before any work starts."""
 
+import os
+
 import pytest
 import torch
 
@@ -54,7 +56,7 @@ def test_reducer_arguments(reducer, expected):
 
 
 def test_a_gpu_that_is_named_becomes_the_current_one(monkeypatch):
-    from mmtoken.engine.checks import check_device
+    from mmtoken.engine.devices import check_device
 
     chosen = []
     monkeypatch.setattr(torch, 'empty', lambda *args, **kwargs: None)
@@ -68,7 +70,8 @@ def test_a_gpu_that_is_named_becomes_the_current_one(monkeypatch):
 def test_a_reducer_on_a_stock_backbone(scope, name):
     from mmengine.config import Config
 
-    from mmtoken.engine.checks import UserError, build_runner
+    from mmtoken.engine.errors import UserError
+    from mmtoken.engine.models import build_runner
 
     backbone = dict(type=name, reducer=dict(type='mmtoken.ToMe', r=1))
     with pytest.raises(UserError, match=f'backbone.type={name} takes no reducer; use mmtoken.TokenVisionTransformer$'):
@@ -76,20 +79,22 @@ def test_a_reducer_on_a_stock_backbone(scope, name):
 
 
 def test_an_output_that_may_not_be_written(tmp_path, monkeypatch):
-    from mmtoken.engine import checks
+    from mmtoken.engine.errors import UserError
+    from mmtoken.engine.files import check_output
 
     asked = []
-    monkeypatch.setattr(checks.os, 'access', lambda path, mode: asked.append(path) or False)
+    monkeypatch.setattr(os, 'access', lambda path, mode: asked.append(path) or False)
     (tmp_path / 'there').write_text('')
     for name, looked_at in (('there', tmp_path / 'there'), ('new', tmp_path)):
-        with pytest.raises(checks.UserError, match=f'--json .*{name}: no permission'):
-            checks.check_output('--json', tmp_path / name)
+        with pytest.raises(UserError, match=f'--json .*{name}: no permission'):
+            check_output('--json', tmp_path / name)
         assert asked.pop() == looked_at
-    checks.check_output('--json', None)
+    check_output('--json', None)
 
 
 def test_a_file_that_is_no_checkpoint(tmp_path):
-    from mmtoken.engine.checks import UserError, check_checkpoint
+    from mmtoken.engine.checkpoints import check_checkpoint
+    from mmtoken.engine.errors import UserError
 
     (tmp_path / 'text.pth').write_text('no weights')
     (tmp_path / 'empty.pth').write_bytes(b'')
@@ -103,7 +108,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path):
 def test_a_checkpoint_is_loaded_by_the_check_as_by_mmengine(tmp_path, capsys):
     from mmengine.runner import load_checkpoint
 
-    from mmtoken.engine.checks import check_checkpoint
+    from mmtoken.engine.checkpoints import check_checkpoint
 
     class Versioned(torch.nn.Linear):
         _version = 2

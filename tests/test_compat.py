@@ -1,6 +1,5 @@
 """Each of upstream's faults that mmtoken.compat answers (the mmcv ops: test_ext_standin.py)."""
 
-import io
 import os
 import pickle
 import subprocess
@@ -57,6 +56,23 @@ def test_apply_twice_is_once():
     before = list(sys.meta_path)
     compat.apply()
     assert sys.meta_path == before
+
+
+def test_it_can_be_switched_off(monkeypatch):
+    monkeypatch.setenv('MMTOKEN_NO_COMPAT', '1')
+    run("""
+        import sys
+        before = list(sys.meta_path)
+        import mmtoken
+        assert sys.meta_path == before
+    """)
+    monkeypatch.setenv('MMTOKEN_NO_COMPAT', '0')
+    run("""
+        import sys
+        before = list(sys.meta_path)
+        import mmtoken
+        assert len(sys.meta_path) == len(before) + 2
+    """)
 
 
 # ------------------------------------------------------------------------------------------------ (a) package::config
@@ -191,83 +207,6 @@ def test_resume_load_and_test_mmengines_own_checkpoint(tmp_path):
     assert 'error' in make_runner(tmp_path / 'test', 4, load_from=str(path)).test()
 
 
-def reread(thing):
-    buffer = io.BytesIO()
-    torch.save(thing, buffer)
-    buffer.seek(0)
-    return torch.load(buffer)
-
-
-@pytest.mark.parametrize('dtype', ['?', 'u1', 'i2', 'i4', 'i8', 'u8', 'f2', 'f4', 'f8'])
-def test_numbers_of_numpy_are_trusted(dtype):
-    import mmengine.logging  # noqa: F401
-
-    array = np.arange(6).reshape(2, 3).astype(dtype)
-    again = reread(dict(array=array, scalar=array[1, 2]))
-    assert again['array'].dtype == array.dtype and (again['array'] == array).all()
-    assert again['scalar'] == array[1, 2]
-
-
-def test_checkpoints_of_the_other_numpy_are_read():
-    """numpy 1 wrote ``numpy.core``, numpy 2 writes ``numpy._core``; published checkpoints are of the former kind."""
-    import mmengine.logging  # noqa: F401
-
-    buffer = io.BytesIO()
-    torch.save(dict(a=np.arange(3.0)), buffer, _use_new_zipfile_serialization=False)
-    raw = buffer.getvalue()
-    old, new = b'cnumpy.core.multiarray\n', b'cnumpy._core.multiarray\n'
-    assert (old in raw) != (new in raw)
-    swapped = raw.replace(old, new) if old in raw else raw.replace(new, old)
-    assert torch.load(io.BytesIO(swapped))['a'].tolist() == [0.0, 1.0, 2.0]
-
-
-class Reduced:
-    """Pickles as a call of ``function(*args)``."""
-
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
-class Foreign:
-    pass
-
-
-@pytest.mark.parametrize(
-    'evil, named',
-    [
-        (Reduced(os.system, 'true'), r'posix\.system|nt\.system'),
-        (Reduced(getattr, 'text', 'upper'), 'getattr'),
-        (Reduced(getattr, torch.Tensor, 'numpy'), 'getattr'),
-        (Reduced(eval, '1'), 'eval'),
-        (Foreign(), 'Foreign'),
-    ],
-)
-def test_other_pickles_are_refused_in_one_line(tmp_path, evil, named):
-    from mmengine.runner.checkpoint import CheckpointLoader
-
-    path = tmp_path / 'evil.pth'
-    torch.save(dict(state_dict={}, extra=evil), path)
-    with pytest.raises(pickle.UnpicklingError, match=named):
-        torch.load(path)
-    with pytest.raises(pickle.UnpicklingError, match=named) as refusal:
-        CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
-    message = str(refusal.value)
-    assert '\n' not in message and 'evil.pth' in message and 'add_safe_globals' in message
-
-
-def test_getattr_reaches_the_statistics_only():
-    from mmengine.logging import HistoryBuffer
-
-    assert compat._statistics_method(HistoryBuffer, 'mean') is HistoryBuffer.mean
-    for owner, name in ((HistoryBuffer, '__init__'), (HistoryBuffer, 'register_statistics'), (os, 'min'), ('x', 'max')):
-        with pytest.raises(pickle.UnpicklingError):
-            compat._statistics_method(owner, name)
-    assert getattr not in [x[0] if isinstance(x, tuple) else x for x in torch.serialization.get_safe_globals()]
-
-
 # ----------------------------------------------------------------------------------------------- (e) version windows
 VERSION_GUARDED = """
     import mmcv
@@ -328,9 +267,47 @@ def test_broken_torchvision_leaves_mmseg_alone(tmp_path):
             assert 'operator torchvision::nms does not exist' in str(error)
         else:
             raise AssertionError
+        from mmengine.utils.dl_utils import collect_env  # guards its import for ModuleNotFoundError only
+        assert 'TorchVision' not in collect_env()
     """,
         tmp_path,
     )
+
+
+def test_torchvision_loads_without_its_operators(tmp_path):
+    """A made-up torchvision that says more about its operators, as the real one does when it is imported."""
+    (tmp_path / 'torchvision.py').write_text(
+        """
+import torch
+__version__ = '0.28.0'
+for name in ('nms', 'qnms'):
+    torch.library.register_fake(f'torchvision::{name}')(lambda dets, scores, iou_threshold: dets)
+"""
+    )
+    assert 'operator torchvision::nms does not exist' in run('import torchvision', tmp_path, check=False).stderr
+    run(
+        """
+        import mmtoken, torch, torchvision
+        try:
+            torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+        except NotImplementedError as error:
+            assert 'torchvision::nms' in str(error)
+        else:
+            raise AssertionError
+        from mmcv.ops import nms
+        assert len(nms(torch.tensor([[0., 0, 1, 1]]), torch.tensor([1.]), 0.5)[1]) == 1
+    """,
+        tmp_path,
+    )
+
+
+def test_the_installed_torchvision_loads():
+    pytest.importorskip('torchvision')
+    run("""
+        import mmtoken, torch
+        from torchvision.transforms.v2 import Resize
+        assert Resize((4, 6))(torch.zeros(3, 8, 8)).shape == (3, 4, 6)
+    """)
 
 
 # ------------------------------------------------------------------------------------------- (g) no `scipy…interp2d`
@@ -364,6 +341,28 @@ def _geometric_nodes(source: int, target: int) -> list:
         low, high = (low, q) if (1 - q ** (source // 2)) / (1 - q) > target // 2 else (q, high)
     right = [sum(q**k for k in range(i + 1)) for i in range(source // 2)]
     return [-r for r in reversed(right)] + [0.0] + right
+
+
+# ------------------------------------------------------------------------------------- (i) files that are cut by a kill
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    from mmengine.fileio import LocalBackend
+    from mmengine.runner import save_checkpoint
+
+    backend, path = LocalBackend(), tmp_path / 'folder' / 'a.pth'
+    backend.put(b'old', path)
+    backend.put_text('text', str(tmp_path / 'b.txt'))
+    assert (tmp_path / 'b.txt').read_text() == 'text'
+    with pytest.raises(TypeError):  # half-way: the file is open by then
+        backend.put(5, path)
+    with pytest.raises(TypeError):
+        backend.put_text(5, path)
+    assert path.read_bytes() == b'old' and not list(path.parent.glob('.*'))
+    save_checkpoint(dict(state_dict=dict(a=torch.ones(1))), str(path))
+    assert torch.load(path)['state_dict']['a'] == 1
+    link = tmp_path / 'latest.pth'
+    link.symlink_to(path)
+    backend.put(b'new', link)
+    assert link.is_symlink() and path.read_bytes() == b'new'
 
 
 # ------------------------------------------------------------------------------------- (h) one dropout layer for all

@@ -81,6 +81,36 @@ def test_converter_names_what_is_wrong(segnet, tmp_path, spoil, words):
     assert '\n' not in message and all(word in message for word in words), message
 
 
+@pytest.mark.parametrize(
+    'spoil, words',
+    [
+        (lambda d: (d / 'images/val/val1.jpg').write_bytes(b''), ['val1.jpg', 'not an image']),
+        (lambda d: (d / 'labels/val/val1.png').write_bytes(b''), ['val1.png', 'label map']),
+        (lambda d: cv2.imwrite(str(d / 'labels/val/val1.png'), np.zeros((9, 11), np.uint8)), ['val1.jpg', 'size']),
+        (lambda d: cv2.imwrite(str(d / 'labels/val/val1.png'), np.full((9, 12), 11, np.uint8)), ['val1.png', 'id 11']),
+        (lambda d: (d / 'images/val/val1.jpg').unlink(), ['val1.png', 'is the label of no .jpg image']),
+        (lambda d: (d / 'labels/val/val1.png').unlink(), ['val1.png', 'no readable label map']),
+        (lambda d: (d / 'images/val').rename(d / 'images/vall'), ['no .jpg images']),
+    ],
+)
+def test_converter_checks_its_own_layout(camvid, spoil, words):
+    spoil(camvid)
+    with pytest.raises(SystemExit) as caught:
+        converter.main([str(camvid)])
+    message = str(caught.value)
+    assert caught.value.code == 2 and '\n' not in message and all(word in message for word in words), message
+
+
+def test_converter_says_when_the_disk_is_full(segnet, tmp_path, monkeypatch):
+    def full(self, data):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Path, 'write_bytes', full)
+    with pytest.raises(SystemExit, match=r'train0.png: cannot be written \(No space left on device\)'):
+        converter.main([str(segnet), str(tmp_path / 'data')])
+    assert not [path for path in (tmp_path / 'data').rglob('*') if path.is_file()]
+
+
 def test_dataset_pairs_images_and_labels(camvid):
     data = dataset(camvid)
     assert len(data) == 2 and len(data.metainfo['classes']) == len(data.metainfo['palette']) == 11

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import math
 import os
 
 import mmcv._ext
@@ -40,7 +41,7 @@ def standin(request, monkeypatch):
 
 
 def behind(module, monkeypatch):
-    for name in ('nms', 'roi_align', 'focal_loss', 'multi_scale_deform_attn', 'deform_conv'):
+    for name in ('nms', 'roi_align', 'focal_loss', 'multi_scale_deform_attn', 'deform_conv', 'modulated_deform_conv'):
         monkeypatch.setattr(importlib.import_module(f'mmcv.ops.{name}'), 'ext_module', module)
 
 
@@ -310,13 +311,73 @@ def test_torchvision_is_used_where_it_loads(monkeypatch):
     assert vision.calls == ['roi_align', 'nms', '_roi_align_backward']
 
 
+def slow_softnms(boxes, scores, threshold, sigma, lowest, method, offset):
+    left, out = list(enumerate(scores.tolist())), []
+    while left:
+        left.sort(key=lambda pair: -pair[1])
+        best, score = left.pop(0)
+        out.append((best, score))
+        after = []
+        for i, other in left:
+            x1, y1 = torch.maximum(boxes[i, :2], boxes[best, :2]).tolist()
+            x2, y2 = torch.minimum(boxes[i, 2:], boxes[best, 2:]).tolist()
+            inter = max(x2 - x1 + offset, 0) * max(y2 - y1 + offset, 0)
+            area = sum(float((boxes[k, 2:] - boxes[k, :2] + offset).prod()) for k in (i, best))
+            iou = inter / (area - inter)
+            factor = math.exp(-(iou**2) / sigma)
+            if method != 'gaussian':
+                factor = 1 if iou < threshold else 1 - iou if method == 'linear' else 0
+            if other * factor >= lowest:
+                after.append((i, other * factor))
+        left = after
+    return out
+
+
+@pytest.mark.parametrize('number', [0, 1, 40])
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('method', ['naive', 'linear', 'gaussian'])
+def test_soft_nms(standin, number, offset, method):
+    boxes, scores = make_rois(number)[:, 1:].contiguous(), torch.rand(number)
+    boxes[:, 2:] += 3  # none is empty
+    dets, indices = ops.soft_nms(boxes, scores, 0.3, 0.4, 0.1, method, offset)
+    expected = slow_softnms(boxes, scores, 0.3, 0.4, 0.1, method, offset)
+    assert indices.tolist() == [i for i, _ in expected]
+    torch.testing.assert_close(dets[:, 4], torch.tensor([score for _, score in expected]))
+    assert torch.equal(dets[:, :4], boxes[indices])
+
+
+def test_nms_match(standin):
+    boxes = make_rois(40)[:, 1:]
+    boxes[:, 2:] += 3
+    scores = torch.rand(40)
+    groups = ops.nms_match(torch.cat([boxes, scores[:, None]], 1), 0.3)
+    assert sorted(i for group in groups for i in group.tolist()) == list(range(40))
+    assert any(len(group) > 1 for group in groups)
+    assert [group[0].item() for group in groups] == slow_nms(boxes, scores, 0.3, 0)
+    for group in groups:
+        assert scores[group].tolist() == sorted(scores[group].tolist(), reverse=True)
+        for i in group[1:].tolist():
+            assert standin._iou(boxes[group[:1]], boxes[i : i + 1]) >= 0.3
+    assert ops.nms_match(torch.zeros(0, 5), 0.3) == []
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_deformable_attention_keeps_its_type_under_autocast(standin, dtype):
+    value, where = torch.randn(1, 20, 2, 4, dtype=dtype), torch.rand(1, 3, 2, 1, 2, 2, dtype=dtype)
+    weight = torch.rand(1, 3, 2, 1, 2, dtype=dtype)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = standin.ms_deform_attn_forward(
+            value, torch.tensor([[4, 5]]), torch.tensor([0]), where, weight, im2col_step=64
+        )
+    assert out.dtype == dtype
+
+
 def test_other_ops_name_themselves_and_their_package(standin):
-    conv = ops.DeformConv2d(2, 2, 3)
-    with pytest.raises(NotImplementedError, match='`deform_conv_forward`.*mmcv>=2.1,<2.2.*onedl-mmcv') as error:
-        conv(torch.randn(1, 2, 4, 4), torch.randn(1, 18, 2, 2))
-    assert '\n' not in str(error.value)
-    with pytest.raises(NotImplementedError, match='`active_rotated_filter_forward`'):
+    with pytest.raises(
+        NotImplementedError, match='`active_rotated_filter_forward`.*mmcv>=2.1,<2.2.*onedl-mmcv'
+    ) as error:
         standin.active_rotated_filter_forward(1)
+    assert '\n' not in str(error.value)
 
 
 def test_environment_of_a_run_can_be_collected(standin):

@@ -1,12 +1,17 @@
 """The feature cache: a head's training sees the frozen backbone's features, and runs it once for each picture."""
 
+import inspect
 import logging
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 
-from mmtoken.engine import FeatureCacheHook
+from mmtoken.engine import FeatureCacheHook, feature_cache
+from mmtoken.engine.feature_cache import folder_name
+from mmtoken.registry import REDUCERS
 from mmtoken.testing import toy_hosts
 
 
@@ -67,6 +72,118 @@ def test_other_weights_or_types_have_other_folders(tmp_path):
     assert start(tmp_path, 'float16')[0].folder != folder
     torch.manual_seed(1)
     assert start(tmp_path)[0].folder != folder
+
+
+def methods() -> list[str]:
+    REDUCERS.import_from_location()
+    return sorted(REDUCERS.module_dict)
+
+
+def others(value, words):
+    """Values unlike the given one that the same argument may take; which of them it does take, the method says."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, (int, float)):
+        return [other for other in (value + 1, value - 1, value * 0.9, value + 0.1) if other != value]
+    if isinstance(value, str):
+        return [word for word in words if word != value] + [0.5]
+    if isinstance(value, dict):
+        return [{**value, key: part * 2} for key, part in value.items() if type(part) is int and part]
+    if isinstance(value, (tuple, list)):
+        return [(*value[:-1], last) for last in others(value[-1], words)]
+    return [1, 2, 3, 0.5, [1, 2], 'auto', *words]
+
+
+@pytest.mark.parametrize('method', methods())
+def test_each_argument_of_a_method_has_its_folder(method):
+    """With an empty config: what the reducer was built with decides, wherever it came from."""
+    kind = REDUCERS.get(method)
+    words = re.findall(r'``([a-z_]+)``', kind.__doc__)
+    defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+    example = {**{k: v for k, v in defaults.items() if v is not inspect.Parameter.empty}, **kind.examples[0]}
+
+    def folder(args):
+        torch.manual_seed(0)
+        host = toy_hosts()['TokenDINOv2'](out_indices=(3,), reducer=dict(type=f'mmtoken.{method}', **args))
+        return folder_name(host, Config(dict(model=dict())), torch.float16)
+
+    base = folder(example)
+    assert folder(example) == base
+    tried = set()
+    for name in defaults:
+        for value in others(example[name], words):
+            for args in ({**example, name: value}, {name: value}):  # two arguments may exclude each other
+                try:
+                    changed = folder(args)
+                except (TypeError, ValueError, AssertionError):
+                    continue
+                tried.add(name)
+                assert changed != base, f'{name}={value!r} has the folder of {name}={example[name]!r}'
+    assert len(tried) > len(defaults) / 2, tried
+
+
+def test_what_else_decides_a_feature_has_its_folder(monkeypatch):
+    def folder(dtype=torch.float16, host=None, **cfg):
+        torch.manual_seed(0)
+        backbone = toy_hosts()['TokenDINOv2'](**(host or dict(out_indices=(3,))))
+        return folder_name(backbone, Config({**dict(model=dict(backbone=dict(type='x'))), **cfg}), dtype)
+
+    folders = [
+        folder(),
+        folder(torch.float32),
+        folder(host=dict(out_indices=(2,))),
+        folder(model=dict(backbone=dict(type='x', reducer=dict(layer=1)))),
+        folder(model=dict(backbone=dict(type='x'), auxiliary_head=dict(channels=3))),
+        folder(train_dataloader=dict(dataset=dict(data_root='a', pipeline=[dict(type='Resize', scale=3)]))),
+        folder(train_dataloader=dict(dataset=dict(data_root='a', pipeline=[dict(type='Resize', scale=4)]))),
+    ]
+    monkeypatch.setattr(torch, '__version__', 'another')
+    folders.append(folder())
+    monkeypatch.undo()
+    monkeypatch.setattr(feature_cache, 'sources', lambda backbone: set())  # other code
+    folders.append(folder())
+    assert len(set(folders)) == len(folders)
+    monkeypatch.undo()
+    one_head, another = (folder(model=dict(backbone=dict(type='x'), decode_head=dict(channels=c))) for c in (1, 2))
+    assert one_head == another == folders[0]
+
+
+def test_pictures_of_one_colour_differ_by_their_shape(tmp_path, monkeypatch):
+    hook, _runner, backbone = start(tmp_path)
+    assert backbone(torch.zeros(1, 3, 16, 32))[0].shape[-2:] == (4, 8)
+    assert backbone(torch.zeros(1, 3, 32, 16))[0].shape[-2:] == (8, 4)
+    image = torch.zeros(3, 16, 32)
+    names = {hook.path(image), hook.path(image.half()), hook.path(image.bfloat16())}
+    with torch.autocast('cpu'):
+        names.add(hook.path(image))
+    assert len(names) == 4
+
+
+def test_a_file_that_is_cut_is_made_anew(tmp_path, monkeypatch):
+    hook, _runner, backbone = start(tmp_path)
+    image = torch.randn(1, 3, 32, 32)
+    first = backbone(image)
+    (file,) = hook.folder.glob('*')
+    for data in (file.read_bytes()[:50], b'', b'something else'):
+        file.write_bytes(data)
+        runs = count_runs(hook, monkeypatch)
+        assert torch.equal(backbone(image)[0], first[0]) and runs == [1]
+        assert torch.equal(backbone(image)[0], first[0]) and runs == [1]
+
+
+def test_a_full_disk_ends_the_cache_and_not_the_training(tmp_path, monkeypatch, caplog):
+    hook, _runner, backbone = start(tmp_path)
+    image = torch.randn(1, 3, 32, 32)
+
+    def full(*args):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(feature_cache.torch, 'save', full)
+    expected = hook.run(image)
+    for _ in range(2):
+        torch.testing.assert_close(backbone(image)[0], expected[0])
+    assert caplog.text.count('Features are no longer kept') == 1 and 'No space left' in caplog.text
+    assert not list(hook.folder.glob('.*'))
 
 
 def test_refusals(tmp_path):

@@ -202,3 +202,55 @@ def test_heads_of_the_repository_fit_their_configs(path):
     state, _ = converter.read(path)
     head.load_state_dict(state)
     assert path.stat().st_size < 700_000 and head.conv_seg.weight.std() > 0.01
+
+
+def saved(thing, path):
+    torch.save(thing, path)
+
+
+@pytest.mark.parametrize(
+    'name, write, words',
+    [
+        ('text.pth', lambda path: path.write_text('no weights'), ['cannot be read']),
+        ('empty.pth', lambda path: path.write_bytes(b''), ['cannot be read']),
+        ('list.pth', lambda path: saved([1, 2], path), ['cannot be read', 'list']),
+        ('numbers.pth', lambda path: saved({'cls_token': 3}, path), ['cls_token is no tensor']),
+        ('nan.pth', lambda path: saved({'cls_token': torch.full((2,), torch.nan)}, path), ['cls_token', 'not finite']),
+        ('text.onnx', lambda path: path.write_text('no graph'), ['text.onnx cannot be read as ONNX']),
+        ('folder.pth', lambda path: path.mkdir(), ['no such file']),
+    ],
+)
+def test_wrong_sources(tmp_path, name, write, words):
+    if name.endswith('.onnx'):
+        pytest.importorskip('onnx')
+    write(tmp_path / name)
+    message = fails(tmp_path / name, tmp_path / 'out.pth')
+    assert all(word in message for word in words), message
+    assert not (tmp_path / 'out.pth').exists()
+
+
+def test_a_graph_may_not_name_other_files(tmp_path):
+    onnx = pytest.importorskip('onnx')
+    (tmp_path / 'secret.bin').write_bytes(b'x' * 8)
+    tensor = onnx.TensorProto(name='backbone.cls_token', data_type=onnx.TensorProto.FLOAT, dims=[2])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key='location', value='secret.bin')
+    onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], 'g', [], [], [tensor])), str(tmp_path / 'a.onnx'))
+    assert 'backbone.cls_token lies in another file' in fails(tmp_path / 'a.onnx', tmp_path / 'out.pth')
+
+
+def test_a_kill_leaves_no_stump(tmp_path, monkeypatch):
+    torch.save(host().state_dict(), tmp_path / 'official.pth')
+
+    def killed(state, path):
+        Path(path).write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(converter.torch, 'save', killed)
+    with pytest.raises(KeyboardInterrupt):
+        converter.main([str(tmp_path / 'official.pth'), str(tmp_path / 'out.pth')])
+    assert not (tmp_path / 'out.pth').exists()
+
+
+def test_output_is_checked_first(tmp_path):
+    assert 'this is a folder' in fails(tmp_path / 'gone.pth', tmp_path)

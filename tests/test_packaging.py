@@ -62,6 +62,10 @@ def configs():
     return sorted(p.relative_to(ROOT / 'configs').as_posix() for p in (ROOT / 'configs').rglob('*.py'))
 
 
+def models():
+    return [path for path in configs() if not path.startswith('_base_')]
+
+
 def check_install(target, cwd, home):
     """In a fresh interpreter that knows ``target`` and the other packages, but no installed mmtoken."""
     others = [p for p in sys.path if 'site-packages' in p or 'dist-packages' in p]
@@ -84,6 +88,9 @@ def check_install(target, cwd, home):
         assert cfg.extra == 1 and 'default_scope' in cfg, cfg
         mim = os.path.join(get_installed_path('mmtoken'), '.mim')
         assert os.path.isfile(os.path.join(mim, 'tools', 'train.py'))
+        from mmengine.infer import BaseInferencer
+        names = BaseInferencer.list_models('mmtoken')
+        assert len(names) == len(set(names)) == {len(models())}, len(names)
         index = mmengine.load(os.path.join(mim, 'model-index.yml'))['Import']
         assert 'configs/made_up/metafile.yml' in index
         assert all(os.path.isfile(os.path.join(mim, path)) for path in index)
@@ -123,6 +130,40 @@ def test_editable(built, tmp_path):
     added = built['source'] / 'configs' / '_base_' / 'added.py'
     added.write_text('x = 1\n')
     assert (built['source'] / 'mmtoken' / '.mim' / 'configs' / '_base_' / 'added.py').read_text() == 'x = 1\n'
+
+
+def test_editable_is_found_from_the_folder_above_its_clone(built, tmp_path):
+    """There the clone, a folder named mmtoken without ``__init__.py``, looks like a namespace package."""
+    clone = tmp_path / 'mmtoken'
+    clone.symlink_to(built['source'], target_is_directory=True)
+    with zipfile.ZipFile(built['editable']) as archive:
+        archive.extractall(tmp_path / 'site')
+    code = f"""
+        import os, site, sys
+        site.addsitedir({str(tmp_path / 'site')!r})
+        import mmtoken
+        assert mmtoken.__file__ and hasattr(mmtoken, 'compat'), mmtoken.__path__
+        import mmtoken.compat
+    """
+    run(sys.executable, '-S', '-c', textwrap.dedent(code), cwd=tmp_path, PYTHONPATH='')
+
+
+@pytest.mark.parametrize(
+    'name', ["it's.jpg", "x'; touch P; '", 'a b.jpg', '$(touch P).jpg', '$$HOME.jpg', '"; touch P; "']
+)
+def test_make_hands_the_name_of_a_picture_on(built, tmp_path, name):
+    if shutil.which('make') is None:
+        pytest.skip('no make')
+    (tmp_path / '.venv/bin').mkdir(parents=True)
+    (tmp_path / '.venv/bin/python').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / '.venv/bin/python').chmod(0o755)
+    shutil.copy(built['source'] / 'Makefile', tmp_path)
+    (tmp_path / 'setup.py').write_text('')
+    (tmp_path / '.venv/.done').write_text('')  # newer than setup.py
+    said = run('make', '-s', 'demo', f'IMAGE={name}', cwd=tmp_path).splitlines()
+    assert said[-3:] == ['tools/demo.py', '--image', name]
+    assert run('make', '-s', 'demo', cwd=tmp_path).splitlines()[-1] == 'tools/demo.py'
+    assert not (tmp_path / 'P').exists()
 
 
 def test_the_version_is_that_of_the_changelog_and_of_the_citation():

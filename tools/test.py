@@ -9,10 +9,14 @@ import argparse
 import os
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 import mmtoken  # noqa: F401  before any config is read: it makes `mmtoken::` and `mmseg::` known to mmengine
-from mmtoken.engine import checks
+from mmtoken.engine.checkpoints import check_checkpoint
+from mmtoken.engine.configs import CfgOptions, check_datasets, load_config, name_bad_files
+from mmtoken.engine.devices import use_cpu_if_needed
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.models import build_runner, build_testing
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,11 +29,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--show-dir', help='folder for painted predictions, one of every default_hooks.visualization.interval'
     )
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds that each picture is shown')
+    parser.add_argument('--wait-time', type=float, help='seconds that --show shows each picture (2)')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='override settings of the config: key=value, key="[a,b]", key="[(a,b),(c,d)]"',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
@@ -45,20 +49,22 @@ def need(cfg: Config, key: str, flag: str):
     for part in key.split('.'):
         cfg = cfg.get(part)
         if cfg is None:
-            raise checks.UserError(f'{flag} needs {key} in the config')
+            raise UserError(f'{flag} needs {key} in the config')
     return cfg
 
 
-@checks.one_line_errors()
+@one_line_errors()
 def main():
     args = parse_args()
-    cfg = checks.load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     cfg.load_from = args.checkpoint
+    if args.wait_time is not None and not args.show:
+        raise UserError('--wait-time says how long --show shows a picture; give --show too')
     if args.show or args.show_dir:
         hook = need(cfg, 'default_hooks.visualization', '--show-dir' if args.show_dir else '--show')
-        hook.update(draw=True, show=args.show, wait_time=args.wait_time)
+        hook.update(draw=True, show=args.show, wait_time=2 if args.wait_time is None else args.wait_time)
         if args.show_dir:
             need(cfg, 'visualizer', '--show-dir').save_dir = args.show_dir
     if args.tta:
@@ -69,10 +75,12 @@ def main():
         for evaluator in evaluators:
             evaluator.update(output_dir=args.out, keep_results=True)
 
-    checks.check_datasets(cfg, ['test'])
-    checks.use_cpu_if_needed(cfg)
-    runner = checks.build_runner(cfg)
-    checks.check_checkpoint(runner.model, args.checkpoint)
+    check_datasets(cfg, ['test'])
+    use_cpu_if_needed(cfg)
+    name_bad_files(cfg)
+    runner = build_runner(cfg)
+    build_testing(runner)
+    check_checkpoint(runner.model, args.checkpoint)
     runner.test()
 
 

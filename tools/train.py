@@ -7,11 +7,13 @@ import argparse
 import os
 from pathlib import Path
 
-from mmengine.config import DictAction
-from mmengine.runner import find_latest_checkpoint
-
 import mmtoken  # noqa: F401  before any config is read: it makes `mmtoken::` and `mmseg::` known to mmengine
-from mmtoken.engine import checks
+from mmtoken.engine import GuardHook
+from mmtoken.engine.checkpoints import check_checkpoint, check_frozen, check_resume, latest_checkpoint
+from mmtoken.engine.configs import CfgOptions, check_datasets, check_pretrained, load_config, name_bad_files
+from mmtoken.engine.devices import check_amp, use_cpu_if_needed
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.models import build_runner, build_training, dry_run
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=CfgOptions,
         help='override settings of the config: key=value, key="[a,b]", key="[(a,b),(c,d)]"',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
@@ -43,32 +45,38 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-@checks.one_line_errors()
+@one_line_errors()
 def main():
     args = parse_args()
-    cfg = checks.load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     if args.amp:
         kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
         if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise checks.UserError(f'--amp works with optim_wrapper.type=OptimWrapper, not with {kind}')
+            raise UserError(f'--amp works with optim_wrapper.type=OptimWrapper, not with {kind}')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     cfg.resume = args.resume is not None
-    if args.resume not in (None, 'auto'):
-        cfg.load_from = args.resume
+    if cfg.resume:
+        cfg.load_from = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        cfg.resume = cfg.load_from is not None
 
-    checks.check_datasets(cfg, ['train', 'val'])
-    checks.check_pretrained(cfg)
-    checks.check_amp(cfg)
-    checks.use_cpu_if_needed(cfg)
-    runner = checks.build_runner(cfg)
-    start = cfg.get('load_from') or (find_latest_checkpoint(cfg.work_dir) if cfg.resume else None)
-    checks.check_frozen(runner.model, start)
+    check_datasets(cfg, ['train', 'val'])
+    check_pretrained(cfg)
+    check_amp(cfg)
+    use_cpu_if_needed(cfg)
+    name_bad_files(cfg)
+    runner = build_runner(cfg)
+    build_training(runner)
+    start = cfg.get('load_from')
+    check_frozen(runner.model, start)
+    if cfg.resume:
+        check_resume(runner, start)
     if start:
-        checks.check_checkpoint(runner.model, start, part='' if cfg.resume else 'backbone.')
-    checks.dry_run(runner.model, cfg)
+        check_checkpoint(runner.model, start, part='' if cfg.resume else 'backbone.')
+    dry_run(runner.model, cfg)
+    runner.register_hook(GuardHook())
     runner.train()
 
 

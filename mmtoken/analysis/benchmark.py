@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmtoken.engine.checks import UserError
+from mmtoken.engine.errors import UserError
 
 from .counter import MacReport, count_macs
 from .flops import cost_varies, inference_path, mean_report, over_pictures, segmentor_macs

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from mmtoken.engine.checks import UserError
+from mmtoken.engine.errors import UserError
 
 from .tasks import Metric
 from .tokens import TokenTrace, average_groups, fit_to_patches, overlay_groups

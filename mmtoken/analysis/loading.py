@@ -17,7 +17,10 @@ from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmtoken.engine.checks import UserError, check_checkpoint, check_datasets, check_host, load_config
+from mmtoken.engine.checkpoints import check_checkpoint
+from mmtoken.engine.configs import check_datasets, load_config
+from mmtoken.engine.errors import UserError
+from mmtoken.engine.models import check_host
 
 from .flops import cost_varies, image_channels
 

@@ -18,7 +18,10 @@ from mmengine.config import Config
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
-from mmtoken.engine.checks import UserError, build_runner, check_checkpoint, check_datasets, datasets_of, unwrap
+from mmtoken.engine.checkpoints import check_checkpoint
+from mmtoken.engine.configs import check_datasets, datasets_of
+from mmtoken.engine.errors import UserError
+from mmtoken.engine.models import build_runner, unwrap
 
 from .counter import MacReport, count_macs
 from .flops import cost_keys, inference_path, mean_report, over_pictures

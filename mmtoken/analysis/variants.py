@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmtoken.core import HostInfo, build_reducer, method_of
-from mmtoken.engine.checks import UserError
+from mmtoken.engine.errors import UserError
 from mmtoken.models.segmentors import hand_over
 
 from .rivals import smaller_size

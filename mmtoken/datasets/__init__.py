@@ -1,6 +1,7 @@
 """Datasets and transforms that OpenMMLab lacks."""
 
 from .camvid import CamVidDataset
+from .loading import LoadImage, LoadLabels
 from .transforms import ResizeLabels
 
-__all__ = ['CamVidDataset', 'ResizeLabels']
+__all__ = ['CamVidDataset', 'LoadImage', 'LoadLabels', 'ResizeLabels']

@@ -1,8 +1,8 @@
-"""What training and testing need beyond mmengine: hooks, and the checks that the tools make before they start."""
+"""What training and testing need beyond mmengine: hooks, checks before any work starts, one-line errors."""
 
 from .feature_cache import FeatureCacheHook
-from .hooks import IterSeedHook
+from .hooks import GuardHook, IterSeedHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .token_stats import TokenStatsHook
 
-__all__ = ['FeatureCacheHook', 'IterSeedHook', 'LayerDecayOptimWrapperConstructor', 'TokenStatsHook']
+__all__ = ['FeatureCacheHook', 'GuardHook', 'IterSeedHook', 'LayerDecayOptimWrapperConstructor', 'TokenStatsHook']

@@ -1,15 +1,24 @@
 """Trains heads on a frozen backbone without running it more than once for each picture."""
 
 import hashlib
-import os
+import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmtoken import core
 from mmtoken.registry import HOOKS
+
+from .configs import datasets_of
+from .errors import UserError
+from .files import replacing
 
 
 @HOOKS.register_module()
@@ -17,8 +26,8 @@ class FeatureCacheHook(Hook):
     """Keeps the outputs of a frozen backbone on disk while a head is trained on them.
 
     A picture is known by its pixels after the pipeline, so augmentations with few outcomes, such as a flip of the
-    whole image, fill the cache in a few epochs; random crops never hit it. The folder is named after the config
-    and the weights of the backbone, so several heads can share it and a stale one is never read. Validation runs
+    whole image, fill the cache in a few epochs; random crops never hit it. The folder is named after all that decides
+    a feature (:func:`folder_name`), so several decode heads can share it and a stale one is never read. Validation runs
     the real backbone. Where exit heads are frozen in a reducer, a decode head learns from all tokens, also from those
     whose predictions are final already.
 
@@ -29,6 +38,7 @@ class FeatureCacheHook(Hook):
 
     def __init__(self, cache_dir: str = 'work_dirs/feature_cache', dtype: str = 'float16'):
         self.cache_dir, self.dtype = Path(cache_dir), getattr(torch, dtype)
+        self.full = False
 
     def before_train(self, runner) -> None:
         """Puts the cache in front of the backbone.
@@ -48,15 +58,9 @@ class FeatureCacheHook(Hook):
             raise ValueError(
                 "FeatureCacheHook keeps maps, not how to restore them: set custom_hooks=[] with reducer.restore='late'."
             )
-        settings = {k: v for k, v in runner.cfg.model.backbone.items() if k != 'init_cfg'}
-        # the reducer as it was built: a model may have handed it more than the backbone's config says
-        settings['reducer'] = repr(getattr(backbone, 'reducer', None))
-        digest = hashlib.blake2b(repr([self.dtype, *sorted(settings.items())]).encode(), digest_size=8)
-        for name, value in backbone.state_dict().items():
-            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-        self.folder = self.cache_dir / digest.hexdigest()
+        self.folder = self.cache_dir / folder_name(backbone, runner.cfg, self.dtype)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.backbone, self.run = backbone, backbone.forward
+        self.backbone, self.run, self.logger = backbone, backbone.forward, runner.logger
         backbone.forward = self.forward
         runner.logger.info(f'Features of the frozen backbone are kept in {self.folder}')
 
@@ -76,18 +80,115 @@ class FeatureCacheHook(Hook):
         if not self.backbone.training:
             return self.run(inputs)
         paths = [self.path(image) for image in inputs]
-        missing = [i for i, path in enumerate(paths) if not path.exists()]
+        maps = [self.read(path) for path in paths]
+        missing = [i for i, found in enumerate(maps) if found is None]
         if missing:
             with torch.no_grad():
                 outs = self.run(inputs[missing])
             for row, i in enumerate(missing):
-                part = paths[i].with_suffix(f'.{os.getpid()}')
-                torch.save([out[row].to('cpu', self.dtype) for out in outs], part)
-                part.rename(paths[i])
-        kept = [torch.load(path, weights_only=True) for path in paths]
-        return tuple(torch.stack(maps).to(inputs.device, inputs.dtype) for maps in zip(*kept))
+                maps[i] = [out[row].to('cpu', self.dtype) for out in outs]
+                self.write(paths[i], maps[i])
+        return tuple(torch.stack(rows).to(inputs.device, inputs.dtype) for rows in zip(*maps))
+
+    def read(self, path: Path) -> list[Tensor] | None:
+        """Returns the maps in a file, None if there is none that can be read."""
+        try:
+            return torch.load(path, weights_only=True)
+        except FileNotFoundError:
+            return None
+        except Exception:  # it is cut, or written over: made anew
+            self.logger.warning(f'{path} cannot be read; its features are computed again.')
+            return None
+
+    def write(self, path: Path, maps: list[Tensor]) -> None:
+        """Keeps the maps of a picture; training goes on without a cache where that fails."""
+        if self.full:
+            return
+        try:
+            with replacing(path) as part:
+                torch.save(maps, part)
+        except (UserError, RuntimeError) as error:  # torch's own for a full disk is the latter
+            self.full = True
+            self.logger.warning(f'Features are no longer kept: {str(error).splitlines()[0]}')
 
     def path(self, image: Tensor) -> Path:
-        """File of one image ``(3, H, W)``."""
-        pixels = image.cpu().contiguous().numpy().tobytes()
-        return self.folder / f'{hashlib.blake2b(pixels, digest_size=16).hexdigest()}.pt'
+        """File of one image ``(3, H, W)``: its pixels and shape, and the precision that the backbone runs in."""
+        kind = image.device.type
+        amp = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        digest = hashlib.blake2b(repr((*image.shape, image.dtype, kind, amp)).encode(), digest_size=16)
+        digest.update(raw_bytes(image))
+        return self.folder / f'{digest.hexdigest()}.pt'
+
+
+def folder_name(backbone: nn.Module, cfg: Any, dtype: torch.dtype) -> str:
+    """Name of the folder for the features of a backbone: whatever decides a feature beside the picture is in it.
+
+    That is the config of the model but for its decode head, the pipeline, the backbone as it was built (a model may
+    have handed it more than its config says), its weights, the code and torch's version, and the type of the features.
+
+    Args:
+        backbone: The backbone that is cached.
+        cfg: The whole config.
+        dtype: Type that features are kept in.
+    """
+    model = dict(vars(cfg.model) if isinstance(cfg.model, SimpleNamespace) else cfg.model)
+    model.pop('decode_head', None)  # which several may learn on one cache
+    data = getattr(cfg, 'train_dataloader', None)
+    pipelines = [dataset.get('pipeline') for _, dataset in datasets_of(data, '')] if data else None
+    facts = [torch.__version__, dtype, model, pipelines, backbone]
+    digest = hashlib.blake2b(repr([describe(fact, set()) for fact in facts]).encode(), digest_size=8)
+    for name, value in backbone.state_dict().items():
+        digest.update(f'{name} {tuple(value.shape)} {value.dtype}'.encode() + raw_bytes(value))
+    for file in sorted(sources(backbone)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def raw_bytes(tensor: Tensor) -> bytes:
+    """The numbers of a tensor of any type."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+#: What each module has, and what says nothing of its output.
+_PLUMBING = {*vars(nn.Module()), 'init_cfg', '_is_init'}
+
+
+def describe(thing: Any, seen: set[int]) -> Any:
+    """Plain data that are equal for things that act alike, in every process: settings, not addresses.
+
+    Args:
+        thing: Settings, modules or whatever they hold.
+        seen: Ids of the objects that are being described.
+    """
+    if thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
+        return repr(thing)
+    if isinstance(thing, Tensor):
+        return [tuple(thing.shape), str(thing.dtype), hashlib.blake2b(raw_bytes(thing)).hexdigest()]
+    if isinstance(thing, np.ndarray):
+        return [thing.shape, str(thing.dtype), hashlib.blake2b(thing.tobytes()).hexdigest()]
+    if isinstance(thing, (set, frozenset)):
+        return sorted(repr(describe(item, seen)) for item in thing)
+    name = getattr(thing, '__qualname__', type(thing).__qualname__)
+    if id(thing) in seen:
+        return name
+    seen = seen | {id(thing)}
+    if isinstance(thing, dict):
+        return sorted((str(key), describe(value, seen)) for key, value in thing.items() if key != 'init_cfg')
+    if isinstance(thing, (list, tuple)):
+        return [describe(item, seen) for item in thing]
+    if isinstance(thing, partial):
+        return [describe(part, seen) for part in (thing.func, thing.args, thing.keywords)]
+    if isinstance(thing, nn.Module):
+        own = {key: value for key, value in vars(thing).items() if key not in _PLUMBING}
+        return [name, describe(own, seen), describe(thing._modules, seen)]
+    if isinstance(thing, type) or callable(thing) or not hasattr(thing, '__dict__'):
+        return name
+    return [name, describe(vars(thing), seen)]
+
+
+def sources(backbone: nn.Module) -> set[Path]:
+    """Files with the code of a backbone: those of its modules' classes, without torch's, and mmtoken's core."""
+    classes = {cls for module in backbone.modules() for cls in type(module).__mro__}
+    names = {cls.__module__ for cls in classes if cls.__module__.split('.')[0] not in ('torch', 'builtins')}
+    files = {Path(file) for name in names if (file := getattr(sys.modules.get(name), '__file__', None))}
+    return {file for file in files | set(Path(core.__file__).parent.glob('*.py')) if file.is_file()}

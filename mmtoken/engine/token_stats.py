@@ -11,7 +11,7 @@ from torch import nn
 from mmtoken.core import TokenHost, TokenState
 from mmtoken.registry import HOOKS
 
-from .checks import unwrap
+from .models import unwrap
 
 
 @HOOKS.register_module()

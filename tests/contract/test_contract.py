@@ -95,7 +95,7 @@ def pytest_generate_tests(metafunc):
     rungs = [Case(c.method, c.host, tuple(example.items())) for c in PAIRS for example in c.type.examples]
     static = [c for c in PAIRS if not c.type.dynamic]
     params = dict(method=COMPLETE, host=TOYS, case=PAIRS, static=static, rung=rungs)
-    for name in set(params) & set(metafunc.fixturenames):
+    for name in [name for name in params if name in metafunc.fixturenames]:  # in one order for every worker
         ids = [p if isinstance(p, str) else p.id for p in params[name]]
         metafunc.parametrize(name, params[name], ids=ids)
 

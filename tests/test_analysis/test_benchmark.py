@@ -10,7 +10,7 @@ from torch import nn
 from mmtoken.analysis import count_macs, latency, segmentor_macs
 from mmtoken.analysis.benchmark import Bench, _peak_on_the_cpu, batches, break_even, break_even_points, ladder
 from mmtoken.analysis.loading import build_model, read_config
-from mmtoken.engine.checks import UserError
+from mmtoken.engine.errors import UserError
 
 OPTIMIZER = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-5))
 

@@ -14,7 +14,7 @@ from mmtoken.analysis import segmentor_macs, variants
 from mmtoken.analysis.loading import build_model, read_config
 from mmtoken.analysis.tradeoff import Contender, Setting, Tradeoff
 from mmtoken.analysis.variants import check_key, parse_space, parse_values, smaller_input, with_settings
-from mmtoken.engine.checks import UserError
+from mmtoken.engine.errors import UserError
 
 SIZE = (84, 112)
 

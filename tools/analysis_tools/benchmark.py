@@ -27,7 +27,9 @@ from mmtoken.analysis import environment, loading
 from mmtoken.analysis.benchmark import Bench, break_even_points, ladder
 from mmtoken.analysis.report import latency_table, operator_line, run_lengths
 from mmtoken.analysis.rivals import FACTORS
-from mmtoken.engine.checks import check_device, check_output, one_line_errors
+from mmtoken.engine.devices import check_device
+from mmtoken.engine.errors import one_line_errors
+from mmtoken.engine.files import check_output
 
 
 def parse_args() -> argparse.Namespace:

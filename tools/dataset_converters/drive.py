@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from mmtoken.engine.checks import UserError, one_line_errors
+from mmtoken.engine.errors import UserError, one_line_errors
 
 SPLITS = dict(train='training', val='test')
 IGNORED = 255

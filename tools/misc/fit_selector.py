@@ -19,7 +19,10 @@ from torch import Tensor, nn
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis.loading import read_config, spread_out
-from mmtoken.engine.checks import UserError, check_datasets, check_output, one_line_errors, read_weights
+from mmtoken.engine.checkpoints import read_weights
+from mmtoken.engine.configs import check_datasets
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import check_output
 from mmtoken.methods.mixed_scale import CoarseSelector, MixedScale, fit_linear
 from mmtoken.methods.mixed_scale.selectors import impurity
 

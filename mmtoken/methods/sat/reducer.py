@@ -135,7 +135,7 @@ class SAT(Reducer):
         state = host.embed(images, padding)
         grid = state.grid
         whole = tuple(-(-n // side) * side for n in grid)
-        images = whole_patches(images, grid, patch, padding if self.mask_padding else None)
+        images = whole_patches(host.fitted(images), grid, patch, padding if self.mask_padding else None)
         images = F.pad(images, (0, (whole[1] - grid[1]) * patch, 0, (whole[0] - grid[0]) * patch))
         canvas = state if whole == grid else host.embed(images)
         cells = Cells(whole, canvas.x.device)

@@ -1,0 +1,72 @@
+"""Loading of pictures and labels that names the file where something is wrong; the tools put it in upstream's place."""
+
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmseg.datasets.transforms import LoadAnnotations
+
+from mmtoken.registry import TRANSFORMS
+
+
+def first_line(error: Exception) -> str:
+    """Returns what an error says, or its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@TRANSFORMS.register_module()
+class LoadImage(LoadImageFromFile):
+    """mmcv's ``LoadImageFromFile``; raises ``ValueError`` with the file's name for what is no picture."""
+
+    def transform(self, results: dict) -> dict | None:
+        try:
+            return super().transform(results)
+        except Exception as error:  # OpenCV, Pillow and the file system have one each
+            raise ValueError(
+                f'{results["img_path"]}: cannot be read as a picture ({first_line(error)}); mend or remove it'
+            ) from error
+
+
+@TRANSFORMS.register_module()
+class LoadLabels(LoadAnnotations):
+    """mmseg's ``LoadAnnotations``, which also looks at the labels.
+
+    Args:
+        num_classes (int, optional): Classes of the decode head; other ids would fail in training without a name, and
+            count nowhere in testing. None does not look.
+        ignore_index (int): The id that counts nowhere. Defaults to 255.
+        **kwargs: Those of mmseg's class.
+
+    Raises:
+        ValueError: With the file's name, if it cannot be read, has another size than its picture or holds other ids.
+    """
+
+    def __init__(self, num_classes: int | None = None, ignore_index: int = 255, **kwargs):
+        super().__init__(**kwargs)
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+
+    def transform(self, results: dict) -> dict:
+        path = results.get('seg_map_path')
+        try:
+            results = super().transform(results)
+        except Exception as error:
+            raise ValueError(
+                f'{path}: cannot be read as a label map ({first_line(error)}); mend or remove it'
+            ) from error
+        labels, size = results['gt_seg_map'], results.get('ori_shape')
+        if size is not None and labels.shape != tuple(size):
+            raise ValueError(
+                f'{path}: the label map is {_times(labels.shape)}, its picture {_times(size)}; both must have one '
+                'size, and labels one channel'
+            )
+        if self.num_classes is not None:
+            present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+            wrong = [i for i in present.tolist() if i >= self.num_classes and i != self.ignore_index]
+            if wrong:
+                raise ValueError(
+                    f'{path}: holds the id {wrong[0]}, but decode_head.num_classes={self.num_classes}: known are 0 to '
+                    f'{self.num_classes - 1} and ignore_index={self.ignore_index}'
+                )
+        return results
+
+
+def _times(shape: tuple) -> str:
+    return '×'.join(map(str, shape))

@@ -1,0 +1,63 @@
+"""Checks what this machine has: devices, mixed precision, packages."""
+
+import importlib.util
+
+import torch
+import torch.distributed
+from mmengine.config import Config
+
+from .errors import UserError
+
+
+def check_device(device: str):
+    """Fail if torch cannot work on a device, such as a GPU that is not there; a GPU becomes the current one, whose
+    streams and events are those that torch takes where none is named.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f'--device {device}: torch {torch.__version__} cannot use it here '
+            f'({str(error).splitlines()[0]}); use --device cpu, or a torch built for it'
+        ) from error
+    if torch.device(device).type == 'cuda' and torch.device(device).index is not None:
+        torch.cuda.set_device(device)
+
+
+def check_amp(cfg: Config):
+    """Fail if training asks for a mixed precision that mmengine does not have on this machine."""
+    if not torch.cuda.is_available() and (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper':
+        raise UserError(
+            'optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU: mmengine has no mixed precision '
+            'on the CPU, use OptimWrapper there'
+        )
+
+
+def use_cpu_if_needed(cfg: Config):
+    """Make ``--launcher pytorch`` work without a GPU, where mmengine itself insists on CUDA; name what cannot.
+
+    mmengine leaves a process group that already exists alone, and passes on a ``device_ids`` that the config sets.
+    """
+    if torch.cuda.is_available():
+        return
+    if cfg.launcher in ('slurm', 'mpi'):
+        raise UserError(f'--launcher {cfg.launcher} needs a GPU: on the CPU use --launcher pytorch (tools/dist_*.sh).')
+    if cfg.launcher == 'pytorch':
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group('gloo')
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+        cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
+
+
+def check_installed(*packages: str):
+    """Fail if a package that only the analysis tools need is not there."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{' and '.join(missing)} not installed: pip install 'mmtoken[analysis]', or pip install "
+            f'{" ".join(missing)}'
+        )
