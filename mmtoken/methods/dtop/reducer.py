@@ -1,4 +1,4 @@
-"""DToP: dynamic token pruning, the predictions of easy tokens are finalised early."""
+"""DToP: dynamic token pruning, which finalises the predictions of easy tokens early."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,20 +19,20 @@ class DToP(EarlyExit):
     """Finalises the prediction of a token once an exit head is sure of it, and prunes the token.
 
     Independent implementation of arXiv 2308.01045. At each exit the most confident tokens of each class stay as
-    context; the others above the threshold leave, and what the exit head said of them is what the segmentor says in
-    the end (``mmtoken.TokenEncoderDecoder``). Heads of the decoder see the features with which pruned tokens left; an
-    ``ATMSingleHead`` runs on the tokens still active, as in the paper. Pruning is on in training too, and each exit
-    head learns from its predictions of the active tokens together with the final ones of the others.
+    context. The others above the threshold leave, and their exit prediction is final
+    (``mmtoken.TokenEncoderDecoder``). Decode heads read the features with which pruned tokens left; an
+    ``ATMSingleHead`` runs on the active tokens, as in the paper. Pruning is on in training too: each exit head learns
+    from its predictions of the active tokens and the final predictions of the others.
 
     Args:
         heads, exits, threshold, frozen: See :class:`mmtoken.methods.early_exit.EarlyExit`. Heads must not read
             neighbouring tokens.
-        keep_per_class (int): k, tokens above the threshold that stay in each image, of each class. Defaults to 5.
-        store (str): What is final of an Attention-to-Mask head: ``prob``, its prediction, as in the paper; or
+        keep_per_class (int): k, tokens above the threshold that stay, of each class in each image. Defaults to 5.
+        store (str): Output of an Attention-to-Mask head that is final: ``prob``, its scores, as in the paper; or
             ``logits``, its mask logits, which the class scores of the last head then weigh, as in the released code.
-            Of other heads log-probabilities are, up to a constant. Defaults to ``prob``.
-        proportional (bool): Context tokens stand in attention for all easy tokens of their image and class: the log of
-            that number is added to the scores of their keys, as ToMe does (arXiv 2210.09461, eq. 1). Not in the
+            Other heads store log-probabilities, up to a constant. Defaults to ``prob``.
+        proportional (bool): Let context tokens stand for all easy tokens of their image and class in attention: the log
+            of their number is added to the scores of the keys, as ToMe does (arXiv 2210.09461, eq. 1). Not in the
             paper. Defaults to False.
     """
 
@@ -101,7 +101,7 @@ class DToP(EarlyExit):
     def predict(self, state: TokenState, record: Exits, packing: Packing, point: Exit) -> Tensor:
         head, kind, block = self.heads[point.number], point.kind, point.block
         if self.training and kind is Pointwise:
-            # on all tokens, so that batch norms see whole images and every parameter has a gradient
+            # On all tokens, so that batch norms see whole images and every parameter has a gradient.
             tokens = self.restored(state, record, block).flatten(0, 1)
             logits, classes = kind.predict(head, tokens, Packing.even(record.batch, record.number, tokens.device))
             logits = logits[record.rows]
@@ -140,12 +140,13 @@ class DToP(EarlyExit):
         return easy & ~context, torch.where(context, (patches / stand_ins.clamp(min=1))[group], sizes)
 
     def finish(self, state: TokenState, head: DecodeHead, feats: tuple, name: str) -> Any:
-        """Returns the head's logits for the tokens still active, the final predictions for the others.
+        """Joins the head's logits for active tokens and the final predictions of the others.
 
-        With a head that gives a finer map than the tokens lie on, a pruned token's prediction fills its patch.
+        If the head's map is finer than the raster, a pruned token's prediction fills its patch.
 
         Returns:
-            Tensor: ``(B, K, H, W)`` or a multiple of it; of an ``ATMSingleHead`` in training what its loss takes.
+            Any: Logits ``(B, K, H, W)`` or a multiple of it; for an ``ATMSingleHead`` in training the arguments of its
+            loss.
         """
         record = self.record(state) if name == 'decode' else None
         if record is None:

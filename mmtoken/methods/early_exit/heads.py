@@ -1,13 +1,13 @@
-"""mmseg's decode heads as exit heads: what they say about tokens instead of maps.
+"""Exit heads: decode heads of mmseg that run on tokens instead of maps.
 
 An exit head is any decode head of mmseg or mmtoken, built from its usual config, so it trains with its usual losses and
-loads the weights of an auxiliary head. How it looks at tokens depends on its kind:
+loads the weights of an auxiliary head. There are three kinds, by what a prediction reads:
 
-* *pointwise*: ``FCNHead`` (a linear head with ``num_convs=0``) and ``SETRUPHead`` with 1×1 convolutions. A token's
-  prediction depends on nothing else, so the head runs on the tokens still active. ``SETRUPHead`` is read at the centre
-  of each patch: its upsampling follows its last convolution instead of standing between them, which is the same for
-  one convolution, since interpolation and a 1×1 classifier commute.
-* *attention*: ``ATMSingleHead``, whose class queries attend to the tokens still active.
+* *pointwise*: ``FCNHead`` (a linear head with ``num_convs=0``) and ``SETRUPHead`` with 1×1 convolutions. Each token is
+  predicted from itself alone, so the head runs on the active tokens. ``SETRUPHead`` is evaluated at the centre of each
+  patch, without its upsampling between the convolutions. With one convolution the result is the same, since
+  interpolation and a 1×1 classifier commute.
+* *attention*: ``ATMSingleHead``, whose class queries attend to the active tokens.
 * *map*: any other head. Its convolutions, or norms over an image, read other tokens, so it needs the restored map.
 """
 
@@ -38,7 +38,7 @@ def build_head(cfg: dict, embed_dims: int) -> DecodeHead:
     """
     if cfg.get('input_transform') is not None or cfg.get('deep_supervision'):
         raise ValueError(
-            f'heads: {cfg["type"]} looks at the tokens of one block and is supervised once; leave '
+            f'heads: {cfg["type"]} reads the tokens of one block and is supervised once; leave '
             'input_transform and deep_supervision out.'
         )
     cfg = {'align_corners': False, **cfg, 'in_channels': embed_dims, 'in_index': 0}
@@ -52,7 +52,7 @@ def build_head(cfg: dict, embed_dims: int) -> DecodeHead:
 
 
 class Kind:
-    """How a head looks at tokens."""
+    """What a head reads."""
 
     @staticmethod
     def predict(head: DecodeHead, tokens: Tensor, packing: Packing) -> tuple[Tensor, Any]:
@@ -81,7 +81,7 @@ class Kind:
 
 
 class Pointwise(Kind):
-    """A head that sees each token by itself."""
+    """A head that predicts each token from itself alone."""
 
     @staticmethod
     def predict(head: DecodeHead, tokens: Tensor, packing: Packing) -> tuple[Tensor, Any]:
@@ -127,7 +127,7 @@ class Attention(Kind):
 
 
 class Map(Kind):
-    """A head that reads neighbouring tokens, and may give a finer map than they are."""
+    """A head that reads neighbouring tokens; its map may be finer than the raster."""
 
     @staticmethod
     def predict_map(head: DecodeHead, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +148,7 @@ class Map(Kind):
 
 
 def kind_of(head: nn.Module) -> type[Kind]:
-    """Returns how a head looks at tokens: :class:`Pointwise`, :class:`Attention` or :class:`Map`."""
+    """Returns the kind of a head: :class:`Pointwise`, :class:`Attention` or :class:`Map`."""
     from mmseg.models.decode_heads import FCNHead, SETRUPHead
 
     if isinstance(getattr(head, 'decoder', None), ATMDecoder):
