@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | test-full | test-onedl | clean
+# make setup | demo | test | reproduce-gpu | lint | test-full | test-onedl | clean
 PYTHON ?= python3
 # A GPU user's choice, e.g. TORCH="torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cu130"
 TORCH ?= torch==2.13.0
@@ -14,7 +14,7 @@ PY := $(VENV)/bin/python
 # One thread per test process: two processes share the machine, and more threads would only fight.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint test-full test-onedl clean
+.PHONY: help setup demo test reproduce-gpu lint test-full test-onedl clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,19 @@ demo: setup  ## segment pictures, dense and accelerated (IMAGE=path for your own
 
 test: setup  ## the tests
 	$(PYTEST) $(PY) -m pytest -q -n 2 $(ARGS)
+
+# With any python that has torch for CUDA and the packages of setup.py; PY=.venv/bin/python for that of make setup.
+reproduce-gpu: OUT ?= work_dirs/gpu
+reproduce-gpu: MINUTES ?= 4
+reproduce-gpu: PY := $(PYTHON)
+reproduce-gpu:  ## on a GPU machine: the CUDA tests (100 s at most), then the latency tables (OUT=folder, MINUTES=4)
+	mkdir -p $(OUT)
+	-timeout 100 $(PY) -m pytest -q -m gpu -p no:cacheprovider $(GPU_TESTS) 2>&1 | tee $(OUT)/tests.log
+	$(PY) -W ignore tools/misc/gpu_report.py --out $(OUT) --minutes $(MINUTES)
+
+# By name: the others import what a GPU machine need not have. Quick ones first.
+GPU_TESTS := tests/test_static_paths.py tests/test_core tests/test_analysis/test_latency.py \
+	tests/test_analysis/test_benchmark.py tests/contract/test_contract.py tests/test_ext_standin.py
 
 lint: setup  ## ruff and mypy
 	$(PY) -m ruff check .

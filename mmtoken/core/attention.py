@@ -6,6 +6,7 @@ three backends that give the same: ``varlen`` (CUDA, half precision), ``padded``
 (one call for each image, the reference).
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from .packing import Packing
 from .rotary import Rotation
 
 varlen_attn: Any
-try:  # torch >= 2.10
+try:
     from torch.nn.attention import varlen
 except ImportError:
     varlen_attn = None
 else:
-    varlen_attn = varlen.varlen_attn
+    # torch 2.10 has it, but without a scale
+    varlen_attn = varlen.varlen_attn if 'scale' in inspect.signature(varlen.varlen_attn).parameters else None
 
 RAGGED_BACKENDS = ('auto', 'varlen', 'padded', 'loop')
 
@@ -118,7 +120,7 @@ def ragged_attention(
         raise ValueError(f"backend='{backend}' is not an attention backend; choose one of {RAGGED_BACKENDS}.")
     can_varlen = varlen_attn is not None and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and not dropout_p
     if backend == 'varlen' and not can_varlen:
-        raise ValueError("backend='varlen' needs torch >= 2.10, CUDA, fp16 or bf16 and no dropout; use 'padded'.")
+        raise ValueError("backend='varlen' needs torch >= 2.11, CUDA, fp16 or bf16 and no dropout; use 'padded'.")
     packing = Packing.of(lengths)
     if backend == 'auto' and packing.is_even and len(packing):
         return _even(q, k, v, packing, scale, key_bias, dropout_p)

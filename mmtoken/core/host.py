@@ -381,9 +381,10 @@ class TokenHost(Upstream):
         ]
         if all(tuple(one) == grid for one in real):
             return None
-        ends = torch.tensor(real, device=inputs.device)
-        rows, columns = (torch.arange(n, device=inputs.device) for n in grid)
-        return (rows[:, None] >= ends[:, 0, None, None]) | (columns >= ends[:, 1, None, None])
+        padding = torch.ones(len(real), *grid, dtype=torch.bool, device=inputs.device)
+        for image, (down, across) in zip(padding, real):
+            image[:down, :across].fill_(False)  # without a copy, which would wait for the GPU
+        return padding
 
     @contextmanager
     def padded(self, padding: Tensor | None) -> Iterator[None]:
