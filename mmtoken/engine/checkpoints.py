@@ -194,6 +194,6 @@ def check_frozen(model: torch.nn.Module, start: str | None):
     """
     if start is None and has_frozen_reducer(model):
         raise UserError(
-            'model.backbone.reducer.frozen=True keeps exit heads as they were loaded, and nothing is: set '
+            'model.backbone.reducer.frozen=True needs trained exit heads, but no checkpoint is loaded; set '
             'load_from to a checkpoint of the model that they were trained in'
         )

@@ -269,7 +269,7 @@ class TokenDINOv2(TokenHost, BaseModule):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
     def load_pretrained(self, path: str, prefix: str = '') -> None:
-        """Loads a checkpoint, all of it: a backbone that is frozen half at random would go unnoticed.
+        """Loads a checkpoint strictly, since a partial load would leave frozen weights random, unnoticed.
 
         Args:
             path (str): File or address.
