@@ -136,12 +136,12 @@ class TokenState:
         return self.trail[0].layout if self.trail else self.layout
 
     def next_stage(self, x: Tensor, grid: tuple[int, int], padding: Tensor | None = None) -> TokenState:
-        """Returns the tokens of a pyramid's next stage, which go on with this pass: what reducers keep, the counts.
+        """Returns the state of a pyramid's next stage; it takes over the counts and what reducers keep.
 
         Args:
-            x (Tensor): One token for each patch of that stage, prefix first, ``(B, P+H·W, C)``.
-            grid (tuple[int, int]): Its full patch grid ``(H, W)``.
-            padding (Tensor, optional): Its patches that hold nothing but padding, ``(B, H·W)``, bool.
+            x (Tensor): One token for each patch of the stage, prefix first, ``(B, P+H·W, C)``.
+            grid (tuple[int, int]): Full patch grid of the stage ``(H, W)``.
+            padding (Tensor, optional): Patches that hold only padding, ``(B, H·W)``, bool.
         """
         state = TokenState(x, (grid[0], grid[1]), self.num_prefix, padding)
         state.aux, state.block, state.counts, state.out_norm = self.aux, self.block, self.counts, self.out_norm
