@@ -21,20 +21,31 @@ def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return
     for item in items:
-        if 'gpu' in item.keywords:
+        if item.get_closest_marker('gpu'):  # a keyword would be the folder's name too
             item.add_marker(pytest.mark.skip(reason='needs a CUDA device'))
 
 
+@pytest.fixture(scope='session')
+def newcomers():
+    """The made-up methods and hosts of ``tests/contract``, without their names in the registries."""
+    from mmtoken.registry import MODELS, REDUCERS
+
+    registries = (MODELS, REDUCERS)
+    for registry in registries:
+        registry.import_from_location()
+    known = [set(registry.module_dict) for registry in registries]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent / 'contract'))
+        import newcomers
+    for registry, names in zip(registries, known):
+        for name in set(registry.module_dict) - names:
+            del registry.module_dict[name]
+    return newcomers
+
+
 @pytest.fixture
-def loud(monkeypatch):
+def loud(monkeypatch, newcomers):
     """``mmtoken.Loud``, a method whose token count depends on the picture; known while the test runs."""
     from mmtoken.registry import REDUCERS
 
-    REDUCERS.import_from_location()
-    known = dict(REDUCERS.module_dict)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / 'contract'))
-    from newcomers import Loud
-
-    for name in set(REDUCERS.module_dict) - set(known):
-        del REDUCERS.module_dict[name]
-    monkeypatch.setitem(REDUCERS.module_dict, 'Loud', Loud)
+    monkeypatch.setitem(REDUCERS.module_dict, 'Loud', newcomers.Loud)

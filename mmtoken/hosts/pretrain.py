@@ -21,9 +21,9 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         reducer (dict | Sequence[dict], optional): Token reduction method, such as
             ``dict(type='mmtoken.Expedit', layer=6, grid=0.5)``.
         out_type (str): As in the stock class, but ``featmap`` by default, which is what dense heads take.
-        fit (str, optional): What comes of pictures whose sides are no multiple of the patch. ``resize`` stretches or
-            squeezes them to whole patches, so that the map covers the picture exactly; by default they are cut as in
-            the stock class (``crop``), or padded where ``patch_cfg`` says so (``pad``).
+        fit (str, optional): What comes of pictures whose sides are no multiple of the patch. ``resize`` stretches them
+            to whole patches, so that the map covers the picture exactly; by default they are padded as in the stock
+            class (``pad``), or cut if ``patch_cfg=dict(padding=0)`` (``crop``).
         *args, **kwargs: Those of ``mmpretrain.models.VisionTransformer``.
 
     Raises:

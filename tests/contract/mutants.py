@@ -1,5 +1,7 @@
 """Broken methods and hosts, as a pytest plugin (``-p mutants``): the contract catches each."""
 
+from dataclasses import replace
+
 import torch
 from newcomer_hosts import Plain
 from newcomers import Hardest, Runs
@@ -33,7 +35,7 @@ class Careless(Runs):
 
 @REDUCERS.register_module()
 class Wasteful(Runs):
-    """Its closed form forgets that the last token of an odd row is a run of its own."""
+    """Its closed form forgets the run at the end that is shorter."""
 
     def closed_form(self, host, grid, state=None):
         n = grid[0] * grid[1]
@@ -86,6 +88,14 @@ class Forgets(TokenVisionTransformer):
 
 
 @MODELS.register_module()
+class Weightless(TokenVisionTransformer):
+    """A key counts the same for one patch and for many."""
+
+    def attend(self, block, x, layout):
+        return super().attend(block, x, replace(layout, proportional=False))
+
+
+@MODELS.register_module()
 class Renames(TokenVisionTransformer):
     """A second name for its blocks, which is found in no checkpoint."""
 
@@ -96,7 +106,7 @@ class Renames(TokenVisionTransformer):
 
 @MODELS.register_module()
 class Hides(TokenVisionTransformer):
-    """Takes the blocks of the backbone for those of the reducer when it has one."""
+    """Has more parameters than the dense model when it gets a reducer."""
 
     def init_reducer(self, reducer):
         super().init_reducer(reducer)

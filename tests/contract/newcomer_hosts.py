@@ -170,7 +170,7 @@ class Pyramid(Plain):
     def attend(self, block, x, layout):
         slots = None
         if layout.raster is not None:  # a coarser raster has fewer tokens in a window
-            slots = math.prod(-(-self.window * few // full) for few, full in zip(layout.raster, layout.grid))
+            slots = math.prod([-(-self.window * few // full) for few, full in zip(layout.raster, layout.grid)])
         windows = assign_windows(
             layout.coords,
             layout.grid,

@@ -207,6 +207,16 @@ def test_a_batch_is_its_images_without_a_method(host):
     assert close(run(model, inputs), [torch.cat(outs) for outs in zip(*alone)], 3e-5)
 
 
+def test_a_host_weighs_keys_by_the_sizes_of_tokens(host):
+    if refusal('ToMe', host):
+        pytest.skip('takes no method that merges')
+    outs = []
+    for proportional in (True, False):
+        torch.manual_seed(0)
+        outs.append(run(HOSTS[host](reducer=dict(type='mmtoken.ToMe', r=8, proportional=proportional)), images()))
+    assert not close(*outs, 1e-3)
+
+
 def test_a_host_refuses_when_it_is_built(host, method):
     """What it cannot run, in one line that names both."""
     if refusal(method, host):
@@ -462,10 +472,8 @@ def test_reducers_stack(case, other):
     others = dict(AvgPool=dict(type='mmtoken.AvgPool', layer=0, grid=0.75), itself=case.config(args))
     if other == 'itself' and (kind.dynamic or kind.needs_keys or starts):
         pytest.skip('a ragged batch is selected from once, keys serve one merge a block, and tokens are made once')
-    if other != 'itself' and info(case.host).ragged_stem:
-        pytest.skip('a host that starts ragged takes no such method')
-    if starts and kind.dynamic:
-        pytest.skip('static methods do not come after unequal counts; ToMe says so')
+    if info(case.host).ragged_stem or (starts and kind.dynamic):
+        pytest.skip('what starts ragged takes neither pooling nor merging')
     inputs = images(4, size)
     if starts:
         reducer = [case.config(args), dict(type='mmtoken.ToMe', r=2)]
