@@ -40,9 +40,10 @@ reproduce-gpu:  ## on a GPU machine: the CUDA tests (100 s at most), then the la
 GPU_TESTS := tests/test_static_paths.py tests/test_core tests/test_analysis/test_latency.py \
 	tests/test_analysis/test_benchmark.py tests/contract/test_contract.py tests/test_ext_standin.py
 
-lint: setup  ## ruff
+lint: setup  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 test-full: .venv-full/.done  ## the tests on the compiled mmcv (5 minutes to build), stand-in ops held against its ops
 	$(PYTEST) MMTOKEN_TEST_COMPILED=1 .venv-full/bin/python -m pytest -q -n 2 $(ARGS)
@@ -51,7 +52,7 @@ test-onedl: .venv-onedl/.done  ## the tests on the maintained fork of OpenMMLab
 	$(PYTEST) .venv-onedl/bin/python -m pytest -q -n 2 $(ARGS)
 
 clean:  ## remove what make built, the environments too
-	rm -rf $(VENV) .venv-full .venv-onedl build dist *.egg-info .pytest_cache .ruff_cache mmtoken/.mim model-index.yml
+	rm -rf $(VENV) .venv-full .venv-onedl build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache mmtoken/.mim model-index.yml
 	find mmtoken tools tests configs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ------------------------------------------------------------------------------------------------------ environments

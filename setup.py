@@ -74,7 +74,7 @@ DEMO = ['onnx', 'scikit-learn']
 ANALYSIS = ['matplotlib', 'optuna']
 # torchvision's wheel says which torch it belongs to, so pip takes the one that fits; see compat (f).
 PRETRAIN = ['mmpretrain>=1.2', 'torchvision', 'timm']
-TEST = ['pytest', 'pytest-xdist', 'onnx', 'ruff', 'setuptools>=64', 'wheel', *ANALYSIS]
+TEST = ['pytest', 'pytest-xdist', 'onnx', 'ruff', 'mypy', 'setuptools>=64', 'wheel', *ANALYSIS]
 
 setup(
     name='mmtoken',
@@ -89,7 +89,7 @@ setup(
     # Said, though it is the default: an editable install is then a plain path, which is found before a folder that is
     # only named mmtoken, such as the clone seen from the folder above it.
     package_dir={'': '.'},
-    package_data={'': ['*.md']},
+    package_data={'': ['*.md'], 'mmtoken': ['py.typed']},
     cmdclass={'build_py': BuildPyWithMim},
     install_requires=TOKENS,
     extras_require={
@@ -101,7 +101,7 @@ setup(
         'export': EXPORT,
         'hmr': ['scipy'],
         'test': TEST,
-        'dev': [*TEST, 'build'],
+        'dev': [*TEST, 'build', 'pre-commit'],
     },
     zip_safe=False,
 )

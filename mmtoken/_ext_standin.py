@@ -254,6 +254,8 @@ def roi_align_forward(
         output: receives ``(R, C, aligned_height, aligned_width)``.
         argmax_y: receives, in max mode, the row in feature pixels at which each output was found; -1 if nowhere.
         argmax_x: the same for the column.
+        aligned_height: rows of bins.
+        aligned_width: columns of bins.
         spatial_scale: feature pixels per image pixel.
         sampling_ratio: sampling points per bin and axis; 0: one for each pixel of the bin.
         pool_mode: 0 maximum, 1 average over a bin's points.

@@ -2,6 +2,7 @@
 
 import email
 import os
+import re
 import shutil
 import site
 import subprocess
@@ -12,11 +13,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 import mmtoken
 
 ROOT = Path(mmtoken.__file__).parents[1]
 PARTS = ('mmtoken', 'configs', 'tools', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'Makefile')
+PARTS += ('CHANGELOG.md', 'CONTRIBUTING.md', 'CITATION.cff')
 
 pytestmark = pytest.mark.skipif(not (ROOT / 'setup.py').exists(), reason='needs a checkout')
 
@@ -93,6 +96,7 @@ def check_install(target, cwd, home):
         assert all(os.path.isfile(os.path.join(mim, path)) for path in index)
     """),
         cwd=cwd,
+        PYTHONPATH='',
     )
 
 
@@ -112,6 +116,7 @@ def test_wheel(built, tmp_path):
     assert {f'mmtoken/.mim/configs/{name}' for name in configs()} <= names
     packaged = {p.relative_to(ROOT).as_posix() for p in (ROOT / 'mmtoken').rglob('*.py') if '.mim' not in p.parts}
     assert packaged <= names
+    assert 'mmtoken/py.typed' in names  # or no type checker reads the types of an installed mmtoken
     tops = {name.split('/')[0] for name in names}
     assert tops == {'mmtoken', f'mmtoken-{mmtoken.__version__}.dist-info'}
     check_install(tmp_path / 'site', tmp_path / 'elsewhere', home=tmp_path / 'site')
@@ -160,6 +165,21 @@ def test_make_hands_the_name_of_a_picture_on(built, tmp_path, name):
     assert said[-3:] == ['tools/demo.py', '--image', name]
     assert run('make', '-s', 'demo', cwd=tmp_path).splitlines()[-1] == 'tools/demo.py'
     assert not (tmp_path / 'P').exists()
+
+
+def test_the_version_is_that_of_the_changelog_and_of_the_citation():
+    versions = re.findall(r'^## \[(.+)\]', (ROOT / 'CHANGELOG.md').read_text(), re.M)
+    assert versions[:2] == ['Unreleased', mmtoken.__version__]
+    assert yaml.safe_load((ROOT / 'CITATION.cff').read_text())['version'] == mmtoken.__version__
+
+
+def test_hooks_and_make_lint_run_the_same_tools():
+    if not (ROOT / '.pre-commit-config.yaml').exists():
+        pytest.skip('needs a checkout')
+    hooks = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos'][0]['hooks']
+    lint = (ROOT / 'Makefile').read_text().partition('\nlint:')[2].partition('\n\n')[0]
+    tools = re.findall(r'-m (ruff \w+|mypy)', lint)
+    assert tools and tools == [re.search(r'-m (ruff \w+|mypy)', hook['entry'])[1] for hook in hooks]
 
 
 def test_metadata(built):

@@ -215,8 +215,9 @@ class Bench:
         return rows
 
     def peak_memory(self, name: str, images: Tensor) -> int:
-        """Bytes that a model holds at the height of a call: its weights, its optimizer's state if it trains, and what
-        torch allocates meanwhile.
+        """Returns the most bytes that a model holds during a call.
+
+        These are its weights, its optimizer's state if it trains, and what torch allocates meanwhile.
 
         On CUDA as the allocator of torch counts it, on the CPU as its profiler sees it. Memory of the other models
         that are loaded is left out, the images too. A CUDA graph is not replayed but run.

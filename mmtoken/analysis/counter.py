@@ -232,8 +232,9 @@ def _attributed(model: nn.Module, kernels: _Kernels, tokens: list) -> Iterator[N
 
 @contextmanager
 def _evaluating(model: nn.Module, training: bool) -> Iterator[None]:
-    """Evaluation mode, module by module: upstream's ``eval()`` may do more than that, and return None. Buffers that
-    training moves, such as the statistics of batch norms, are put back.
+    """Sets evaluation mode module by module, since upstream's ``eval()`` may do more than that and return None.
+
+    Buffers that training moves, such as the statistics of batch norms, are put back.
     """
     modes = [(m, m.training) for m in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()] if training else []

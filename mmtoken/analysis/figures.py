@@ -40,7 +40,7 @@ def paint_tokens(picture: np.ndarray, index: np.ndarray, left: np.ndarray, color
     Args:
         picture (np.ndarray): ``(h, w, 3)``, uint8.
         index (np.ndarray): Token of each patch ``(H, W)``, see :class:`TokenTrace`.
-        left (np.ndarray): Block that each patch no longer enters, or -1, ``(H, W)``.
+        left (np.ndarray): First block that skips the token of each patch, or -1, ``(H, W)``.
         colors (np.ndarray): A colour for each block ``(depth, 3)``, uint8.
 
     Returns:

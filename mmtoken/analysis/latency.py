@@ -40,8 +40,7 @@ def interleave(
     device: str | torch.device = 'cpu',
     progress: Callable[[], Any] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Times calls in turns: in each round every call once, starting with another one each time, and with another one
-    at each turn of the same input.
+    """Times calls round-robin: every call once a round; the call that starts rotates per round and per input.
 
     A clock that slows down or a neighbour that wakes up meets all of them alike, and the n-th samples of two calls are
     a pair, see :func:`paired_ratio`. Garbage is collected between rounds, never in a sample.
@@ -112,8 +111,9 @@ def spread(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def whole_rounds(rounds: int, inputs: int) -> int:
-    """The least number of rounds, no fewer than asked for, in which each of several inputs that differ in cost comes
-    equally often; and at least twice, since one sample has no spread.
+    """Returns ``rounds`` rounded up to a multiple of ``inputs``, so that each input comes equally often.
+
+    Each comes at least twice, since one sample has no spread.
     """
     return rounds if inputs == 1 else max(2, math.ceil(rounds / inputs)) * inputs
 

@@ -58,7 +58,7 @@ class TokenTrace:
     counts: list[np.ndarray] = field(default_factory=list)
 
     def left(self, i: int) -> np.ndarray:
-        """The block that the token of each patch no longer enters ``(B, H, W)``; -1 where it enters block ``i``."""
+        """Returns the first block that skips the token of each patch ``(B, H, W)``; -1 if block ``i`` runs on it."""
         gone = self.index[i] < 0
         left = np.where(gone, i, -1)
         for j in range(i - 1, -1, -1):

@@ -193,8 +193,10 @@ class Tradeoff:
         return all(self.key(setting, stage) in self.points for stage in stages)
 
     def measure(self, setting: Setting, *stages: str) -> dict:
-        """Numbers of a setting: ``macs``, with what they ``missed``; ``seconds``, with ``dense_seconds`` and how many
-        ``inputs`` of unlike cost took turns; ``metrics``, with ``images``.
+        """Returns the numbers of a setting.
+
+        They are ``macs``, with what they ``missed``; ``seconds``, with ``dense_seconds`` and how many ``inputs`` of
+        unlike cost took turns; ``metrics``, with ``images``.
         """
         found = {}
         for stage in stages:
@@ -253,8 +255,9 @@ class Tradeoff:
         return metrics[metric]
 
     def row(self, setting: Setting) -> dict:
-        """Everything about a setting, in the terms of ``tools/analysis_tools/benchmark.py``; without its verdict, see
-        :func:`~mmtoken.analysis.rivals.judge_rows`.
+        """Returns all numbers of a setting, named as ``tools/analysis_tools/benchmark.py`` names them.
+
+        Its verdict comes from :func:`~mmtoken.analysis.rivals.judge_rows`.
         """
         point = self.measure(setting, 'macs', 'seconds', 'metrics')
         speedup = paired_ratio(point['dense_seconds'], point['seconds'], point['inputs'])

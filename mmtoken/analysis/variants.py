@@ -125,8 +125,9 @@ def parse_space(flag: str, text: str) -> tuple[str, Any]:
 
 
 def parse_competitor(flag: str, text: str) -> tuple[str, str, str]:
-    """``CONFIG:CHECKPOINT`` or ``CONFIG:CHECKPOINT:LABEL`` in its parts, the last maybe empty; a config of a package
-    has a ``::`` of its own.
+    """Splits ``CONFIG:CHECKPOINT`` or ``CONFIG:CHECKPOINT:LABEL`` into three parts, the last maybe empty.
+
+    The config of a package has a ``::`` of its own.
     """
     path, checkpoint, label, *_ = [*re.split('(?<!:):(?!:)', text, maxsplit=2), '', '']
     if not checkpoint:

@@ -12,7 +12,7 @@ def check_flag(key: str, value: Any) -> bool:
     """Returns a switch.
 
     Raises:
-        ValueError: For anything but True and False; a text such as ``'False'`` would be true.
+        ValueError: For anything but True and False; Python takes a text such as ``'False'`` for true.
     """
     if not isinstance(value, bool):
         raise ValueError(f'{key}={value!r} is no switch; set it to True or False.')
@@ -20,10 +20,10 @@ def check_flag(key: str, value: Any) -> bool:
 
 
 def check_int(key: str, value: Any, low: int | None = None, high: int | None = None) -> int:
-    """Returns a whole number between ``low`` and ``high``, both included; None is no limit.
+    """Returns an integer between ``low`` and ``high``, both included; None is no limit.
 
     Raises:
-        ValueError: For another type (True is none) or a number outside.
+        ValueError: For another type, True and False included, or a number outside the limits.
     """
     if not isinstance(value, int) or isinstance(value, bool) or not _inside(value, low, high):
         raise ValueError(f'{key}={value!r} must be an integer{_limits(low, high)}.')
@@ -49,7 +49,7 @@ def check_number(
         below (bool): Leave ``high`` itself out. Defaults to False.
 
     Raises:
-        ValueError: For another type, nan, infinity or a number outside.
+        ValueError: For another type, nan, infinity or a number outside the limits.
     """
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not fits or not _inside(value, low, high) or (above and value == low) or (below and value == high):
@@ -61,7 +61,7 @@ def check_choice(key: str, value: Any, choices: Sequence[str]) -> str:
     """Returns one of several names.
 
     Raises:
-        ValueError: For another one, with the nearest name.
+        ValueError: For another value; names the nearest choice.
     """
     if value not in choices or not isinstance(value, str):
         near = get_close_matches(str(value), choices, 1)
@@ -74,7 +74,7 @@ def check_list(key: str, value: Any, length: int | None = None) -> list:
     """Returns a list or tuple as a list.
 
     Raises:
-        ValueError: For another type, an empty one, or one of another length.
+        ValueError: For another type, an empty list, or a list of another length.
     """
     if not isinstance(value, (list, tuple)) or not value or (length is not None and len(value) != length):
         size = 'at least one entry' if length is None else f'{length} entries'
@@ -88,10 +88,10 @@ def check_blocks(key: str, value: Any, depth: int | None = None) -> list[int]:
     Args:
         key (str): Name of the argument.
         value (Any): Its value.
-        depth (int, optional): Blocks of the model, where it is known.
+        depth (int, optional): Number of blocks of the model, if it is known.
 
     Raises:
-        ValueError: For another type, an empty list, a block twice, or one that the model does not have.
+        ValueError: For another type, an empty list, a block twice, or a block that the model does not have.
     """
     good = isinstance(value, (list, tuple, range)) and len(value) > 0
     good = good and all(isinstance(i, int) and not isinstance(i, bool) for i in value) and len(set(value)) == len(value)
@@ -108,10 +108,10 @@ def check_layer(key: str, layer: Any, depth: int | None = None) -> int:
     Args:
         key (str): Name of the argument.
         layer (Any): Its value.
-        depth (int, optional): Blocks of the model, where it is known.
+        depth (int, optional): Number of blocks of the model, if it is known.
 
     Raises:
-        ValueError: Naming ``key`` and the allowed range.
+        ValueError: For another type, or a block that the model does not have.
     """
     if not isinstance(layer, int) or isinstance(layer, bool) or layer < 0 or (depth is not None and layer >= depth):
         blocks = 'blocks are counted from 0' if depth is None else f'it has blocks 0 to {depth - 1}'
@@ -120,13 +120,13 @@ def check_layer(key: str, layer: Any, depth: int | None = None) -> int:
 
 
 def check_grid(key: str, grid: Any) -> Grid:
-    """Checks the notation of a grid: ``(h, w)`` in tokens, or the part kept of each side, in (0, 1].
+    """Checks a grid: ``(h, w)`` in tokens, or the part of each side to keep, in (0, 1].
 
     Returns:
-        float | tuple[int, int]: The grid, normalised.
+        float | tuple[int, int]: The grid; a part as a float, sides as a tuple.
 
     Raises:
-        ValueError: Naming ``key`` and what would be right.
+        ValueError: For anything else.
     """
     if isinstance(grid, (int, float)) and not isinstance(grid, bool):
         if not 0 < grid <= 1:
@@ -141,25 +141,23 @@ def check_grid(key: str, grid: Any) -> Grid:
         or not all(isinstance(g, int) and not isinstance(g, bool) and g > 0 for g in grid)
     ):
         raise ValueError(f'{key}={grid!r} is not a grid; give (height, width) in tokens or a ratio in (0, 1].')
-    return tuple(grid)
+    return grid[0], grid[1]
 
 
-def resolve_grid(key: str, grid: Grid, raster: tuple[int, int] | None) -> tuple[int, int]:
+def resolve_grid(key: str, grid: Grid, raster: tuple[int, int]) -> tuple[int, int]:
     """Turns a checked grid into ``(h, w)`` for tokens that lie on ``raster``.
 
     Raises:
-        ValueError: If it is larger than ``raster`` in height or width, or the tokens lie on no raster.
+        ValueError: If it is larger than ``raster`` in height or width.
     """
-    if raster is None:
-        raise ValueError(f'{key}={grid} needs tokens on a raster, and a reducer before it left none; put merging last.')
     if isinstance(grid, float):
-        return tuple(max(1, round(side * grid)) for side in raster)
+        return max(1, round(raster[0] * grid)), max(1, round(raster[1] * grid))
     if grid[0] > raster[0] or grid[1] > raster[1]:
         raise ValueError(
             f"{key}={grid} is larger than the image's {raster[0]}x{raster[1]} tokens; "
             'give a smaller grid, or a ratio that follows the image.'
         )
-    return grid
+    return grid[0], grid[1]
 
 
 def _inside(value: float, low: float | None, high: float | None) -> bool:

@@ -1,12 +1,13 @@
-"""The only file that knows attention kernels.
+"""Attention kernels; no other file calls them.
 
-Dense attention is fused ``scaled_dot_product_attention``, with an optional additive bias (relative positions) and an
-optional bias per key (ToMe's log-size). Ragged attention runs on packed tokens through one of three interchangeable
-backends: ``varlen`` (CUDA, half precision), ``padded`` (fused kernel with a mask) and ``loop`` (one call per image,
-the reference).
+Dense attention is torch's fused ``scaled_dot_product_attention``, with an optional bias of the scores (relative
+positions) and an optional bias of each key (ToMe's log of the size). Ragged attention runs on packed tokens by one of
+three backends that give the same: ``varlen`` (CUDA, half precision), ``padded`` (fused kernel with a mask) and ``loop``
+(one call for each image, the reference).
 """
 
 import inspect
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,19 +16,20 @@ from torch import Tensor
 from .packing import Packing
 from .rotary import Rotation
 
+varlen_attn: Any
 try:
-    from torch.nn.attention.varlen import varlen_attn
-
-    if 'scale' not in inspect.signature(varlen_attn).parameters:  # torch 2.10
-        varlen_attn = None
+    from torch.nn.attention import varlen
 except ImportError:
     varlen_attn = None
+else:
+    # torch 2.10 has it, but without a scale
+    varlen_attn = varlen.varlen_attn if 'scale' in inspect.signature(varlen.varlen_attn).parameters else None
 
 RAGGED_BACKENDS = ('auto', 'varlen', 'padded', 'loop')
 
 
 def _key_bias_as_channels(q: Tensor, k: Tensor, v: Tensor, key_bias: Tensor, scale: float):
-    """Moves a bias per key into extra channels of q and k, so that the flash kernel, which takes no mask, adds it.
+    """Moves a bias of each key into extra channels of q and k: the flash kernel takes no mask.
 
     ``q' = [q, 1/scale, 1/scale, 0…]`` and ``k' = [k, hi, lo, 0…]`` give ``scale·q'·k' = scale·q·k + hi + lo``. The bias
     is split in two because one half-precision number would round it; eight channels keep the kernel's alignment.
@@ -51,7 +53,7 @@ def dense_attention(
     dropout_p: float = 0.0,
     channels: bool | None = None,
 ) -> Tensor:
-    """Softmax attention over all tokens, by the fused kernel.
+    """Computes softmax attention over all tokens, by the fused kernel.
 
     Args:
         q (Tensor): Queries ``(B, heads, L, d)``.
@@ -62,8 +64,8 @@ def dense_attention(
         key_bias (Tensor, optional): Added to the scores of each key, ``(B, S)``, fp32; ToMe's proportional attention
             (arXiv 2210.09461, eq. 1) is ``log`` of the token sizes.
         dropout_p (float): Dropout of the attention weights. Defaults to 0.
-        channels (bool, optional): Carry ``key_bias`` in extra channels instead of a mask; by default on CUDA, where a
-            mask costs the flash kernel. The CPU kernel takes the mask as it is.
+        channels (bool, optional): Carry ``key_bias`` in extra channels instead of a mask. By default only on CUDA,
+            where the flash kernel does not run with a mask.
 
     Returns:
         Tensor: ``(B, heads, L, d)``.
@@ -92,21 +94,21 @@ def ragged_attention(
     dropout_p: float = 0.0,
     backend: str = 'auto',
 ) -> Tensor:
-    """Softmax attention inside each image of a packed batch; images may hold different numbers of tokens.
+    """Computes softmax attention inside each image of a packed batch, whose token counts may differ.
 
     Args:
-        q (Tensor): Packed queries ``(ΣL, heads, d)``; or queries that are not tokens, K for every image,
-            ``(B, heads, K, d)``. Of an image without tokens they get zeros.
+        q (Tensor): Packed queries ``(ΣL, heads, d)``; or K queries of each image that are not tokens,
+            ``(B, heads, K, d)``. Their output is zero for an image without tokens.
         k (Tensor): Packed keys ``(ΣL, heads, d)``.
         v (Tensor): Packed values ``(ΣL, heads, d)``.
-        lengths (Tensor | Packing): Tokens of each image ``(B,)``, int64, summing to ΣL; a packing of them spares the
-            host a look at the numbers.
+        lengths (Tensor | Packing): Tokens of each image ``(B,)``, int64, summing to ΣL. A packing saves a GPU→CPU
+            sync, since it knows them already.
         scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
         key_bias (Tensor, optional): Added to the scores of each key ``(ΣL,)``.
         dropout_p (float): Dropout of the attention weights. Defaults to 0.
-        backend (str): ``varlen``, ``padded``, ``loop`` or ``auto``: the dense kernel for images of one length (a
-            batch of one is that), else varlen where it can run, else padded on CUDA, where one launch is cheaper than
-            many, and loop on the CPU, which then has nothing to pad.
+        backend (str): ``varlen``, ``padded``, ``loop`` or ``auto``. The last takes the dense kernel if all images have
+            one length; else varlen where it can run; else padded on CUDA, where one launch is cheaper than many, and
+            loop on the CPU, where nothing is then spent on padding.
 
     Returns:
         Tensor: In the shape of ``q``.
@@ -190,7 +192,7 @@ _RAGGED = dict(varlen=_varlen, padded=_padded, loop=_loop)
 
 
 def attention_scores(q: Tensor, k: Tensor, num_heads: int, lengths: Tensor | Packing | None = None) -> Tensor:
-    """What each key gives each query before the softmax, as the mean over heads.
+    """Returns the attention scores before the softmax, averaged over heads.
 
     ``mean_h q_h·k_h / √d`` is one product over all channels, so no tensor with a head dimension is made.
 
@@ -221,23 +223,22 @@ def self_attention(
     key_bias: Tensor | None = None,
     dropout_p: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Self-attention from the joint projection, dense or ragged: what every host calls.
+    """Computes self-attention from the joint projection, dense or ragged; every host calls it.
 
     Args:
-        qkv (Tensor): ``(B, L, 3·C)``, or packed ``(ΣL, 3·C)`` when ``lengths`` is given; q, k, v one after the other,
-            each of them head by head.
+        qkv (Tensor): q, k and v one after the other, each head by head, ``(B, L, 3·C)``, or packed ``(ΣL, 3·C)`` when
+            ``lengths`` is given.
         num_heads (int): Attention heads.
         lengths (Tensor | Packing, optional): Tokens of each image ``(B,)`` of a packed batch.
-        rotate (Rotation, optional): Rotary positions, one row for each patch token; the tokens before them, each
-            image's prefix, are not rotated.
+        rotate (Rotation, optional): Rotary positions, one row for each patch token. Prefix tokens are not rotated.
         scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
         bias (Tensor, optional): Added to the scores, broadcastable to ``(B, heads, L, L)``; dense batches only.
         key_bias (Tensor, optional): Added to the scores of each key, ``(B, L)``, packed ``(ΣL,)``, fp32.
         dropout_p (float): Dropout of the attention weights. Defaults to 0.
 
     Returns:
-        tuple[Tensor, Tensor]: The attended values ``(…, C)`` before the output projection, and the keys
-        ``(…, heads, d)`` before rotation, which ToMe matches on.
+        tuple[Tensor, Tensor]: The attended values ``(…, C)`` before the output projection; and the keys
+        ``(…, heads, d)`` before rotation, by which ToMe compares tokens.
 
     Raises:
         ValueError: If a packed batch is given a ``bias``, or ``rotate`` has more rows than there are tokens.

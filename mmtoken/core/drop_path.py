@@ -14,7 +14,7 @@ _packing: ContextVar[Packing | None] = ContextVar('packing', default=None)
 
 @contextmanager
 def images_of(packing: Packing | None) -> Iterator[None]:
-    """Inside, rows ``(ΣL, C)`` belong to the images of ``packing``."""
+    """Tells every :class:`ImageDropPath` inside the ``with`` block which image each row ``(ΣL, C)`` belongs to."""
     token = _packing.set(packing)
     try:
         yield
@@ -23,9 +23,9 @@ def images_of(packing: Packing | None) -> Iterator[None]:
 
 
 def drop_images(module: nn.Module) -> None:
-    """Lets every ``DropPath`` inside ``module`` (mmcv's, timm's) draw one number for each image of a packed batch.
+    """Replaces every ``DropPath`` inside ``module`` (mmcv's, timm's) by :class:`ImageDropPath`.
 
-    Upstream's draw one for each entry of the first dimension, which are tokens there.
+    Upstream's draws one number for each entry of the first dimension, which is a token in a packed batch.
     """
     for parent in list(module.modules()):
         for name, child in parent.named_children():
@@ -37,12 +37,12 @@ class ImageDropPath(nn.Module):
     """A ``DropPath`` that draws one number for each image, in a packed batch too.
 
     Args:
-        stock (nn.Module): The one that it stands for, with its ``drop_prob``.
+        stock (nn.Module): The ``DropPath`` that it replaces, with its ``drop_prob``.
     """
 
     def __init__(self, stock: nn.Module):
         super().__init__()
-        self.stock, self.drop_prob = stock, float(stock.drop_prob or 0)
+        self.stock, self.drop_prob = stock, float(getattr(stock, 'drop_prob', None) or 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Drops the residual ``x`` of whole images."""

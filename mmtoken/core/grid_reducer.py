@@ -14,14 +14,14 @@ from .state import TokenState
 class GridReducer(Reducer):
     """Base of methods that put the tokens onto a coarser grid before one block.
 
-    A method gives :meth:`pool`; the checks, padding and positions are settled here.
+    A method implements :meth:`pool`; this class does the checks, padding and positions.
 
     Args:
         layer (int): Block before which tokens are reduced, from 0.
         grid (float | tuple[int, int]): Part of each side to keep, in (0, 1], or ``(h, w)`` in tokens. 1 reduces
             nothing.
         restore_at (int, optional): Block before which the full grid is restored; None restores at each tap.
-        proportional (bool): Weigh keys by token size in attention from there on. Defaults to False.
+        proportional (bool): Weigh keys by token size in attention after the reduction. Defaults to False.
     """
 
     def __init__(self, layer: int, grid: Grid, restore_at: int | None = None, proportional: bool = False):
@@ -47,9 +47,14 @@ class GridReducer(Reducer):
             state.restore(self)
 
     def reduce(self, state: TokenState) -> None:
-        """Replaces the tokens of ``state``, unless the grid is theirs already."""
+        """Replaces the tokens of ``state``; a no-op if they lie on the grid already."""
         state.check_dense(self)
         before, raster = state.layout, state.raster
+        if raster is None:
+            raise ValueError(
+                f'reducer.grid={self.grid} needs tokens on a raster, and a reducer before it left none; put merging '
+                'last.'
+            )
         grid = resolve_grid('reducer.grid', self.grid, raster)
         if grid == raster:
             return
@@ -87,7 +92,7 @@ class GridReducer(Reducer):
 
         Returns:
             tuple[Tensor, Restore, Callable]: Tokens ``(B, h·w, C)``; the way back; and a function that makes their
-            sizes ``(B or 1, h·w)``, above 0, from those of the old ones ``(B or 1, H·W)``, called when it is asked for.
+            sizes ``(B or 1, h·w)``, above 0, from those of the old tokens ``(B or 1, H·W)``.
         """
         raise NotImplementedError
 

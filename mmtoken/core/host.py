@@ -1,4 +1,4 @@
-"""TokenHost: the loop of every backbone, stem, blocks with a reducer between them, features."""
+"""TokenHost: the pass of every backbone: stem, blocks with a reducer between them, features."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,42 +19,47 @@ from .state import TokenState
 See = Callable[[TokenState, int], None]
 
 
-class TokenHost:
+#: Hosts mix :class:`TokenHost` into classes of OpenMMLab, which bring no types: Any lets their attributes be read.
+Upstream: Any = nn.Module
+
+
+class TokenHost(Upstream):
     """Mixin over a ViT backbone: runs its blocks with a token reducer between them.
 
-    A host subclasses the backbone and mixes this in first, so its parameters keep the names of the stock checkpoint;
-    those of the reducer live under ``reducer.*``. It gives :meth:`stem`, :meth:`attend` and :meth:`mlp`, and what else
-    differs from the defaults here; attention runs through :mod:`mmtoken.core.attention` with or without a reducer.
+    A host derives from this class first and from the backbone second, so its parameters keep the names of the stock
+    checkpoint; those of the reducer are under ``reducer.*``. It implements :meth:`stem`, :meth:`attend` and
+    :meth:`mlp`, and overrides the defaults that do not fit it. Attention runs through :mod:`mmtoken.core.attention`
+    with or without a reducer.
     """
 
     # ------------------------------------------------------------------ what a host has
-    blocks: nn.ModuleList
+    #: ``blocks`` (nn.ModuleList) is an attribute or a property.
     embed_dims: int
     num_heads: int
     out_indices: Sequence[int]
     patch_size: int
     #: Class and register tokens.
     num_prefix: int = 0
-    #: Where positions enter: ``absolute`` (in the tokens) or ``relative`` (in the attention).
+    #: How positions enter: ``absolute`` (added to the tokens) or ``relative`` (a bias of the attention).
     position: str = 'absolute'
     #: Whether blocks run on packed images of unequal token counts, which dynamic methods make.
     ragged: bool = True
-    #: Whether the stem takes pictures of any size, its positions interpolated.
+    #: Whether the stem takes pictures of any size, by interpolating its positions.
     any_size: bool = True
-    #: Whether the backbone starts with unequal numbers of tokens; such a one overrides :meth:`embed`.
+    #: Whether images start with unequal numbers of tokens; such a backbone overrides :meth:`embed`.
     ragged_stem: bool = False
     #: Whether blocks run again in the backward pass instead of keeping their activations.
     with_cp: bool = False
-    #: Whether the tokens before the first block are given out as well.
+    #: Whether the tokens before the first block are an output too.
     out_origin: bool = False
     #: Whether each output is ``[map, class token]``.
     output_cls_token: bool = False
     #: What the stem does with a side that is no multiple of the patch: ``corner`` pads at the bottom and on the right,
     #: ``same`` on both sides, an empty text drops what is left over.
     pads: str = 'corner'
-    #: What comes of pictures whose sides are no multiple of the patch, see :meth:`init_fit`.
+    #: What happens to pictures whose sides are no multiple of the patch, see :meth:`init_fit`.
     fit: str = 'pad'
-    #: Names of what comes before the first block, see :meth:`get_layer_depth`.
+    #: Names of the parts before the first block, see :meth:`get_layer_depth`.
     stem_names: Sequence[str] = (
         'cls_token',
         'mask_token',
@@ -66,7 +71,7 @@ class TokenHost:
     )
     #: How much of the backbone is frozen, see :meth:`freeze`.
     frozen_until: int = -1
-    #: The batch's padding if the model sets it, see :meth:`forward`.
+    #: Padding of the batch, if the model sets it, see :meth:`padded`.
     padding: Tensor | None = None
     #: Whether the model runs :meth:`Reducer.finish` and adds :meth:`Reducer.losses`.
     served: bool = False
@@ -91,26 +96,26 @@ class TokenHost:
         self.reducer.bind(info)
 
     def init_fit(self, fit: str | None) -> None:
-        """Sets what comes of pictures whose sides are no multiple of the patch; a host calls it in ``__init__``.
+        """Sets what happens to pictures whose sides are no multiple of the patch; a host calls it in ``__init__``.
 
         Args:
             fit (str, optional): ``resize`` stretches them to whole patches first, so that the map covers the picture
-                exactly. ``pad``, on hosts that drop the rest ``crop``, keeps their scale: a token is ``patch_size``
-                pixels away from the next, as detectors need it, and the map covers the padded or cut picture. None is
-                the second.
+                exactly. ``pad`` (``crop`` on hosts that drop the rest) keeps their scale: tokens are ``patch_size``
+                pixels apart, as detectors need it, and the map covers the padded or cut picture. By default ``pad`` or
+                ``crop``.
 
         Raises:
-            ValueError: For another one.
+            ValueError: For another value.
         """
         own = 'pad' if self.pads else 'crop'
         self.fit = own if fit is None else check_choice('backbone.fit', fit, ('resize', own))
 
     def freeze(self, stages: int) -> None:
-        """Trains the first parts of the backbone no more and keeps them in test mode; a host calls it in ``__init__``.
+        """Freezes the first parts of the backbone and keeps them in test mode; a host calls it in ``__init__``.
 
         Args:
-            stages (int): -1 freezes nothing, 0 what comes before the blocks, k also the first k blocks, and the number
-                of blocks all but the reducer.
+            stages (int): -1 freezes nothing; 0 the parts before the blocks; k also the first k blocks; the number of
+                blocks everything but the reducer.
 
         Raises:
             ValueError: For another number.
@@ -134,8 +139,8 @@ class TokenHost:
             prefix (str): Name of the backbone, such as ``backbone.``. Defaults to none.
 
         Returns:
-            tuple[int, int]: 0 for what comes before the blocks, i + 1 for block i, and the largest depth for all else,
-            the reducer included; and the number of depths, blocks + 2.
+            tuple[int, int]: The depth: 0 for the parts before the blocks, i + 1 for block i, and the largest depth for
+            all else, the reducer included; and the number of depths, blocks + 2.
         """
         number = len(self.blocks) + 2
         if not param_name.startswith(prefix):
@@ -169,7 +174,7 @@ class TokenHost:
 
     @classmethod
     def toy(cls, size: tuple[int, int]) -> dict[str, Any]:
-        """Returns arguments that make a small one for the tests: see :mod:`mmtoken.testing`.
+        """Returns the arguments of a small backbone for the contract tests, see :mod:`mmtoken.testing`.
 
         Args:
             size (tuple[int, int]): Height and width of the picture in pixels.
@@ -182,15 +187,15 @@ class TokenHost:
         raise NotImplementedError
 
     def attend(self, block: nn.Module, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """First half of a block: returns tokens after the attention's residual, and the keys ``(…, heads, d)``."""
+        """Runs the first half of a block; returns tokens after the residual, and the keys ``(…, heads, d)``."""
         raise NotImplementedError
 
     def mlp(self, block: nn.Module, x: Tensor) -> Tensor:
-        """Second half of a block: returns tokens after the MLP's residual."""
+        """Runs the second half of a block; returns tokens after the residual of the MLP."""
         raise NotImplementedError
 
     def out_norm(self, x: Tensor, i: int) -> Tensor:
-        """Norm of tokens ``(…, C)`` that are given out after block ``i``; none by default."""
+        """Returns tokens ``(…, C)`` after block ``i`` with the norm of the output; as they are by default."""
         return x
 
     def features(self, state: TokenState, i: int) -> Any:
@@ -200,8 +205,9 @@ class TokenHost:
         return [out, self.out_norm(state.cls, i)] if self.output_cls_token else out
 
     def after_block(self, state: TokenState, i: int) -> TokenState:
-        """Returns the state that the next block gets; a pyramid merges the patches of ``state.dense()`` here and
-        returns :meth:`TokenState.next_stage`.
+        """Returns the state that the next block gets.
+
+        A pyramid merges the patches of ``state.dense()`` here and returns :meth:`TokenState.next_stage`.
         """
         return state
 
@@ -211,8 +217,8 @@ class TokenHost:
 
         Args:
             inputs (Tensor): Images ``(B, 3, H, W)``.
-            padding (Tensor, optional): Which patches hold nothing but padding, ``(B, grid_h, grid_w)``, bool. They
-                take no part in clustering or merging.
+            padding (Tensor, optional): Patches that hold only padding, ``(B, grid_h, grid_w)``, bool.
+                Clustering leaves them out, and they merge with each other only.
 
         Returns:
             tuple: What :meth:`features` gives for each of ``out_indices``.
@@ -223,7 +229,7 @@ class TokenHost:
         return tuple(self.forward_tokens(inputs, padding)[0])
 
     def forward_tokens(self, inputs: Tensor, padding: Tensor | None = None) -> tuple[list, TokenState]:
-        """Like :meth:`forward`; returns the outputs and the token state after the last block."""
+        """Runs the backbone; returns the outputs and the token state after the last block."""
         self.check_input(inputs)
         inputs = self.fitted(inputs)
         padding = self.padding if padding is None else padding
@@ -239,14 +245,16 @@ class TokenHost:
         return outs, state
 
     def check_input(self, inputs: Tensor) -> None:
-        """Refuses what would fail or go wrong later, in one line.
+        """Refuses a batch that would fail or give wrong results later.
 
         Raises:
             ValueError: See :meth:`forward`.
         """
         reducer = self.reducer
         if reducer is not None and not self.served:
-            reason = reducer.finishes or 'it has losses of its own' * (reducer.trainable and self.training)
+            reason = reducer.finishes
+            if not reason and reducer.trainable and self.training:
+                reason = 'it has losses of its own'
             if reason:
                 raise ValueError(
                     f"reducer: {reason}; set model.type='mmtoken.TokenEncoderDecoder', which completes "
@@ -263,9 +271,9 @@ class TokenHost:
             )
 
     def embed(self, inputs: Tensor, padding: Tensor | None = None) -> TokenState:
-        """Makes the full grid of tokens: :meth:`stem`, with the padding of the batch noted.
+        """Makes the full grid of tokens by :meth:`stem`, and notes the padding.
 
-        A backbone that starts with other tokens overrides this and replaces them by ``state.replace``.
+        A backbone that starts with other tokens overrides this and calls ``state.replace`` at the end.
 
         Args:
             inputs (Tensor): Images ``(B, 3, H, W)``, of any size.
@@ -298,12 +306,12 @@ class TokenHost:
         Args:
             state (TokenState): Changed in place.
             blocks (Iterable[int]): Numbers of the blocks, in order.
-            reducer (Reducer, optional): Called between them. Defaults to none.
-            outs (list, optional): Gets the features of ``out_indices``. Without it none are made, and watchers do not
-                see the tokens: a branch beside the pass.
+            reducer (Reducer, optional): Called before, inside and after each block. Defaults to none.
+            outs (list, optional): Gets the features of ``out_indices``. Without it no features are made and watchers
+                are not called, as for a branch beside the pass.
 
         Returns:
-            TokenState: After the last of the blocks; a pyramid returns another one than it was given.
+            TokenState: The state after the last block; for a pyramid another object than ``state``.
         """
         for i in blocks:
             block = self.blocks[i]
@@ -327,7 +335,7 @@ class TokenHost:
         return state
 
     def run(self, part: Callable, block: nn.Module, x: Tensor, layout: Layout | None = None, packing=None) -> Any:
-        """Runs one half of a block, with gradient checkpointing if the backbone has it switched on."""
+        """Runs one half of a block, with gradient checkpointing if ``with_cp`` is set."""
         packing = packing if layout is None else layout.packing
         args = (block, x) if layout is None else (block, x, layout)
         if packing is not None:
@@ -337,7 +345,7 @@ class TokenHost:
         return part(*args)
 
     def tap(self, state: TokenState) -> tuple[Tensor, tuple[int, int]]:
-        """Returns the patch tokens to give out ``(B, h·w, C)`` and their raster: the full grid, mostly."""
+        """Returns the patch tokens of an output ``(B, h·w, C)`` and their raster, normally the full grid."""
         if self.reducer is not None and self.reducer.gives_reduced_maps and state.raster is not None:
             return state.patches, state.raster
         return state.dense(), state.grid
@@ -355,7 +363,7 @@ class TokenHost:
         return F.interpolate(inputs, size, mode='bilinear', align_corners=False)
 
     def padding_of(self, inputs: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor | None:
-        """Returns which patches hold nothing but padding ``(B, grid_h, grid_w)``, bool; None if none does.
+        """Returns which patches hold only padding ``(B, grid_h, grid_w)``, bool; None if none does.
 
         Args:
             inputs (Tensor): Images ``(B, 3, H, W)``, padded at the bottom and on the right.
@@ -363,7 +371,7 @@ class TokenHost:
         """
         sides = inputs.shape[-2:]
         grid = self.grid_of(sides)
-        # Pixels that the grid covers, and those of them before the first one of the picture.
+        # Pixels that the grid covers, and padding pixels before the picture.
         spans = sides if self.fit == 'resize' else [n * self.patch_size for n in grid]
         before = [max(span - side, 0) // 2 if self.pads == 'same' else 0 for span, side in zip(spans, sides)]
         # Patches down and across that hold at least one pixel of the picture.
@@ -375,12 +383,12 @@ class TokenHost:
             return None
         padding = torch.ones(len(real), *grid, dtype=torch.bool, device=inputs.device)
         for image, (down, across) in zip(padding, real):
-            image[:down, :across].fill_(False)  # numbers go along with the kernel; a copy would wait for the GPU
+            image[:down, :across].fill_(False)  # without a copy, which would wait for the GPU
         return padding
 
     @contextmanager
     def padded(self, padding: Tensor | None) -> Iterator[None]:
-        """Inside, passes that are given no ``padding`` of their own take this one, see :meth:`forward`."""
+        """Inside the ``with`` block, passes take this padding if :meth:`forward` gets none."""
         before, self.padding = self.padding, padding
         try:
             yield
@@ -389,11 +397,11 @@ class TokenHost:
 
     @contextmanager
     def watching(self, see: See) -> Iterator[None]:
-        """Inside, calls ``see`` during each pass; watchers look and change nothing.
+        """Calls ``see`` during each pass inside the ``with`` block; a watcher must change nothing.
 
         Args:
-            see (Callable): Gets the state and a number i: when its tokens enter the MLP of block i, and with the
-                number of blocks when the pass is done.
+            see (Callable): Called with the state and i before the MLP of block i, and with the state and the number of
+                blocks at the end of the pass.
         """
         self.watchers.append(see)
         try:
@@ -402,18 +410,19 @@ class TokenHost:
             self.watchers.remove(see)
 
     def token_counts(self, inputs: Tensor) -> list[float]:
-        """Returns the patch tokens that enter the MLP of each block, mean over the batch."""
+        """Returns the number of patch tokens that enter the MLP of each block, averaged over the batch."""
         with torch.no_grad():
             state = self.forward_tokens(inputs)[1]
         return [count / inputs.shape[0] - state.num_prefix for count in state.counts]
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        """Fills parameters of the reducer that start from the backbone's own, where the checkpoint has none."""
-        copies = {} if self.reducer is None else self.reducer.copies()
-        for name in self.reducer.state_dict() if copies else ():
-            old = next((copies[new] + name[len(new) :] for new in copies if name.startswith(new)), None)
-            if old is not None and prefix + old in state_dict:
-                state_dict.setdefault(f'{prefix}reducer.{name}', state_dict[prefix + old])
+        """Copies parameters of the backbone to the reducer, as :meth:`Reducer.copies` says, if it has no own ones."""
+        if self.reducer is not None:
+            copies = self.reducer.copies()
+            for name in self.reducer.state_dict() if copies else ():
+                old = next((copies[new] + name[len(new) :] for new in copies if name.startswith(new)), None)
+                if old is not None and prefix + old in state_dict:
+                    state_dict.setdefault(f'{prefix}reducer.{name}', state_dict[prefix + old])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def switch_to_deploy(self) -> None:
@@ -422,7 +431,7 @@ class TokenHost:
             self.reducer.switch_to_deploy()
 
     def train(self, mode: bool = True):
-        """Like upstream's, but returns the module, as torch's does, and leaves what is frozen in test mode."""
+        """Sets training mode, but leaves frozen parts in test mode; returns the module, as torch does."""
         super().train(mode)
         for name, part in self.named_children():
             if self.is_frozen(name):

@@ -1,4 +1,4 @@
-"""Layout: where the tokens of a batch lie and what each of them stands for."""
+"""Layout: where the tokens of a batch lie, and which patches each stands for."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,10 +17,10 @@ Lazy = Tensor | Callable[[], Tensor] | None
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of a batch lie and what each of them stands for. It never changes; a reduction makes a new one.
+    """Where the tokens of a batch lie, and how many patches each stands for.
 
-    There is no level: ``grid`` is the finest grid. A token of a coarse cell of 2×2 patches has the size 4 and its
-    centre between the patches.
+    A layout never changes; a reduction makes a new one. All positions are on the finest grid: a token for a coarse cell
+    of 2×2 patches has size 4 and its centre between the four patches.
 
     Args:
         grid (tuple[int, int]): Full patch grid ``(H, W)``, the finest one.
@@ -28,11 +28,10 @@ class Layout:
         device (torch.device): Device of centres and sizes. Defaults to ``cpu``.
         raster (tuple[int, int], optional): ``(h, w)`` if the patch tokens lie on a raster, in its order.
         packing (Packing, optional): Rows of each image in a ragged batch, prefix included; None for a dense batch.
-        padding (Tensor, optional): Patch tokens that stand for nothing but padding, ``(B, n)`` or packed ``(Σn,)``,
-            bool.
+        padding (Tensor, optional): Patch tokens that stand for padding only, ``(B, n)`` or packed ``(Σn,)``, bool.
         make_coords (Tensor | Callable, optional): See :attr:`coords`; by default those of the raster.
         make_sizes (Tensor | Callable, optional): See :attr:`sizes`; by default those of the raster.
-        proportional (bool): Weigh each key in attention by the patches that its token stands for. Defaults to False.
+        proportional (bool): Whether attention weighs each key by the size of its token. Defaults to False.
     """
 
     grid: tuple[int, int]
@@ -58,15 +57,15 @@ class Layout:
 
     @property
     def coords(self) -> Tensor:
-        """Centre ``(y, x)`` of what each patch token stands for ``(B or 1, n, 2)``, packed ``(Σn, 2)``, fp32.
+        """Centre ``(y, x)`` of the patches of each token ``(B or 1, n, 2)``, packed ``(Σn, 2)``, fp32.
 
-        In patch units; the first patch lies at 0.
+        The unit is a patch; the first patch is at 0.
         """
         return self._once('coords', self.make_coords, lambda: grid_coords(self.grid, self._raster(), self.device))
 
     @property
     def sizes(self) -> Tensor:
-        """Patches that each patch token stands for ``(B or 1, n)``, packed ``(Σn,)``, fp32."""
+        """Number of patches that each token stands for ``(B or 1, n)``, packed ``(Σn,)``, fp32."""
         return self._once('sizes', self.make_sizes, self._raster_sizes)
 
     @property
@@ -78,11 +77,11 @@ class Layout:
         return self._once('key_bias', None, self._log_sizes) if self.proportional else None
 
     def reduced(self, **changes: Any) -> 'Layout':
-        """Returns a layout of other tokens of the same images: everything that is not given is unknown again.
+        """Returns the layout of other tokens of the same images.
 
         Args:
-            **changes: ``raster``, ``packing``, ``padding``, ``make_coords``, ``make_sizes`` and ``proportional``, which
-                alone stays as it is.
+            **changes: ``raster``, ``packing``, ``padding``, ``make_coords``, ``make_sizes`` and ``proportional``. The
+                last stays as it is if it is left out; the others are then None.
         """
         return Layout(self.grid, self.num_prefix, self.device, **{'proportional': self.proportional, **changes})
 

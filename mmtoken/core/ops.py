@@ -1,4 +1,4 @@
-"""Pure tensor functions that the methods are made of; no state, no modules, nothing but torch."""
+"""Pure functions of tensors that methods share; torch only."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Stands for minus infinity among scores: exp() of it is zero, and a row that is masked throughout stays finite, even
-#: times a temperature of 1e13, as an image of one colour has it.
+#: Stands for minus infinity among scores. exp() of it is zero, and a row that is masked throughout stays finite, even
+#: after a product with a temperature of 1e13, which an image of one colour gets.
 MASKED = -1e20
 
 
@@ -16,13 +16,13 @@ _AUTOCAST = frozenset(kind for kind in ('cpu', 'cuda', 'mps', 'xpu') if torch.am
 
 
 def full_precision(x: Tensor) -> AbstractContextManager:
-    """Switches autocast off on the device of ``x``: squared distances overflow half precision."""
+    """Switches autocast off on the device of ``x``, since squared distances overflow half precision."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if kind in _AUTOCAST else nullcontext()
 
 
 def pool_to_grid(x: Tensor, raster: tuple[int, int], grid: tuple[int, int], valid: Tensor | None = None) -> Tensor:
-    """Adaptive average pooling of tokens, over the valid ones only.
+    """Averages the valid tokens of each cell (adaptive average pooling).
 
     Args:
         x (Tensor): ``(B, H·W, C)``.
@@ -44,7 +44,7 @@ def pool_to_grid(x: Tensor, raster: tuple[int, int], grid: tuple[int, int], vali
 
 
 def cells_with(valid: Tensor, raster: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Tells which cells of a grid hold at least one valid token of their own.
+    """Returns which cells of a grid hold at least one valid token of their own.
 
     Cell ``(i, j)`` holds the tokens ``(y, x)`` with ``⌊y·h/H⌋ = i`` and ``⌊x·w/W⌋ = j``.
 
@@ -62,22 +62,22 @@ def cells_with(valid: Tensor, raster: tuple[int, int], grid: tuple[int, int]) ->
 
 
 def grid_coords(raster: tuple[int, int], grid: tuple[int, int], device=None) -> Tensor:
-    """Centres of the cells of a grid in units of ``raster``'s tokens ``(1, h·w, 2)``, fp32, first token at 0."""
+    """Returns the centres of a grid's cells ``(1, h·w, 2)``, fp32, in tokens of ``raster``; its first one is at 0."""
     axes = [(torch.arange(n, device=device) + 0.5) * (size / n) - 0.5 for size, n in zip(raster, grid)]
     return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).reshape(1, -1, 2)
 
 
 def indices_of(mask: Tensor, number: int) -> Tensor:
-    """Where a mask is true, for those who know how often: ``nonzero`` without a synchronisation with the host.
+    """Returns where a mask is true: ``nonzero`` for a known count, without a GPU→CPU sync.
 
     Args:
         mask (Tensor): ``(N,)``, bool.
-        number (int): How often it is true.
+        number (int): Number of true entries.
 
     Returns:
         Tensor: Rising indices ``(number,)``, int64.
     """
     rows = torch.arange(len(mask), device=mask.device)
-    # the others all write into one place that is cut off
+    # The false ones all write into one last place, which is cut off.
     place = (mask.cumsum(0) - 1).masked_fill(~mask, number)
     return rows.new_empty(number + 1).scatter(0, place, rows)[:number]

@@ -13,12 +13,12 @@ from .ops import indices_of
 class Packing:
     """Images of unequal token counts, one after the other in packed rows ``(ΣL, …)``.
 
-    Making one brings the lengths to the host: the only synchronisation of a ragged batch, once for each time its
-    tokens change. All that follows, attention included, knows its sizes.
+    Making one copies the lengths to the CPU. This is the only GPU→CPU sync of a ragged batch, once whenever its token
+    counts change.
 
     Args:
         lengths (Tensor): Rows of each image ``(B,)``, int64.
-        sizes (list[int], optional): The same, where the host knows it already.
+        sizes (list[int], optional): The same numbers, if the CPU knows them already; then nothing is synced.
     """
 
     def __init__(self, lengths: Tensor, sizes: list[int] | None = None):
@@ -28,21 +28,21 @@ class Packing:
 
     @classmethod
     def of(cls, lengths: Union[Tensor, 'Packing']) -> 'Packing':
-        """``lengths`` itself if it is a packing already."""
-        return lengths if isinstance(lengths, cls) else cls(lengths)
+        """Returns a packing of ``lengths``; ``lengths`` itself if it is one already."""
+        return lengths if isinstance(lengths, Packing) else cls(lengths)
 
     @classmethod
     def even(cls, batch: int, length: int, device: torch.device) -> 'Packing':
-        """Images of one length, as a dense batch has them; no synchronisation."""
+        """Makes the packing of images of one length, as in a dense batch, without a sync."""
         return cls(torch.full((batch,), length, device=device), [length] * batch)
 
     def without(self, first: int) -> 'Packing':
-        """The packing that is left without the ``first`` rows of each image; no synchronisation."""
+        """Returns the packing without the ``first`` rows of each image, without a sync."""
         return Packing(self.lengths - first, [size - first for size in self.sizes])
 
     @property
     def is_even(self) -> bool:
-        """Whether all images have the same length: the rows are those of a dense batch."""
+        """Whether all images have the same length."""
         return self.total == self.longest * len(self)
 
     def __len__(self) -> int:
@@ -66,18 +66,18 @@ class Packing:
 
     @cached_property
     def valid(self) -> Tensor:
-        """Which slots of the padded batch hold a row ``(B, longest)``, bool."""
+        """Slots of the padded batch that hold a row ``(B, longest)``, bool."""
         return torch.arange(self.longest, device=self.lengths.device) < self.lengths[:, None]
 
     def rows_from(self, first: int) -> Tensor:
-        """Rows of all tokens but the ``first`` ones of each image, int64; every image must have these."""
+        """Returns the rows of all tokens but the ``first`` ones of each image, int64; every image must have these."""
         return indices_of(self.place >= first, self.total - first * len(self))
 
     def pad(self, x: Tensor) -> Tensor:
-        """Packed ``(ΣL, …)`` → ``(B, longest, …)``, zero where there is nothing."""
+        """Pads packed rows: ``(ΣL, …)`` → ``(B, longest, …)``, zero in empty slots."""
         slots = x.new_zeros(len(self) * self.longest, *x.shape[1:])
         return slots.index_copy(0, self.image * self.longest + self.place, x).unflatten(0, (len(self), self.longest))
 
     def unpad(self, x: Tensor) -> Tensor:
-        """Padded ``(B, longest, …)`` → ``(ΣL, …)``."""
+        """Packs padded rows: ``(B, longest, …)`` → ``(ΣL, …)``."""
         return x.flatten(0, 1)[self.image * self.longest + self.place]

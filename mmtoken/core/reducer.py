@@ -1,10 +1,10 @@
-"""Reducer: the one interface between a token reduction method and a host."""
+"""Reducer: the interface between a token reduction method and a host."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks of one width and one window.
+    """Consecutive blocks of one width.
 
     Args:
         first (int): First block.
@@ -35,7 +35,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class HostInfo:
-    """What a reducer may know of its host, told once when the model is built.
+    """Facts about a host that a reducer may read, given once when the model is built.
 
     Args:
         depth (int): Number of blocks.
@@ -43,12 +43,13 @@ class HostInfo:
         num_heads (int): Attention heads in the first stage.
         out_indices (tuple[int, ...]): Blocks after which the host gives out features.
         num_prefix (int): Class and register tokens.
-        position (str): ``absolute`` when positions are in the tokens, ``relative`` when attention reads them.
+        position (str): ``absolute`` if positions are added to the tokens, ``relative`` if they are a bias of the
+            attention.
         ragged (bool): Whether blocks run on packed images of unequal token counts. Defaults to True.
         any_size (bool): Whether the stem takes pictures of any size. Defaults to True.
-        ragged_stem (bool): Whether the stem makes unequal numbers of tokens. Defaults to False.
+        ragged_stem (bool): Whether images start with unequal numbers of tokens. Defaults to False.
         stages (tuple[Stage, ...]): Stages of a pyramid; one stage by default.
-        host (nn.Module, optional): The backbone itself, for methods that copy parts of it.
+        host (TokenHost, optional): The backbone, for methods that copy parts of it.
     """
 
     depth: int
@@ -61,7 +62,7 @@ class HostInfo:
     any_size: bool = True
     ragged_stem: bool = False
     stages: tuple[Stage, ...] = ()
-    host: nn.Module | None = None
+    host: Any = None  # methods read what only some backbones have
 
     @property
     def is_plain(self) -> bool:
@@ -80,19 +81,19 @@ class HostInfo:
 
 @dataclass
 class Cost:
-    """What a method makes of the cost of a backbone, for one image; see :meth:`Reducer.closed_form`.
+    """Cost of a backbone with a method, for one image; see :meth:`Reducer.closed_form`.
 
     Args:
-        attention (list[int | tuple[int, ...]]): Patch tokens that enter the attention of each block; several numbers if
-            the block runs on several sequences.
-        mlp (list[int | tuple[int, ...]]): Likewise those that enter the MLP of each block.
+        attention (Sequence[int | tuple[int, ...]]): Patch tokens that enter the attention of each block; several
+            numbers if the block runs on several sequences.
+        mlp (Sequence[int | tuple[int, ...]]): The same for the MLP of each block.
         reduce (int): Multiply-adds of the method itself. Defaults to 0.
         restore (int): Multiply-adds of restoring the full grid once, after the last block. Defaults to 0.
         stem (int): Multiply-adds in the stem beyond that of the dense model. Defaults to 0.
     """
 
-    attention: list[int | tuple[int, ...]]
-    mlp: list[int | tuple[int, ...]]
+    attention: Sequence[int | tuple[int, ...]]
+    mlp: Sequence[int | tuple[int, ...]]
     reduce: int = 0
     restore: int = 0
     stem: int = 0
@@ -101,43 +102,45 @@ class Cost:
 class Reducer(nn.Module):
     """Base class of token reduction methods.
 
-    A host calls :meth:`start` to get its tokens, then for each block i ``before(state, i)``, then ``between(state, i)``
-    after the attention and before the MLP of the block, and ``after(state, i)``. Each may change ``state``; none keeps
-    anything of it on the module.
+    A host calls :meth:`start` to get its tokens. Then it calls for each block i ``before(state, i)``,
+    ``between(state, i)`` after the attention and before the MLP, and ``after(state, i)``. Each may change ``state``;
+    none may keep anything of a pass on the module.
 
-    A registered method also brings :attr:`paper`, :attr:`identity_example`, :attr:`examples` and :meth:`closed_form`;
-    the contract tests run over them and fail without.
+    A registered method also has :attr:`paper`, :attr:`identity_example`, :attr:`examples` and :meth:`closed_form`;
+    the contract tests need them.
     """
 
-    #: Whether the number of tokens depends on the picture. Static methods promise compile, CUDA graphs and export.
-    dynamic: ClassVar[bool] = False
+    #: Whether the number of tokens depends on the picture. Static methods must compile and export, and run in CUDA
+    #: graphs.
+    dynamic: bool = False
     #: Whether the method has parameters or losses of its own.
-    trainable: ClassVar[bool] = False
+    trainable: bool = False
     #: Whether the method reads ``state.keys`` in ``between`` or ``after``.
-    needs_keys: ClassVar[bool] = False
-    #: Whether the method takes images of unequal token counts, as the stem of a backbone may make them.
-    takes_ragged: ClassVar[bool] = False
+    needs_keys: bool = False
+    #: Whether the method takes images of unequal token counts, with which some backbones start.
+    takes_ragged: bool = False
     #: The paper, as 'Title, venue year, arXiv id'.
     paper: ClassVar[str] = ''
     #: Arguments that reduce nothing, and arguments that reduce ever more, for a model of four blocks.
     identity_example: ClassVar[dict] = {}
     examples: ClassVar[Sequence[dict]] = ()
-    #: Arguments with which a method whose decisions are learned reduces something at random weights.
+    #: Arguments with which a learned method reduces something even at random weights.
     lively_example: ClassVar[dict] = {}
-    #: The argument that takes the configs of the model's auxiliary heads where the config leaves it out.
+    #: Name of the argument that gets the configs of the model's auxiliary heads if the config leaves it out.
     auxiliary: ClassVar[str | None] = None
 
-    #: Why the output of the model's heads needs :meth:`finish`; empty if it does not.
+    #: If set: why the output of the model's heads needs :meth:`finish`.
     finishes: str = ''
-    #: Whether the host gives out maps on the reduced raster, for :meth:`finish` to restore after the head.
+    #: Whether outputs are maps on the reduced raster, and :meth:`finish` restores the output of the head.
     gives_reduced_maps: bool = False
-    #: Part of the training that is done, 0 to 1, and iterations done; see :meth:`set_progress`.
+    #: Part of the training that is done, 0 to 1; see :meth:`set_progress`.
     progress: float = 1.0
+    #: Training iterations done.
     iteration: int = 0
 
     # ------------------------------------------------------------------ checks
     def refuses(self, host: HostInfo) -> str:
-        """Returns why the method cannot run on a backbone at all, and what could; empty if it can."""
+        """Returns why the method cannot run on a backbone, and the remedy; empty if it can."""
         if self.dynamic and not host.ragged:
             reason = 'relative position bias' if host.position == 'relative' else 'attention'
             return (
@@ -149,101 +152,111 @@ class Reducer(nn.Module):
         return ''
 
     def bind(self, host: HostInfo) -> None:
-        """Checks the arguments against the host, before any work starts.
+        """Checks the arguments against the host, when the model is built.
 
         Raises:
-            ValueError: In one line that names the argument and what would be right.
+            ValueError: In one line that names the argument and the remedy.
         """
 
     def bind_model(self, model: nn.Module) -> dict[str, str]:
-        """Checks the arguments against the model around the host, when that is built.
+        """Checks the arguments against the model around the host, when the model is built.
 
         Args:
             model (nn.Module): Normally an mmseg segmentor, with its ``decode_head``.
 
         Returns:
-            dict[str, str]: Prefixes of names in the stock model's checkpoint, and below this reducer the prefixes of
-            the same parameters; empty if none moves.
+            dict[str, str]: For parameters that this reducer takes over: prefixes of their names in the stock model's
+            checkpoint → prefixes of their names in this reducer.
 
         Raises:
-            ValueError: In one line that names the argument and what would be right.
+            ValueError: In one line that names the argument and the remedy.
         """
         return {}
 
     def search_space(self, host: HostInfo) -> dict[str, tuple | list]:
-        """Returns the arguments that trade accuracy for speed on the host that this is bound to; none by default.
+        """Returns the arguments that trade accuracy for speed on a host; none by default.
 
         Returns:
-            dict: By argument: ``(low, high)``, two ints or two floats, is a range that holds both ends; a list is a
-            choice of values, ``[None]`` one that clears an argument which excludes another; a tuple of these is an
-            argument that is itself a list, item by item. Any combination, with the other arguments as they are, must
-            pass the constructor and :meth:`bind`.
+            dict: The values of each argument. ``(low, high)``, two ints or two floats, is a range with both ends. A
+            list is a choice; ``[None]`` clears an argument that excludes another. A tuple of these stands for an
+            argument that is a list, item by item. Any combination, with the other arguments as they are, must pass the
+            constructor and :meth:`bind`.
         """
         return {}
 
     def closed_form(self, host: HostInfo, grid: tuple[int, int], state: TokenState | None = None) -> Cost:
-        """Returns the method's cost on paper, to the last multiply-add; the tests hold the counter against it.
+        """Returns the cost of the method by its formulas, exactly; the tests compare the counter with it.
 
         Args:
-            host (HostInfo): Of the backbone, which gives out features after its last block alone.
+            host (HostInfo): Facts about the backbone, whose only output comes after its last block.
             grid (tuple[int, int]): Patch grid of the picture.
-            state (TokenState, optional): After a pass of one picture; dynamic methods read there what happened.
+            state (TokenState, optional): State after a pass of one picture, from which dynamic methods read the counts.
         """
         raise NotImplementedError(f'{type(self).__name__} has no closed_form(), which tells what it costs.')
 
-    def copies(self) -> dict[str, str]:
-        """Returns prefixes of parameters below this reducer, and those of the backbone's that they start from.
+    def kept(self, state: TokenState | None) -> Any:
+        """Returns what the method kept of a pass in ``state.aux``.
 
-        A checkpoint that lacks the former fills them from the latter.
+        Raises:
+            ValueError: If there was no pass.
+        """
+        if state is None or self not in state.aux:
+            raise ValueError(f'{type(self).__name__} needs the state after a pass of its own.')
+        return state.aux[self]
+
+    def copies(self) -> dict[str, str]:
+        """Returns which parameters start as copies of the backbone's, as prefixes of names: own → the backbone's.
+
+        They are copied when a checkpoint lacks them.
         """
         return {}
 
     # ------------------------------------------------------------------ the pass
     def start(self, host: TokenHost, images: Tensor, padding: Tensor | None) -> TokenState:
-        """Makes the tokens of a batch; override it to start from others than the full grid.
+        """Makes the first tokens of a batch: the full grid by default.
 
         Args:
-            host (TokenHost): Its ``embed(images, padding)`` makes the full grid, also of resized pictures;
-                ``run_blocks(state, blocks)`` runs blocks on tokens.
+            host (TokenHost): The backbone. ``host.embed(images, padding)`` makes the full grid, also of resized
+                pictures; ``host.run_blocks(state, blocks)`` runs blocks on tokens.
             images (Tensor): ``(B, 3, H, W)``.
-            padding (Tensor, optional): Patches that hold nothing but padding ``(B, grid_h, grid_w)``, bool.
+            padding (Tensor, optional): Patches that hold only padding ``(B, grid_h, grid_w)``, bool.
         """
         return host.embed(images, padding)
 
     def before(self, state: TokenState, i: int) -> None:
-        """Runs before block ``i``."""
+        """Is called before block ``i``."""
 
     def between(self, state: TokenState, i: int) -> None:
-        """Runs after the attention of block ``i`` and before its MLP."""
+        """Is called after the attention of block ``i`` and before its MLP."""
 
     def after(self, state: TokenState, i: int) -> None:
-        """Runs after block ``i``, before its features are given out."""
+        """Is called after block ``i``, before its features are made."""
 
     # ------------------------------------------------------------------ around the pass
     def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Any:
         """Runs a head of the model and finishes its output; called for every head if :attr:`finishes` is set.
 
         Args:
-            state (TokenState): The state that the features came with.
+            state (TokenState): The state after the pass that made the features.
             head (nn.Module): An mmseg decode head; its ``forward`` takes ``feats``.
             feats (tuple[Tensor]): Feature maps.
             name (str): ``decode`` for the model's decode head, ``aux…`` for the others.
 
         Returns:
-            Tensor: Logits on the full grid ``(B, classes, H, W)``, or a multiple of it, or whatever else the head's
-            ``predict_by_feat`` and ``loss_by_feat`` take.
+            Any: What the head's ``predict_by_feat`` and ``loss_by_feat`` take: mostly logits ``(B, classes, H, W)`` on
+            the full grid or a multiple of it.
 
         Raises:
-            ValueError: If the method cannot finish what this head gives.
+            ValueError: If the method cannot finish the output of this head.
         """
         return head.forward(feats)
 
     def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
-        """Returns the losses of a trainable method by name; none for the others."""
+        """Returns the losses of the method by name; none by default."""
         return {}
 
     def set_progress(self, progress: float, iteration: int) -> None:
-        """Takes note of how far training is; the model calls it before each training step.
+        """Stores how far training is; the model calls this before each training step.
 
         Args:
             progress (float): Part of all iterations that is done, 0 to 1.
@@ -252,11 +265,11 @@ class Reducer(nn.Module):
         self.progress, self.iteration = progress, iteration
 
     def switch_to_deploy(self) -> None:
-        """Drops what only training needs and folds what folds; the tools and the export call it."""
+        """Drops parts that only training needs; the tools and the export call it."""
 
 
 class ReducerSequence(Reducer):
-    """Several reducers in one backbone, called in order; their trails stack.
+    """Several reducers in one backbone, called in order.
 
     Args:
         reducers (Sequence[Reducer]): At least one.
@@ -271,7 +284,7 @@ class ReducerSequence(Reducer):
             raise ValueError('reducer=[] is empty; leave it out, or name at least one method.')
         if any(reducer is None for reducer in reducers):
             raise ValueError('reducer=[…] holds None; leave it out, each entry is the config of a method.')
-        self.reducers = nn.ModuleList(reducers)
+        self.reducers = cast(Sequence[Reducer], nn.ModuleList(reducers))
         self.dynamic = any(r.dynamic for r in reducers)
         self.trainable = any(r.trainable for r in reducers)
         self.needs_keys = any(r.needs_keys for r in reducers)
@@ -279,7 +292,8 @@ class ReducerSequence(Reducer):
         self.gives_reduced_maps = any(r.gives_reduced_maps for r in reducers)
 
     def refuses(self, host: HostInfo) -> str:
-        return next((reason for reducer in self.reducers if (reason := reducer.refuses(host))), '')
+        reasons = [reducer.refuses(host) for reducer in self.reducers]
+        return next(filter(None, reasons), '')
 
     def bind(self, host: HostInfo) -> None:
         for reducer in self.reducers:
@@ -324,7 +338,10 @@ class ReducerSequence(Reducer):
             reducer.after(state, i)
 
     def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Any:
-        return next((r for r in self.reducers if r.finishes), super()).finish(state, head, feats, name)
+        for reducer in self.reducers:
+            if reducer.finishes:
+                return reducer.finish(state, head, feats, name)
+        return super().finish(state, head, feats, name)
 
     def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
         return {k: v for reducer in self.reducers for k, v in reducer.losses(state, targets).items()}

@@ -1,4 +1,4 @@
-"""The registry of token reduction methods; torch only, so that it works without OpenMMLab."""
+"""Registry of token reduction methods; torch only, so that it works without OpenMMLab."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
     from .reducer import Reducer
 
 
 class ReducerRegistry:
-    """Token reduction methods by name. A method is built by its host, never by mmseg or mmdet."""
+    """Holds token reduction methods by name. Hosts build methods; mmseg and mmdet never do."""
 
     def __init__(self) -> None:
         self.module_dict: dict[str, type[Reducer]] = {}
@@ -22,7 +22,7 @@ class ReducerRegistry:
         """Returns a decorator that registers a class.
 
         Args:
-            name (str, optional): Under this name; by default that of the class.
+            name (str, optional): Name of the method; by default that of the class.
             force (bool): Replace a method of the same name. Defaults to False.
 
         Raises:
@@ -39,14 +39,14 @@ class ReducerRegistry:
         return register
 
     def import_from_location(self) -> None:
-        """Imports mmtoken's own methods, which registers them."""
+        """Imports mmtoken's own methods, and so registers them."""
         importlib.import_module('mmtoken.methods')
 
     def get(self, name: str) -> type[Reducer]:
         """Returns the method of a name, with or without ``mmtoken.`` before it.
 
         Raises:
-            ValueError: For an unknown one, naming those that exist.
+            ValueError: For an unknown name; lists the known ones.
         """
         self.import_from_location()
         method = self.module_dict.get(str(name).removeprefix('mmtoken.'))
@@ -63,10 +63,18 @@ def method_of(cfg: dict) -> type[Reducer]:
     """Returns the method that a reducer's config names.
 
     Raises:
-        ValueError: For an unknown one, naming those that exist.
+        ValueError: For an unknown name; lists the known ones.
     """
     name = cfg.get('type')
-    return name if isinstance(name, type) else REDUCERS.get(name)
+    return name if isinstance(name, type) else REDUCERS.get(str(name))
+
+
+@overload
+def build_reducer(cfg: dict | Sequence[dict] | Reducer) -> Reducer: ...
+
+
+@overload
+def build_reducer(cfg: None) -> None: ...
 
 
 def build_reducer(cfg: dict | Sequence[dict] | Reducer | None) -> Reducer | None:
@@ -77,7 +85,7 @@ def build_reducer(cfg: dict | Sequence[dict] | Reducer | None) -> Reducer | None
 
     Raises:
         ValueError: For an unknown method or a bad value.
-        TypeError: For an argument that the method does not have, naming those that are near.
+        TypeError: For an argument that the method does not have; names the nearest one.
     """
     from .reducer import Reducer, ReducerSequence
 

@@ -1,4 +1,4 @@
-"""The ways back from reduced tokens to those before the reduction."""
+"""Restores: maps from reduced tokens back to those before the reduction."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ class Restore:
     """Undoes one reduction: maps the reduced patch tokens back to those before it."""
 
     def __call__(self, x: Tensor, num_prefix: int) -> Tensor:
-        """Maps all tokens ``(B, P+M, C)`` to ``(B, P+N, C)``; the first ``num_prefix`` stay as they are."""
+        """Maps all tokens ``(B, P+M, C)`` to ``(B, P+N, C)``; the ``num_prefix`` first ones stay as they are."""
         if num_prefix == 0:
             return self.patches(x)
         return torch.cat([x[:, :num_prefix], self.patches(x[:, num_prefix:])], dim=1)
@@ -25,7 +25,7 @@ class Restore:
         return self.patches(x[:, num_prefix:])
 
     def after(self, earlier: 'Restore') -> 'Restore | None':
-        """Returns this map followed by the one of an earlier reduction as one map; None if there is no such map."""
+        """Returns this map and then that of an earlier reduction as one map; None if they do not join."""
         return None
 
     def without_saved(self) -> 'Restore':
@@ -34,7 +34,7 @@ class Restore:
 
 
 def _with_saved(x: Tensor, saved: Sequence[Tensor | int], dim: int) -> Tensor:
-    """Puts saved tokens before those of now along ``dim``; a number stands for so many rows of zeros."""
+    """Puts saved tokens before the present ones along ``dim``; a number stands for that many rows of zeros."""
     rows = []
     for part in saved:
         if isinstance(part, int):
@@ -55,18 +55,18 @@ def _lengths(saved: Sequence[Tensor | int], dim: int) -> list[int]:
 
 
 def _shifted(index: Tensor, saved: Sequence[Tensor | int], dim: int) -> Tensor:
-    """Extends an index along its last dimension by an identity for rows that were saved before it."""
+    """Puts rows that were saved earlier before an index: each of them maps to itself."""
     number = sum(_lengths(saved, dim))
     first = torch.arange(number, device=index.device).expand(*index.shape[:-1], number)
     return torch.cat([first, index + number], dim=-1) if number else index
 
 
 class Gather(Restore):
-    """Gives each old token the value of one new token, or of one that was saved when it was dropped.
+    """Gives each old token the value of one new token, or its own saved value if it was dropped.
 
     Args:
-        index (Tensor): For each old token a row of ``[saved tokens, new tokens]``, ``(B or 1, N)``, int64.
-        saved (Sequence[Tensor]): Dropped tokens ``(B, D, C)`` as they were. Defaults to none.
+        index (Tensor): Row of each old token in ``[saved tokens, new tokens]``, ``(B or 1, N)``, int64.
+        saved (Sequence[Tensor]): Dropped tokens ``(B, D, C)``. Defaults to none.
     """
 
     def __init__(self, index: Tensor, saved: Sequence[Tensor | int] = ()):
@@ -103,7 +103,7 @@ class WeightedSum(Restore):
 
 
 class Interpolate(Restore):
-    """Interpolates new tokens on a smaller raster to the old raster.
+    """Interpolates new tokens from their smaller raster to the old one.
 
     Args:
         source (tuple[int, int]): Raster ``(h, w)`` of the new tokens.
@@ -121,11 +121,11 @@ class Interpolate(Restore):
 
 
 class Scatter(Restore):
-    """Puts the packed rows of a ragged batch back; rows that were dropped come back as they were saved.
+    """Puts the packed rows of a ragged batch back, and dropped rows with their saved values.
 
     Args:
-        index (Tensor): For each old row, prefix included, a row of ``[saved rows, new rows]`` ``(R,)``, int64.
-        saved (Sequence[Tensor]): Dropped rows ``(D, C)`` as they were.
+        index (Tensor): Row of each old row, prefix included, in ``[saved rows, new rows]`` ``(R,)``, int64.
+        saved (Sequence[Tensor]): Dropped rows ``(D, C)``.
         shape (tuple[int, ...]): Shape of the old batch without channels: ``(B, L)``, or ``(ΣL,)`` if it was ragged.
     """
 

@@ -110,7 +110,7 @@ def rotary_eva02(
     _check(head_dim)
     bands = torch.arange(head_dim // 4, device=coords.device, dtype=coords.dtype) / (head_dim // 4)
     frequencies = 1.0 / temperature**bands
-    positions = coords.unbind(-1)
+    positions = list(coords.unbind(-1))
     if reference is not None:
         positions = [p / side * before for p, side, before in zip(positions, grid, reference)]
     return _rotation([p[..., None] * frequencies for p in positions], interleaved=True)

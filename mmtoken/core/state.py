@@ -1,4 +1,4 @@
-"""TokenState: the tokens of a batch on their way through a backbone, and how to get the full grid back."""
+"""TokenState: the tokens of a batch during a pass, and the way back to the full grid."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .restores import Gather, Restore, Scatter
 
 @dataclass(frozen=True)
 class Reduction:
-    """One entry of the trail: how to undo a reduction, the layout before it, and whose it is."""
+    """One reduction: how to undo it, the layout before it, and the reducer that made it."""
 
     restore: Restore
     layout: Layout
@@ -28,23 +28,23 @@ class Reduction:
 class TokenState:
     """Tokens of a batch of images.
 
-    Every reduction goes through :meth:`replace`: it changes the tokens and their layout together and remembers how to
-    undo both.
+    Every reduction goes through :meth:`replace`, which changes the tokens and their layout together and remembers how
+    to undo both.
 
     Args:
         x (Tensor): One token for each patch in raster order, prefix first, ``(B, P+H·W, C)``.
         grid (tuple[int, int]): Full patch grid ``(H, W)``.
         num_prefix (int): P, class and register tokens; never reduced. Defaults to 0.
-        padding (Tensor, optional): Patches that hold nothing but padding, ``(B, H·W)``, bool.
+        padding (Tensor, optional): Patches that hold only padding, ``(B, H·W)``, bool.
 
     Attributes:
-        x (Tensor): Tokens now, ``(B, P+n, C)``; in a ragged batch packed ``(ΣL, C)``, each image's prefix first.
-        layout (Layout): Where they lie and what they stand for.
-        trail (list[Reduction]): Reductions to undo, the last one first.
+        x (Tensor): Present tokens ``(B, P+n, C)``; in a ragged batch packed ``(ΣL, C)``, each image's prefix first.
+        layout (Layout): Where they lie, and how many patches each stands for.
+        trail (list[Reduction]): Reductions so far, oldest first; they are undone from the end.
         keys (Tensor | None): Keys of the running block ``(B, P+n, heads, d)``, for reducers that set ``needs_keys``.
-        aux (dict): What reducers keep for the rest of the pass, by reducer.
-        block (int): The next block to run; a reducer that runs blocks itself moves it on.
-        counts (list[int]): Tokens of the whole batch, prefix included, that entered the MLP of each block so far.
+        aux (dict): By reducer, what it keeps for the rest of the pass.
+        block (int): Next block to run; a reducer that runs blocks itself raises it.
+        counts (list[int]): For each block so far, tokens of the whole batch, prefix included, that entered its MLP.
         out_norm (Callable): Output norm of tokens ``(…, C)`` after block i, used by exit heads.
     """
 
@@ -81,12 +81,12 @@ class TokenState:
 
     @property
     def padding(self) -> Tensor | None:
-        """Patch tokens that stand for nothing but padding ``(B, n)``, packed ``(Σn,)``, bool."""
+        """Patch tokens that stand for padding only ``(B, n)``, packed ``(Σn,)``, bool."""
         return self.layout.padding
 
     @property
     def proportional(self) -> bool:
-        """Whether attention weighs each key by the patches that its token stands for."""
+        """Whether attention weighs each key by the size of its token."""
         return self.layout.proportional
 
     @property
@@ -106,7 +106,7 @@ class TokenState:
 
     @property
     def patches(self) -> Tensor:
-        """Patch tokens now ``(B, n, C)``; in a ragged batch packed ``(Σn, C)``."""
+        """Present patch tokens ``(B, n, C)``; in a ragged batch packed ``(Σn, C)``."""
         if self.packing is None:
             return self.x[:, self.num_prefix :]
         return self.x[self.packing.rows_from(self.num_prefix)] if self.num_prefix else self.x
@@ -136,29 +136,29 @@ class TokenState:
         return self.trail[0].layout if self.trail else self.layout
 
     def next_stage(self, x: Tensor, grid: tuple[int, int], padding: Tensor | None = None) -> TokenState:
-        """Returns the tokens of a pyramid's next stage, which go on with this pass: what reducers keep, the counts.
+        """Returns the state of a pyramid's next stage; it takes over the counts and what reducers keep.
 
         Args:
-            x (Tensor): One token for each patch of that stage, prefix first, ``(B, P+H·W, C)``.
-            grid (tuple[int, int]): Its full patch grid ``(H, W)``.
-            padding (Tensor, optional): Its patches that hold nothing but padding, ``(B, H·W)``, bool.
+            x (Tensor): One token for each patch of the stage, prefix first, ``(B, P+H·W, C)``.
+            grid (tuple[int, int]): Full patch grid of the stage ``(H, W)``.
+            padding (Tensor, optional): Patches that hold only padding, ``(B, H·W)``, bool.
         """
-        state = TokenState(x, tuple(grid), self.num_prefix, padding)
+        state = TokenState(x, (grid[0], grid[1]), self.num_prefix, padding)
         state.aux, state.block, state.counts, state.out_norm = self.aux, self.block, self.counts, self.out_norm
         return state
 
     # ------------------------------------------------------------------ reductions
     def replace(self, x: Tensor, restore: Restore, layout: Layout, owner: Any = None) -> None:
-        """Replaces the tokens and remembers the way back; every reduction goes through here.
+        """Replaces the tokens and remembers the way back. Every reduction goes through here.
 
         Args:
             x (Tensor): New tokens, prefix first: ``(B, P+M, C)``, or packed ``(ΣL, C)`` if ``layout`` has a packing.
-            restore (Restore): Maps them, or values of theirs, back to the tokens of now.
-            layout (Layout): Of the new tokens; usually ``state.layout.reduced(…)``.
-            owner (Any): Whose reduction it is, for :meth:`restore`.
+            restore (Restore): Maps them, or one value for each of them, back to the present tokens.
+            layout (Layout): Layout of the new tokens; usually ``state.layout.reduced(…)``.
+            owner (Any): The reducer that makes the reduction, for :meth:`restore`.
         """
         self.trail.append(Reduction(restore, self.layout, owner))
-        self.keys = None  # they were those of the tokens before
+        self.keys = None  # they belong to the tokens before
         self.x, self.layout = x, layout
 
     def reduce(
@@ -173,20 +173,20 @@ class TokenState:
         proportional: bool = False,
         owner: Any = None,
     ) -> None:
-        """Replaces the patch tokens of a dense batch by fewer ones.
+        """Replaces the patch tokens of a dense batch by fewer tokens.
 
         Args:
             patches (Tensor): New patch tokens ``(B, M, C)``.
             restore (Restore): Maps ``(B, M, ·)`` back to ``(B, n, ·)``.
             coords (Callable, optional): Makes the centres of the new tokens ``(B or 1, M, 2)`` from those of the old
-                ones ``(B or 1, n, 2)``; called only when a host asks. By default they are those of ``raster``.
-            sizes (Tensor | Callable, optional): Patches that each stands for ``(B or 1, M)``, or a function that makes
-                them. By default they are those of ``raster``.
-            padding (Tensor, optional): New tokens that stand for nothing but padding ``(B, M)``, bool.
+                ones ``(B or 1, n, 2)``; called only when a host asks for centres. By default those of ``raster``.
+            sizes (Tensor | Callable, optional): Sizes of the new tokens ``(B or 1, M)``, or a function that makes them.
+                By default those of ``raster``.
+            padding (Tensor, optional): New tokens that stand for padding only ``(B, M)``, bool.
             raster (tuple[int, int], optional): ``(h, w)`` if the new tokens lie on a raster.
-            proportional (bool): Weigh keys by ``sizes`` in attention from here on, if a reducer before did not already.
-                Defaults to False.
-            owner (Any): Whose reduction it is, for :meth:`restore`.
+            proportional (bool): Weigh keys by ``sizes`` in attention from here on. Once on, it stays on. Defaults to
+                False.
+            owner (Any): The reducer that makes the reduction, for :meth:`restore`.
 
         Raises:
             ValueError: If the batch is ragged.
@@ -203,13 +203,13 @@ class TokenState:
         self.replace(torch.cat([self.prefix, patches.to(self.x.dtype)], dim=1), restore, layout, owner)
 
     def keep(self, index: Tensor, owner: Any = None) -> None:
-        """Lets equally many patch tokens of each image go on; the others come back as they are now.
+        """Keeps equally many patch tokens of each image; the restore gives the others their present values.
 
-        Nothing waits for the GPU, so a static method may call it. Only the dropped tokens are saved.
+        There is no GPU→CPU sync, so a static method may call it. Only the dropped tokens are saved.
 
         Args:
-            index (Tensor): Patch tokens that go on ``(B, k)``, int64, rising and all different in each image.
-            owner (Any): Whose reduction it is, for :meth:`restore`.
+            index (Tensor): Patch tokens to keep ``(B, k)``, int64, rising and all different in each image.
+            owner (Any): The reducer that makes the reduction, for :meth:`restore`.
 
         Raises:
             ValueError: If the batch is ragged.
@@ -219,7 +219,7 @@ class TokenState:
         batch, n = patches.shape[:2]
         k = index.shape[1]
         kept = torch.zeros(batch, n, dtype=torch.bool, device=index.device).scatter(1, index, True)
-        # Rows of [dropped, kept]: each token's number among its kind.
+        # Row of each token in [dropped, kept].
         order = torch.where(kept, n - k + kept.cumsum(1) - 1, (~kept).cumsum(1) - 1)
         dropped = torch.empty_like(order).scatter(1, order, torch.arange(n, device=index.device).expand(batch, -1))
         dropped = dropped[:, : n - k]
@@ -238,20 +238,20 @@ class TokenState:
         self.replace(x, Gather(order, [pick(patches, dropped)]), layout, owner)
 
     def select(self, keep: Tensor, owner: Any = None, sizes: Tensor | None = None) -> Tensor | None:
-        """Lets a subset of each image's patch tokens go on, in raster order, as a ragged batch.
+        """Keeps a subset of each image's patch tokens, in raster order, as a ragged batch.
 
-        Waits once for the GPU, to know the new counts. May be called again on what is left. Changes nothing if every
-        token goes on.
+        Syncs GPU→CPU once for the new counts. May be called again on what is left. A no-op if every token is kept.
 
         Args:
-            keep (Tensor): ``(B, n)``, or packed ``(Σn,)`` in a ragged batch, bool. Prefix tokens always go on.
-            owner (Any): Whose reduction it is, for :meth:`restore`.
-            sizes (Tensor, optional): Patches that each token stands for from here on, in the shape of ``keep``, fp32,
-                if those that go on stand for some that do not; attention then weighs keys by it.
+            keep (Tensor): Patch tokens to keep, ``(B, n)`` or packed ``(Σn,)`` in a ragged batch, bool. Prefix tokens
+                are always kept.
+            owner (Any): The reducer that makes the reduction, for :meth:`restore`.
+            sizes (Tensor, optional): Sizes from here on, in the shape of ``keep``, fp32, if kept tokens stand for
+                dropped ones too. Attention then weighs keys by them.
 
         Returns:
-            Tensor | None: Those that go on, as indices among the patch tokens of the batch ``(Σn',)``, int64; None if
-            all do.
+            Tensor | None: Kept tokens as indices among the patch tokens of the batch ``(Σn',)``, int64; None if every
+            token is kept.
         """
         prefix, before = self.num_prefix, self.layout
         if before.packing is None:
@@ -267,7 +267,7 @@ class TokenState:
         kept = indices_of(keep.flatten(), packing.total - prefix * len(packing))
 
         def pick(values: Tensor, tail: int) -> Tensor:
-            """Of one value a patch token ``(B or 1, n, …)`` or ``(Σn, …)`` those that go on ``(Σn', …)``."""
+            """Picks the values of kept tokens ``(Σn', …)`` from ``(B or 1, n, …)`` or ``(Σn, …)``."""
             if before.packing is None:
                 values = values.expand(len(packing), *values.shape[1:])
             return values.flatten(0, values.dim() - 1 - tail)[kept]
@@ -305,8 +305,8 @@ class TokenState:
         """Undoes the last reduction, layout included.
 
         Args:
-            owner (Any): If given, undoes everything down to its last reduction, that included; nothing if it made
-                none, so that reducers that stack never undo one another's alone.
+            owner (Any): If given, undoes this reducer's last reduction and all that came after it; nothing if it made
+                none.
         """
         if owner is None:
             self._undo()
@@ -320,18 +320,18 @@ class TokenState:
         return last.owner
 
     def dense(self, values: Tensor | None = None, trail: list[Reduction] | None = None) -> Tensor:
-        """Returns the full grid: runs the trail back without popping it.
+        """Returns the full grid, and leaves the tokens and the trail as they are.
 
         Args:
-            values (Tensor, optional): What to restore, one row for each patch token now, ``(B, n, C')``; the tokens
-                themselves if None. Class maps of a head that ran on the reduced tokens are restored this way.
-            trail (list[Reduction], optional): The trail at the time that ``values`` belong to, if it is not now.
+            values (Tensor, optional): One row for each present patch token, ``(B, n, C')``, such as the logits of a
+                head that ran on the reduced tokens. The tokens themselves if None.
+            trail (list[Reduction], optional): Reductions to undo, if not all of them.
 
         Returns:
             Tensor: ``(B, H·W, C)`` in raster order, without prefix.
 
         Raises:
-            ValueError: If the first tokens were none of the full grid and nothing says how to restore it.
+            ValueError: If the pass did not start from the full grid.
         """
         trail = self.trail if trail is None else trail
         if not self.full_layout.is_full:
@@ -340,7 +340,7 @@ class TokenState:
                 'grid and calls state.replace(x, restore, layout).'
             )
         x, prefix = (self.x, self.num_prefix) if values is None else (values, 0)
-        pending: Restore | None = None  # maps that fold into one cost one pass over the features
+        pending: Restore | None = None  # restores that join to one cost one pass over the features
         for reduction in reversed(trail):
             both = None if pending is None else pending.after(reduction.restore)
             if pending is not None and both is None:

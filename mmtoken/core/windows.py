@@ -43,16 +43,18 @@ class Windows:
 
     def split(self, x: Tensor, fill: float = 0.0) -> Tensor:
         """Sorts tokens ``(B, n, …)``, packed ``(ΣL, …)``, into ``(B·count, slots, …)``; empty slots hold ``fill``."""
-        packed = self.packing is not None
-        batch = len(self.packing) if packed else x.shape[0]
-        x = x if packed else x.flatten(0, 1)
+        if self.packing is None:
+            batch, x = x.shape[0], x.flatten(0, 1)
+        else:
+            batch = len(self.packing)
         # one row more takes all tokens without a slot
         slots = x.new_full((batch * self.count * self.slots + 1, *x.shape[1:]), fill)
         return slots.index_copy(0, self._rows(batch), x)[:-1].unflatten(0, (batch * self.count, self.slots))
 
     def join(self, x: Tensor) -> Tensor:
-        """Undoes :meth:`split`: ``(B·count, slots, …)`` → ``(B, n, …)``, packed ``(ΣL, …)``; zeros for tokens without
-        a slot.
+        """Undoes :meth:`split`: ``(B·count, slots, …)`` → ``(B, n, …)``, packed ``(ΣL, …)``.
+
+        Tokens without a slot get zeros.
         """
         batch = x.shape[0] // self.count
         slots = torch.cat([x.flatten(0, 1), x.new_zeros(1, *x.shape[2:])])
@@ -115,8 +117,8 @@ def assign_windows(
     Raises:
         ValueError: If an image has more tokens than all windows have slots.
     """
-    size, shift = ((n, n) if isinstance(n, int) else tuple(n) for n in (window, shift))
-    starts = [-s % w for s, w in zip(shift, size)]  # patches that the first window would have before the grid
+    size = _pair(window)
+    starts = [-s % w for s, w in zip(_pair(shift), size)]  # patches that the first window would have before the grid
     counts = [-(-(side + start) // w) for side, start, w in zip(grid, starts, size)]
     centres = coords
     if packing is not None:
@@ -134,6 +136,10 @@ def assign_windows(
     if packing is not None:
         place = packing.unpad(place)
     return Windows(place, coords, count, slots, size, packing)
+
+
+def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
+    return (sides, sides) if isinstance(sides, int) else (sides[0], sides[1])
 
 
 def _places(window: Tensor, count: int, slots: int, valid: Tensor | None) -> Tensor:

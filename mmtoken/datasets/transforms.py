@@ -8,8 +8,10 @@ from mmtoken.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class ResizeLabels(BaseTransform):
-    """Resizes the label map alone, to the nearest pixel: heads that are trained on frozen features learn from one label
-    a token at a fraction of the cost of upsampled logits.
+    """Resizes the label map alone, to the nearest pixel.
+
+    Heads that are trained on frozen features learn from one label a token at a fraction of the cost of upsampled
+    logits.
 
     Args:
         scale (tuple[int, int]): Width and height in pixels, such as those of the token grid.

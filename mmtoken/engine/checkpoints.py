@@ -18,8 +18,9 @@ from .models import unwrap
 
 
 def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
-    """Loads a checkpoint, or fails if it was made for another architecture; mmengine only warns and goes on with random
-    weights. Values that are not finite are refused too.
+    """Loads a checkpoint, or fails if it was made for another architecture or holds values that are not finite.
+
+    mmengine only warns about another architecture and goes on with random weights.
 
     A dense checkpoint serves an accelerated model whose reducer has no parameters, and one that is to be trained; exit
     heads at random would decide at random. Parts that only training needs, such as auxiliary heads, and reducers that
@@ -193,6 +194,6 @@ def check_frozen(model: torch.nn.Module, start: str | None):
     """
     if start is None and has_frozen_reducer(model):
         raise UserError(
-            'model.backbone.reducer.frozen=True keeps exit heads as they were loaded, and nothing is: set '
+            'model.backbone.reducer.frozen=True needs trained exit heads, but no checkpoint is loaded; set '
             'load_from to a checkpoint of the model that they were trained in'
         )

@@ -10,8 +10,9 @@ from .errors import UserError
 
 
 def check_device(device: str):
-    """Fail if torch cannot work on a device, such as a GPU that is not there; a GPU becomes the current one, whose
-    streams and events are those that torch takes where none is named.
+    """Fails if torch cannot work on a device, such as a GPU that is not there.
+
+    A GPU becomes the current one, so that torch takes its streams and events where none is named.
     """
     try:
         torch.empty(1, device=device)

@@ -40,7 +40,7 @@ class TokenStatsHook(Hook):
         self.sums: dict[str, list[int]] = {}
 
     def before_run(self, runner) -> None:
-        """Looks for the backbone and starts to listen.
+        """Finds the backbone and counts its tokens.
 
         Raises:
             ValueError: If the model has no backbone of mmtoken's.

@@ -47,7 +47,8 @@ def linear(module: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
     """
     hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     # A parametrised layer is another class below nn.Linear, with the same forward.
-    if type(module).forward is nn.Linear.forward and 'forward' not in module.__dict__ and not hooked:
+    stock = type(module).forward is nn.Linear.forward and 'forward' not in module.__dict__
+    if isinstance(module, nn.Linear) and stock and not hooked:
         return F.linear(x, module.weight, bias)
     out = module(x)
     return out + bias.to(out.dtype)

@@ -1,6 +1,7 @@
 """A plain ViT with the names of the official DINOv2 checkpoints, which neither mmseg nor mmdet ships."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from mmtoken.core import TokenHost, TokenState, self_attention
 from mmtoken.core.arguments import check_choice, check_flag, check_int, check_number
 from mmtoken.registry import MODELS
 
-ARCHS = dict(
+ARCHS: dict[str, dict[str, Any]] = dict(
     small=dict(embed_dims=384, num_layers=12, num_heads=6),
     base=dict(embed_dims=768, num_layers=12, num_heads=12),
     large=dict(embed_dims=1024, num_layers=24, num_heads=16),
@@ -51,7 +52,7 @@ def check_out_indices(indices: int | Sequence[int], depth: int) -> tuple[int, ..
         ValueError: For another type, none, a block twice, falling order, or one that the model does not have.
     """
     key = 'backbone.out_indices'
-    listed = list(indices) if isinstance(indices, (list, tuple, range)) else [indices]
+    listed: list[Any] = list(indices) if isinstance(indices, (list, tuple, range)) else [indices]
     if not listed or not all(isinstance(i, int) and not isinstance(i, bool) for i in listed):
         raise ValueError(f'{key}={indices!r} must be a block, such as -1, or a list of them, such as [3, 7, 11].')
     if not all(-depth <= i < depth for i in listed):
@@ -69,7 +70,7 @@ def check_init_cfg(cfg: dict | Sequence[dict] | None) -> None:
         ValueError: For another type, or a checkpoint that is not named.
     """
     key = 'backbone.init_cfg'
-    cfgs = list(cfg) if isinstance(cfg, (list, tuple)) else [cfg]
+    cfgs: list[Any] = list(cfg) if isinstance(cfg, (list, tuple)) else [cfg]
     if cfg is not None and not all(isinstance(one, dict) for one in cfgs):
         raise ValueError(f"{key}={cfg!r} must be a dict, such as dict(type='Pretrained', checkpoint='….pth').")
     for one in cfgs:
@@ -268,7 +269,7 @@ class TokenDINOv2(TokenHost, BaseModule):
                 nn.init.trunc_normal_(parameter, std=0.02)
 
     def load_pretrained(self, path: str, prefix: str = '') -> None:
-        """Loads a checkpoint, all of it: a backbone that is frozen half at random would go unnoticed.
+        """Loads a checkpoint strictly, since a partial load would leave frozen weights random, unnoticed.
 
         Args:
             path (str): File or address.
@@ -309,7 +310,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         cls, patches = self.pos_embed[:, :1], self.pos_embed[:, 1:]
         target = grid
         if self.table == 'crop':
-            target = tuple(round(side / stride) for side in self.table_grid)
+            target = round(self.table_grid[0] / stride), round(self.table_grid[1] / stride)
         if max(grid[0] - target[0], grid[1] - target[1]) > 0:
             raise ValueError(
                 f"backbone.table='crop' has positions for {target[0]}x{target[1]} patches, and the picture has "
@@ -317,7 +318,7 @@ class TokenDINOv2(TokenHost, BaseModule):
             )
         patches = patches.transpose(1, 2).unflatten(2, self.table_grid)
         if target != self.table_grid:
-            to = dict(size=target)
+            to: dict[str, Any] = dict(size=target)
             if self.offset:
                 to = dict(scale_factor=tuple((n + self.offset) / side for n, side in zip(target, self.table_grid)))
             patches = F.interpolate(

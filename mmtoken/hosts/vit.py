@@ -15,7 +15,7 @@ class JointAttention(nn.MultiheadAttention):
     The host calls it as a module, so adapters (LoRA), parametrisations and hooks on it and on ``out_proj`` take part.
     """
 
-    def forward(self, query: Tensor, *args, layout: Layout | None = None, **kwargs) -> tuple[Tensor, Tensor]:
+    def forward(self, query: Tensor, *args, layout: Layout | None = None, **kwargs) -> tuple[Tensor, Tensor | None]:
         """Without a layout like torch's.
 
         Args:
@@ -25,7 +25,7 @@ class JointAttention(nn.MultiheadAttention):
             **kwargs: As for torch's.
 
         Returns:
-            tuple[Tensor, Tensor]: Tokens after the output projection, and the keys ``(…, heads, d)``.
+            tuple[Tensor, Tensor | None]: Tokens after the output projection, and the keys ``(…, heads, d)``.
         """
         if layout is None:
             return super().forward(query, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""What OpenMMLab needs around the hosts: segmentors that know a token state, and heads that mmseg lacks."""
+"""Models around the hosts: segmentors and detectors that serve reducers, and heads that mmseg lacks."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""mmdet's detectors for backbones with a token reducer: they pass the padding of a batch on, and add losses."""
+"""Detectors of mmdet that serve token reducers: they pass the padding of a batch on, and add losses."""
 
 from mmdet.models import detectors as stock
 
@@ -14,7 +14,7 @@ DETECTORS = ('RetinaNet', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN', 'FCOS', 'ATSS
 
 
 class TokenDetectorMixin(TokenModelMixin):
-    """What every detector with a token reducer does.
+    """Mixin over a detector whose backbone has a token reducer.
 
     Args:
         *args: Those of the stock class.

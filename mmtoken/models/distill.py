@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class Teacher:
-    """The dense model that a student learns from, beside its labels.
+    """Holds the dense model that a student learns from, beside its labels.
 
-    It is no module: its weights belong to no checkpoint of the student, to no optimiser and to no copy of it. They are
-    read at the first training step.
+    It is no module, so that its weights go into no checkpoint, optimiser or copy of the student. They are read at the
+    first training step.
 
     Args:
-        build (Callable): Makes the dense model.
-        checkpoint (str): Its weights.
+        build (Callable): Builds the dense model.
+        checkpoint (str): Weights of the dense model.
         tau (float): Temperature of the class probabilities. Defaults to 1.
         logit_weight (float): Weight of the divergence of each pixel's class probabilities. Defaults to 1.
         feature_weight (float): Weight of the squared error of the last feature map. Defaults to 0.5.
@@ -44,7 +44,7 @@ class Teacher:
         self.model: nn.Module | None = None
 
     def losses(self, images: Tensor, feats: tuple, logits: Tensor) -> dict[str, Tensor]:
-        """How far a student is from the teacher.
+        """Returns the losses of a student's distance from the teacher.
 
         ``τ² · KL(softmax(t/τ) ‖ softmax(s/τ))``, mean over the pixels of the logit maps, and the mean squared error of
         the last feature map.
@@ -58,7 +58,7 @@ class Teacher:
             dict[str, Tensor]: ``loss_logits`` and ``loss_features``, weighted.
 
         Raises:
-            ValueError: If there is no map of logits to learn, or the checkpoint is not there or of another model.
+            ValueError: If the student gives no map of logits, or the checkpoint is missing or of another model.
         """
         if not isinstance(logits, Tensor):
             raise ValueError('teacher: the decode head gives no map of logits to learn from the teacher; leave it out.')
@@ -74,7 +74,7 @@ class Teacher:
         return dict(loss_logits=self.logit_weight * divergence, loss_features=self.feature_weight * error)
 
     def load(self) -> nn.Module:
-        """The dense model with its weights, in test mode."""
+        """Builds the dense model with its weights, in test mode."""
         if '://' not in self.checkpoint and not os.path.isfile(self.checkpoint):
             raise ValueError(f'teacher.checkpoint={self.checkpoint} is not there; give the weights of the dense model.')
         state = CheckpointLoader.load_checkpoint(self.checkpoint, map_location='cpu')
@@ -91,5 +91,5 @@ class Teacher:
 
 
 def last_map(feats: tuple) -> Tensor:
-    """The last feature map ``(B, C, h, w)``, without the class token that may come with it."""
+    """Returns the last feature map ``(B, C, h, w)``, without the class token that may come with it."""
     return feats[-1] if isinstance(feats[-1], Tensor) else feats[-1][0]

@@ -1,4 +1,4 @@
-"""What a model of OpenMMLab does for a token reducer: padding, progress, losses, the weights of moved heads."""
+"""Mixin by which models of OpenMMLab serve a token reducer: padding, progress, losses, weights of moved heads."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,14 +11,14 @@ from mmtoken.core import Reducer, TokenHost, TokenState
 
 
 def training_progress() -> tuple[float, int]:
-    """Returns the part of mmengine's training loop that is done, 0 to 1, and its iterations; 0 outside of one."""
+    """Returns the part of the training that is done, 0 to 1, and the iterations done; zeros outside of training."""
     hub = MessageHub.get_current_instance()
     done, total = (hub.get_info(key) if key in hub.runtime_info else None for key in ('iter', 'max_iters'))
     return (min(done / total, 1.0) if done and total else 0.0), done or 0
 
 
 def sizes_of(metas: Sequence[dict], inputs: Tensor) -> list[tuple[int, int]]:
-    """Returns height and width of each picture of a batch without its padding, in pixels."""
+    """Returns the height and width of each picture of a batch without padding, in pixels."""
     whole = tuple(inputs.shape[-2:])
     return [tuple(meta.get('img_shape', whole)[:2]) for meta in metas] or [whole] * len(inputs)
 
@@ -26,14 +26,16 @@ def sizes_of(metas: Sequence[dict], inputs: Tensor) -> list[tuple[int, int]]:
 class TokenModelMixin:
     """Mixin over a segmentor, detector or depth estimator whose backbone has a token reducer.
 
-    It tells the backbone which patches are padding, tells the reducer how far training is, and adds its losses.
+    It tells the backbone which patches are padding, tells the reducer how far training is, and adds the losses of the
+    reducer.
     """
 
     def bind_reducer(self) -> dict[str, str]:
-        """Checks the reducer against the model; to be called at the end of ``__init__``.
+        """Checks the reducer against the model; a model calls it at the end of ``__init__``.
 
         Returns:
-            dict[str, str]: Prefixes of names in the stock model's checkpoint, and where the same parameters live here.
+            dict[str, str]: For parameters that the reducer takes over: prefixes of their names in the stock model's
+            checkpoint → prefixes of their names here.
         """
         if not isinstance(self.backbone, TokenHost):
             return {}
@@ -44,19 +46,19 @@ class TokenModelMixin:
 
     @property
     def reducer(self) -> Reducer | None:
-        """The reducer of the backbone."""
+        """Reducer of the backbone."""
         return self.backbone.reducer if isinstance(self.backbone, TokenHost) else None
 
     @contextmanager
     def serving(self, inputs: Tensor, metas: Sequence[dict]) -> Iterator[list[TokenState]]:
-        """Inside, the backbone knows the padding of a batch.
+        """Gives the backbone the padding of a batch inside the ``with`` block.
 
         Args:
             inputs (Tensor): Images ``(B, 3, H, W)``.
-            metas (Sequence[dict]): Of each image, with ``img_shape``.
+            metas (Sequence[dict]): Meta information of each image, with ``img_shape``.
 
         Yields:
-            list[TokenState]: Gets the state after each pass of the backbone.
+            list[TokenState]: A list that gets the state after each pass of the backbone.
         """
         states: list[TokenState] = []
         host = self.backbone
@@ -82,7 +84,7 @@ class TokenModelMixin:
         return losses
 
     def predict(self, inputs: Tensor, data_samples: list | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Like the stock model's."""
+        """Returns the predictions of the stock model."""
         with self.serving(inputs, [sample.metainfo for sample in data_samples or ()]):
             return super().predict(inputs, data_samples, *args, **kwargs)
 

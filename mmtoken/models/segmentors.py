@@ -1,4 +1,4 @@
-"""mmseg's segmentors, with what a reducer needs from them and nothing else."""
+"""Segmentors of mmseg that serve token reducers."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,14 +17,14 @@ from .mixin import TokenModelMixin
 
 
 def hand_over(backbone: dict, heads: dict | Sequence[dict] | None) -> tuple[dict, bool]:
-    """Gives the configs of a model's auxiliary heads to the first reducer that takes them and has none.
+    """Gives the configs of a model's auxiliary heads to the first reducer that takes heads and has none.
 
     Args:
         backbone (dict): Config of the backbone.
         heads (dict | Sequence[dict], optional): Configs of the auxiliary heads.
 
     Returns:
-        tuple[dict, bool]: Config of the backbone, and whether the heads are in it now.
+        tuple[dict, bool]: Config of the backbone, and whether it got the heads.
     """
     reducer = backbone.get('reducer')
     many = isinstance(reducer, (list, tuple))
@@ -41,8 +41,8 @@ class TokenSegmentorMixin(TokenModelMixin):
     """Lets a reducer finish the heads' outputs, adds its losses, and turns auxiliary heads into exit heads.
 
     Args:
-        teacher (dict, optional): Learn from the dense model too: arguments of :class:`mmtoken.models.distill.Teacher`,
-            such as ``dict(checkpoint='dense.pth')``.
+        teacher (dict, optional): Arguments of :class:`mmtoken.models.distill.Teacher`, such as
+            ``dict(checkpoint='dense.pth')``, to learn from the dense model too. Defaults to none.
         *args: Those of the stock class.
         **kwargs: Those of the stock class.
     """
@@ -57,11 +57,11 @@ class TokenSegmentorMixin(TokenModelMixin):
         moved = self.bind_reducer()
         if isinstance(auxiliary_head, dict):  # a single head has no number in a checkpoint
             moved = {old.replace('auxiliary_head.0.', 'auxiliary_head.'): new for old, new in moved.items()}
-        #: Names of auxiliary heads in the stock model's checkpoint, and where the same parameters live here.
+        #: For auxiliary heads: prefixes of names in the stock model's checkpoint → prefixes of names here.
         self.moved: dict[str, str] = moved if taken else {}
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs):
-        """Takes the weights of exit heads from the auxiliary heads of a stock checkpoint, where it has no others."""
+        """Loads exit heads from the auxiliary heads of a stock checkpoint, if it holds no exit heads."""
         for old, new in self.moved.items():
             for key in [key for key in state_dict if key.startswith(prefix + old)]:
                 value = state_dict.pop(key)
@@ -104,11 +104,11 @@ class TokenSegmentorMixin(TokenModelMixin):
 
     @property
     def finishes(self) -> bool:
-        """Whether the reducer finishes what the heads make of the feature maps."""
+        """Whether the reducer finishes the output of the heads."""
         return self.reducer is not None and bool(self.reducer.finishes)
 
     def heads(self) -> dict[str, nn.Module]:
-        """Returns the heads by their name among the losses: ``decode``, then ``aux`` or ``aux_0`` and so on."""
+        """Returns the heads by the prefix of their losses: ``decode``, then ``aux`` or ``aux_0``, ``aux_1`` etc."""
         heads = dict(decode=self.decode_head)
         if self.with_auxiliary_head:
             auxiliary = self.auxiliary_head
@@ -117,7 +117,7 @@ class TokenSegmentorMixin(TokenModelMixin):
         return heads
 
     def head_output(self, head: nn.Module, feats: tuple, states: list, name: str = 'decode') -> Any:
-        """Returns what a head's ``predict_by_feat`` and ``loss_by_feat`` take: mostly logits ``(B, classes, H, W)``."""
+        """Returns the input of a head's ``predict_by_feat`` and ``loss_by_feat``, mostly logits ``(B, K, H, W)``."""
         return self.reducer.finish(states[-1], head, feats, name) if self.finishes else head.forward(feats)
 
 

@@ -409,7 +409,7 @@ def test_proportional_attention_weighs_centres_by_the_patches_rebuilt_from_them(
     [
         (dict(window=4), r'window=4.*odd'),
         (dict(window=-1), r'window=-1.*at least 1'),
-        (dict(iterations=0), r'iterations=0.*at least 1'),
+        (dict(iterations=0), r'iterations=0 must be an integer in \[1, 1000\]'),
         (dict(neighbors=0), r'neighbors=0.*at least 1'),
         (dict(temperature=0), r'temperature=0 must be a number above 0'),
         (dict(temperature='cold'), r"temperature='cold' must be 'auto'"),

@@ -1,4 +1,4 @@
-"""Average pooling of tokens: the plain baseline that every method has to beat."""
+"""Average pooling of tokens: the baseline for other methods."""
 
 from torch import Tensor
 
@@ -51,4 +51,4 @@ class AvgPool(GridReducer):
 
     def closed_form(self, host, grid, state=None):
         tokens, _ = self.tokens_on_paper(host, grid)
-        return Cost(tokens, tokens)  # averages and interpolation are no multiply-adds
+        return Cost(tokens, tokens)  # averages and interpolation are not counted

@@ -1,4 +1,4 @@
-"""DoViT: dynamic token-pass, the features of easy tokens are carried to the decoder."""
+"""DoViT: dynamic token-pass, which carries the features of easy tokens to the decode head."""
 
 from collections.abc import Sequence
 
@@ -12,19 +12,19 @@ from mmtoken.methods.early_exit import EarlyExit, Exit, Exits
 
 @REDUCERS.register_module()
 class DoViT(EarlyExit):
-    """Lets tokens pass by the rest of the backbone once an exit head is sure of them; the decoder gets all of them.
+    """Lets tokens skip the rest of the backbone once an exit head is sure of them.
 
-    Independent implementation of arXiv 2308.01944. A token that leaves keeps the features that it has, and the decode
-    head, any of mmseg, reads the map of both kinds. In training the exit heads predict every token, and the threshold
-    falls from 1, at which none leaves, to its value.
+    Independent implementation of arXiv 2308.01944. A token that leaves keeps its features, and the decode head, any of
+    mmseg, reads the full map. In training the exit heads predict every token, and the threshold falls from 1, at which
+    none leaves, to its value.
 
     Args:
         heads, exits, threshold, frozen: See :class:`mmtoken.methods.early_exit.EarlyExit`. Heads that read neighbouring
             tokens run on the restored map.
-        low (float): Tokens whose largest probability lies below leave too, as hopeless. Defaults to 0: none.
+        low (float): Tokens whose largest probability is below ``low`` leave too, as hopeless. Defaults to 0: none.
         anneal_iters (int, optional): Training iterations over which the threshold falls; None starts at its value.
         aggregate (float, optional): Once more than this part of an image's tokens has left, the class token becomes the
-            mean of itself and of the mean of those; None leaves it alone.
+            average of itself and the mean of these tokens. None changes nothing.
     """
 
     paper = 'Dynamic Token-Pass Transformers for Semantic Segmentation, WACV 2024, 2308.01944'
@@ -48,7 +48,7 @@ class DoViT(EarlyExit):
         frozen: bool = False,
     ):
         super().__init__(heads, exits, threshold, frozen)
-        lowest = min(threshold) if isinstance(threshold, (list, tuple)) else threshold
+        lowest = min(threshold) if isinstance(threshold, Sequence) else threshold
         check_number('low', low, 0, 1)
         if low > lowest:
             raise ValueError(f'low={low!r} must lie between 0 and threshold={threshold}.')
@@ -85,7 +85,7 @@ class DoViT(EarlyExit):
         return 1 - min(self.iteration / self.anneal_iters, 1) * (1 - point.threshold)
 
     def settle(self, state: TokenState, record: Exits) -> None:
-        if self.aggregate is None:
+        if self.aggregate is None or state.packing is None:
             return
         gone = (record.left < len(self.exits)).view(record.batch, record.number, 1).float()
         tokens = state.dense(trail=state.trail[len(record.trail) :])

@@ -5,12 +5,12 @@ from torch import Tensor
 
 
 def top_of_group(score: Tensor, group: Tensor, k: int, groups: int) -> Tensor:
-    """Which elements are among the k largest of their group; of equal ones the earlier.
+    """Returns which elements are among the k largest of their group; of equal elements the earlier one.
 
     Args:
         score (Tensor): ``(N,)``.
-        group (Tensor): ``(N,)``, int64, in ``0…groups``; the elements of group ``groups`` are none of them.
-        k (int): Elements of each group.
+        group (Tensor): ``(N,)``, int64, in ``0…groups``; elements of the extra group ``groups`` are never chosen.
+        k (int): Elements of each group to choose.
         groups (int): Number of groups.
 
     Returns:

@@ -1,4 +1,4 @@
-"""DToP: dynamic token pruning, the predictions of easy tokens are finalised early."""
+"""DToP: dynamic token pruning, which finalises the predictions of easy tokens early."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmtoken.core import REDUCERS, HostInfo, Packing, TokenState
 from mmtoken.core.arguments import check_choice, check_flag, check_int
-from mmtoken.methods.early_exit import Attention, EarlyExit, Exit, Exits, Map, Pointwise, kind_of
+from mmtoken.methods.early_exit import Attention, DecodeHead, EarlyExit, Exit, Exits, Kind, Map, Pointwise, kind_of
 
 from .context import top_of_group
 
@@ -19,20 +19,20 @@ class DToP(EarlyExit):
     """Finalises the prediction of a token once an exit head is sure of it, and prunes the token.
 
     Independent implementation of arXiv 2308.01045. At each exit the most confident tokens of each class stay as
-    context; the others above the threshold leave, and what the exit head said of them is what the segmentor says in
-    the end (``mmtoken.TokenEncoderDecoder``). Heads of the decoder see the features with which pruned tokens left; an
-    ``ATMSingleHead`` runs on the tokens still active, as in the paper. Pruning is on in training too, and each exit
-    head learns from its predictions of the active tokens together with the final ones of the others.
+    context. The others above the threshold leave, and their exit prediction is final
+    (``mmtoken.TokenEncoderDecoder``). Decode heads read the features with which pruned tokens left; an
+    ``ATMSingleHead`` runs on the active tokens, as in the paper. Pruning is on in training too: each exit head learns
+    from its predictions of the active tokens and the final predictions of the others.
 
     Args:
         heads, exits, threshold, frozen: See :class:`mmtoken.methods.early_exit.EarlyExit`. Heads must not read
             neighbouring tokens.
-        keep_per_class (int): k, tokens above the threshold that stay in each image, of each class. Defaults to 5.
-        store (str): What is final of an Attention-to-Mask head: ``prob``, its prediction, as in the paper; or
+        keep_per_class (int): k, tokens above the threshold that stay, of each class in each image. Defaults to 5.
+        store (str): Output of an Attention-to-Mask head that is final: ``prob``, its scores, as in the paper; or
             ``logits``, its mask logits, which the class scores of the last head then weigh, as in the released code.
-            Of other heads log-probabilities are, up to a constant. Defaults to ``prob``.
-        proportional (bool): Context tokens stand in attention for all easy tokens of their image and class: the log of
-            that number is added to the scores of their keys, as ToMe does (arXiv 2210.09461, eq. 1). Not in the
+            Other heads store log-probabilities, up to a constant. Defaults to ``prob``.
+        proportional (bool): Let context tokens stand for all easy tokens of their image and class in attention: the log
+            of their number is added to the scores of the keys, as ToMe does (arXiv 2210.09461, eq. 1). Not in the
             paper. Defaults to False.
     """
 
@@ -89,7 +89,8 @@ class DToP(EarlyExit):
             )
         if not attention:
             return moved
-        last = isinstance(head.in_index, int) and model.backbone.out_indices[head.in_index] == self.depth - 1
+        taps: Sequence[int] = getattr(model.backbone, 'out_indices', ())
+        last = isinstance(head.in_index, int) and taps[head.in_index] == self.depth - 1
         if not last or model.with_neck or head.deep_supervision:
             raise ValueError(
                 'reducer DToP runs ATMSingleHead on the tokens of the last block: let its in_index '
@@ -100,25 +101,29 @@ class DToP(EarlyExit):
     def predict(self, state: TokenState, record: Exits, packing: Packing, point: Exit) -> Tensor:
         head, kind, block = self.heads[point.number], point.kind, point.block
         if self.training and kind is Pointwise:
-            # on all tokens, so that batch norms see whole images and every parameter has a gradient
+            # On all tokens, so that batch norms see whole images and every parameter has a gradient.
             tokens = self.restored(state, record, block).flatten(0, 1)
             logits, classes = kind.predict(head, tokens, Packing.even(record.batch, record.number, tokens.device))
             logits = logits[record.rows]
         else:
             logits, classes = kind.predict(head, self.active(state, block), packing)
         scores = kind.scores(logits, classes, packing)
-        self.write(record, logits, scores, kind)
+        canvas = self.write(record, logits, scores, kind)
         if self.training:
-            record.stages.append((point.number, kind.output(self.full_map(state, record, record.canvas), classes)))
+            record.stages.append((point.number, kind.output(self.full_map(state, record, canvas), classes)))
         return scores
 
-    def write(self, record: Exits, logits: Tensor, scores: Tensor, kind: type) -> None:
-        """Puts what a head says of the active tokens onto the canvas: final for those that leave, else overwritten."""
+    def write(self, record: Exits, logits: Tensor, scores: Tensor, kind: type[Kind]) -> Tensor:
+        """Puts the predictions of the active tokens onto the canvas and returns it.
+
+        They are final for tokens that leave now; the next exit overwrites those of the others.
+        """
         final = scores if kind is Attention and self.store == 'prob' and not self.training else logits
         if record.canvas is None:
             dtype = torch.promote_types(final.dtype, torch.float32)
             record.canvas = final.new_zeros(len(record.left), self.num_classes, dtype=dtype)
         record.canvas = record.canvas.index_copy(0, record.rows, final.to(record.canvas.dtype))
+        return record.canvas
 
     def decide(self, state: TokenState, scores: Tensor, packing: Packing, point: Exit) -> tuple[Tensor, Tensor | None]:
         confidence, label = scores.max(-1)
@@ -134,17 +139,18 @@ class DToP(EarlyExit):
         )
         return easy & ~context, torch.where(context, (patches / stand_ins.clamp(min=1))[group], sizes)
 
-    def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Any:
-        """Returns the head's logits for the tokens still active, the final predictions for the others.
+    def finish(self, state: TokenState, head: DecodeHead, feats: tuple, name: str) -> Any:
+        """Joins the head's logits for active tokens and the final predictions of the others.
 
-        With a head that gives a finer map than the tokens lie on, a pruned token's prediction fills its patch.
+        If the head's map is finer than the raster, a pruned token's prediction fills its patch.
 
         Returns:
-            Tensor: ``(B, K, H, W)`` or a multiple of it; of an ``ATMSingleHead`` in training what its loss takes.
+            Any: Logits ``(B, K, H, W)`` or a multiple of it; for an ``ATMSingleHead`` in training the arguments of its
+            loss.
         """
-        if name != 'decode':
+        record = self.record(state) if name == 'decode' else None
+        if record is None:
             return head.forward(feats)
-        record = self.record(state)
         if kind_of(head) is Attention and (head.training or state.packing is not None):
             return self.finish_attention(state, record, head)
         logits = head.forward(feats)
@@ -153,12 +159,12 @@ class DToP(EarlyExit):
                 f'reducer DToP completes one map of logits, and decode_head {type(head).__name__} gives '
                 'something else; use mmtoken.DoViT, or another head.'
             )
-        if state.packing is None:  # none has left
+        if state.packing is None or record.canvas is None:  # no token has left
             return logits
         left = (record.left < len(self.exits)).to(logits.dtype)[:, None]
         share = self.full_map(state, record, left)
         final = self.full_map(state, record, record.canvas * left)
-        coarse = logits if logits.shape[-2:] == final.shape[-2:] else F.adaptive_avg_pool2d(logits, final.shape[-2:])
+        coarse = logits if logits.shape[-2:] == final.shape[-2:] else F.adaptive_avg_pool2d(logits, state.grid)
         mixed = final + (1 - share) * coarse
         if coarse is logits:
             return mixed
@@ -166,8 +172,8 @@ class DToP(EarlyExit):
         fine = F.interpolate(mixed, logits.shape[-2:], mode='bilinear', align_corners=head.align_corners)
         return share * fine + (1 - share) * logits
 
-    def finish_attention(self, state: TokenState, record: Exits, head: nn.Module) -> Any:
-        """The decoder of an ``ATMSingleHead`` is the last exit: it sees the active tokens only."""
+    def finish_attention(self, state: TokenState, record: Exits, head: DecodeHead) -> Any:
+        """Runs the decoder of an ``ATMSingleHead`` as the last exit, on the active tokens only."""
         if head.training and not self.training:
             raise ValueError(
                 'reducer.frozen=True keeps what ATMSingleHead predicts as scores, and its loss wants mask '
@@ -175,8 +181,7 @@ class DToP(EarlyExit):
             )
         packing = self.active_packing(state, record)
         logits, classes = Attention.predict(head, self.active(state, self.depth - 1), packing)
-        self.write(record, logits, Attention.scores(logits, classes, packing), Attention)
-        canvas = record.canvas
+        canvas = self.write(record, logits, Attention.scores(logits, classes, packing), Attention)
         if self.store == 'logits' and not self.training:
             canvas = Attention.scores(canvas, classes, Packing.even(record.batch, record.number, canvas.device))
         maps = self.full_map(state, record, canvas)

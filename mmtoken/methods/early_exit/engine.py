@@ -1,4 +1,4 @@
-"""Tokens that leave a backbone early, once an exit head is sure of them: what DToP and DoViT share."""
+"""Early exit: tokens leave the backbone once an exit head is sure of them. DToP and DoViT share this engine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,35 +15,35 @@ from . import heads as kinds
 
 @dataclass(frozen=True)
 class Exit:
-    """An exit: where it looks, how, and how sure its head must be.
+    """Settings of one exit.
 
     Args:
-        number (int): Its place among the exits, that of its head in :attr:`EarlyExit.heads`.
-        block (int): The head looks after this block.
-        kind (type): How the head looks at tokens, see :mod:`.heads`.
+        number (int): Index of the exit, and of its head in :attr:`EarlyExit.heads`.
+        block (int): Block after which the head runs.
+        kind (type): What the head reads, see :mod:`.heads`.
         threshold (float): Probability above which a token may leave.
     """
 
     number: int
     block: int
-    kind: type
+    kind: type[kinds.Kind]
     threshold: float
 
 
 @dataclass
 class Exits:
-    """What happened at the exits of one forward pass.
+    """Record of the exits of one pass.
 
     Args:
         batch (int): B.
         number (int): n, patch tokens of each image at the first exit.
-        raster (tuple[int, int] | None): ``(h, w)`` of these, if they lie on one.
-        trail (list): Reductions from before the first exit.
-        own (int): Reductions by the exits so far.
-        rows (Tensor): Tokens still active, as indices among the ``B·n`` of the first exit, int64, in packed order.
-        left (Tensor): For each of the ``B·n`` the exit at which it left; the number of exits if it never did.
-        canvas (Tensor, optional): What is final about each token ``(B·n, K)``, fp32; valid where it has left.
-        stages (list): In training, number of each exit and what the loss of its head takes.
+        raster (tuple[int, int] | None): ``(h, w)`` if these lie on a raster.
+        trail (list): Reductions before the first exit.
+        rows (Tensor): Active tokens as indices among the ``B·n`` of the first exit, int64, in packed order.
+        left (Tensor): Exit at which each of the ``B·n`` tokens left; the number of exits for those that did not.
+        own (int): Number of reductions that the exits have made.
+        canvas (Tensor, optional): Predictions ``(B·n, K)``, fp32; final for tokens that have left.
+        stages (list): In training, number of each exit and the arguments of its head's loss.
     """
 
     batch: int
@@ -58,24 +58,22 @@ class Exits:
 
 
 class EarlyExit(Reducer):
-    """Base of methods with exits: decides which tokens are done, and packs those that are not.
+    """Base of methods whose tokens leave at exits; the tokens that stay are packed.
 
-    After each block of ``exits`` an exit head predicts the tokens still active; one whose largest class probability
-    lies above the threshold may leave: the method's :meth:`predict` and :meth:`decide` say what that means. A token
-    that left never comes back. Decisions are made for each image by itself, without gradient, and cost one
-    synchronisation an exit.
+    After each block of ``exits`` an exit head predicts the active tokens. A token whose largest class probability is
+    above the threshold may leave, as the method's :meth:`decide` says. A token that left never comes back. Each image
+    is decided by itself, without gradient. Each exit costs one GPU→CPU sync.
 
     Args:
         heads (dict | Sequence[dict], optional): Config of the exit heads: a decode head of mmseg or mmtoken, one for
             all exits or a list with one for each. ``in_channels`` is set by the method. Without it, the auxiliary heads
             of a model of type ``mmtoken.TokenEncoderDecoder`` are taken, with their weights.
-        exits (Sequence[int], optional): Blocks after which the heads look, from 0, rising; the last block is none.
-            Without it, where the ``in_index`` of the heads points; with it, only the heads of these blocks are taken.
+        exits (Sequence[int], optional): Blocks after which the heads run, from 0, rising, without the last block. By
+            default those that the ``in_index`` of the heads names; if given, only the heads of these blocks are taken.
         threshold (float | Sequence[float]): Probability above which a token may leave, in [0, 1], for all exits or for
             each. At 1 none leaves, and in test mode the head does not run.
-        frozen (bool): Train none of the exit heads; they decide as the weights that were loaded do, and have no losses.
-            With a frozen backbone the features are those of the picture alone, and can be kept while a decode head is
-            trained on them. Defaults to False.
+        frozen (bool): Keep the exit heads as they were loaded, without losses. If the backbone is frozen too, features
+            depend on the picture alone and can be cached while a decode head is trained. Defaults to False.
     """
 
     dynamic = True
@@ -109,9 +107,10 @@ class EarlyExit(Reducer):
                     'list of them.'
                 )
         self.head_cfgs = heads
-        #: Which of the configs the heads were made of, where they were chosen by block.
+        #: Index among the configs of each head, if heads were chosen by block.
         self.sources: list[int] | None = None
-        self.exits = None if exits is None else tuple(exits)
+        #: Blocks after which the heads look; empty until :meth:`bind` finds them, if the config leaves them out.
+        self.exits: tuple[int, ...] = tuple(exits or ())
         self.threshold = threshold
         self.frozen = frozen
         self.trainable = not frozen
@@ -133,7 +132,7 @@ class EarlyExit(Reducer):
                 "'mmtoken.TokenEncoderDecoder' with auxiliary_head and without a neck, which become the "
                 'exit heads.'
             )
-        if self.exits is None and not any('in_index' in cfg for cfg in cfgs):
+        if not self.exits and (isinstance(cfgs, dict) or not any('in_index' in cfg for cfg in cfgs)):
             raise ValueError('reducer.exits is missing: give the blocks after which the heads look, such as [5, 7].')
         if isinstance(cfgs, dict):
             cfgs = [cfgs] * len(self.exits)
@@ -155,19 +154,20 @@ class EarlyExit(Reducer):
                 'for each, or one for all.'
             )
         thresholds = list(thresholds) * (len(self.exits) // len(thresholds))
-        self.heads = nn.ModuleList(kinds.build_head(cfg, host.embed_dims) for cfg in cfgs)
+        heads = [kinds.build_head(cfg, host.embed_dims) for cfg in cfgs]
+        self.heads = nn.ModuleList(heads)
         self.points = [
             Exit(m, block, kinds.kind_of(head), threshold)
-            for m, (block, head, threshold) in enumerate(zip(self.exits, self.heads, thresholds))
+            for m, (block, head, threshold) in enumerate(zip(self.exits, heads, thresholds))
         ]
         self.heads.requires_grad_(not self.frozen)
-        classes = {head.out_channels for head in self.heads}
+        classes: set[int] = {head.out_channels for head in heads}
         if len(classes) > 1:
             raise ValueError(f'reducer.heads predict different numbers of classes: {sorted(classes)}.')
         self.depth, self.num_classes = host.depth, classes.pop()
 
     def choose(self, cfgs: Sequence[dict], host: HostInfo) -> list[dict]:
-        """The heads of the chosen blocks, in their order; sets ``exits``, and ``sources``, which heads these are."""
+        """Returns the configs of the heads of the chosen blocks, in their order; sets ``exits`` and ``sources``."""
         taps = []
         for cfg in cfgs:
             index = cfg.get('in_index', -1)
@@ -177,7 +177,7 @@ class EarlyExit(Reducer):
                     f'{len(host.out_indices)} outputs of the backbone.'
                 )
             taps.append(host.out_indices[index])
-        if self.exits is None:
+        if not self.exits:
             self.exits = tuple(sorted(taps))
         missing = [block for block in self.exits if block not in taps]
         if missing:
@@ -199,7 +199,7 @@ class EarlyExit(Reducer):
         return {f'auxiliary_head.{source}.': f'heads.{m}.' for m, source in enumerate(self.sources or ())}
 
     def closed_form(self, host: HostInfo, grid: tuple[int, int], state: TokenState | None = None) -> Cost:
-        left = state.aux[self].left.tolist()  # the exit at which each token left; the number of exits if none
+        left = self.kept(state).left.tolist()
         last = [*self.exits, host.depth]
         tokens = [sum(last[m] >= i for m in left) for i in range(host.depth)]
         asked = [sum(m >= point.number for m in left) for point in self.points if point.threshold < 1]
@@ -207,7 +207,7 @@ class EarlyExit(Reducer):
         return Cost(tokens, tokens, reduce=sum(asked) * weights)
 
     def train(self, mode: bool = True):
-        """Frozen exit heads stay in test mode."""
+        """Sets training mode; frozen exit heads stay in test mode."""
         return super().train(mode and not self.frozen)
 
     def extra_repr(self) -> str:
@@ -233,11 +233,11 @@ class EarlyExit(Reducer):
         scores = self.predict(state, record, packing, point)
         with torch.no_grad():
             padding = None if state.padding is None else state.padding.flatten()
-            if padding is not None:  # it has no say in which tokens stay as context
+            if padding is not None:  # padding must not become context
                 scores = scores.masked_fill(padding[:, None], 0)
             leave, sizes = self.decide(state, scores, packing, point)
             stay = ~leave
-            if padding is not None and point.threshold < 1:  # what stands for nothing has nothing to wait for
+            if padding is not None and point.threshold < 1:  # padding leaves at once
                 stay = stay & ~padding
         if state.packing is None:
             shape = (record.batch, record.number)
@@ -252,7 +252,7 @@ class EarlyExit(Reducer):
             self.settle(state, record)
 
     def record(self, state: TokenState) -> Exits | None:
-        """The record of a pass; None before the first exit.
+        """Returns the record of a pass; None before the first exit.
 
         Raises:
             ValueError: If another method has changed the tokens since then.
@@ -268,26 +268,29 @@ class EarlyExit(Reducer):
         return record
 
     def open_record(self, state: TokenState) -> Exits:
-        """The record of a pass, before its first exit."""
+        """Makes the record of a pass, before its first exit."""
         state.check_dense(self)
         batch, number = state.patches.shape[:2]
         rows = torch.arange(batch * number, device=state.x.device)
         return Exits(batch, number, state.raster, list(state.trail), rows, torch.full_like(rows, len(self.exits)))
 
     def predict(self, state: TokenState, record: Exits, packing: Packing, point: Exit) -> Tensor:
-        """Runs the head of an exit: on the active tokens if it sees each by itself, else, and in training, on all.
+        """Runs the head of an exit.
+
+        By default a pointwise head runs on the active tokens in test mode. Other heads, and all heads in training, run
+        on all tokens.
 
         Args:
-            state (TokenState): After the block of the exit.
-            record (Exits): What happened before; gets what the head says, where it will be needed.
-            packing (Packing): Which of the active patch tokens are whose.
+            state (TokenState): State after the block of the exit.
+            record (Exits): Exits before; in training it gets the arguments of the loss.
+            packing (Packing): Rows of each image among the active patch tokens.
             point (Exit): The exit.
 
         Returns:
             Tensor: Class probabilities of the active patch tokens ``(Σn, K)``, at least fp32.
 
         Raises:
-            ValueError: If a head reads neighbouring tokens, and these lie on no raster.
+            ValueError: If the head reads neighbouring tokens and the tokens lie on no raster.
         """
         head, kind, block = self.heads[point.number], point.kind, point.block
         if kind is kinds.Pointwise and not self.training:
@@ -300,7 +303,7 @@ class EarlyExit(Reducer):
                     f'reducer.heads: {type(head).__name__} reads neighbouring tokens, and a method before '
                     f'{type(self).__name__} left them on no raster; take kernel_size=1.'
                 )
-            output, scores = kind.predict(head, tokens.transpose(1, 2).unflatten(2, record.raster))
+            output, scores = kinds.Map.predict_map(head, tokens.transpose(1, 2).unflatten(2, record.raster))
         else:
             whole = Packing.even(record.batch, record.number, tokens.device)
             logits, classes = kind.predict(head, tokens.flatten(0, 1), whole)
@@ -311,48 +314,51 @@ class EarlyExit(Reducer):
         return scores[record.rows]
 
     def decide(self, state: TokenState, scores: Tensor, packing: Packing, point: Exit) -> tuple[Tensor, Tensor | None]:
-        """Decides who leaves at an exit.
+        """Decides which tokens leave at an exit.
 
         Args:
-            state (TokenState): After the block of the exit.
+            state (TokenState): State after the block of the exit.
             scores (Tensor): Class probabilities of the active patch tokens ``(Σn, K)``.
-            packing (Packing): Which of them are whose.
+            packing (Packing): Rows of each image among them.
             point (Exit): The exit.
 
         Returns:
-            tuple[Tensor, Tensor | None]: Which tokens leave ``(Σn,)``, bool; and how many patches each stands for from
-            here on ``(Σn,)``, fp32, if that changes.
+            tuple[Tensor, Tensor | None]: Tokens that leave ``(Σn,)``, bool; and the sizes of the tokens from here on
+            ``(Σn,)``, fp32, or None if they stay as they are.
         """
         raise NotImplementedError
 
     def settle(self, state: TokenState, record: Exits) -> None:
-        """Runs after each exit by which tokens of the batch have left."""
+        """Is called after each exit, once tokens of the batch have left."""
 
-    # ------------------------------------------------------------------ what the policies share
+    # ------------------------------------------------------------------ what the methods share
     def active_packing(self, state: TokenState, record: Exits) -> Packing:
-        """Which of the active patch tokens are whose."""
+        """Returns the rows of each image among the active patch tokens."""
         if state.packing is None:
             return Packing.even(record.batch, record.number, state.x.device)
         return state.packing.without(state.num_prefix)
 
     def active(self, state: TokenState, block: int) -> Tensor:
-        """Active patch tokens as they are given out after a block ``(Σn, C)``."""
+        """Returns the active patch tokens after a block, with the output norm ``(Σn, C)``."""
         return state.out_norm(state.patches, block).flatten(0, -2)
 
     def restored(self, state: TokenState, record: Exits, block: int) -> Tensor:
-        """All tokens of the first exit, as given out after a block ``(B, n, C)``; those that left as they then were."""
+        """Returns all tokens of the first exit after a block, with the output norm ``(B, n, C)``.
+
+        Tokens that left keep the values with which they left.
+        """
         return state.out_norm(state.dense(trail=state.trail[len(record.trail) :]), block)
 
     def full_map(self, state: TokenState, record: Exits, rows: Tensor) -> Tensor:
-        """Values of all tokens of the first exit ``(B·n, K)`` as a map on the full grid ``(B, K, H, W)``."""
+        """Returns values of all tokens of the first exit ``(B·n, K)`` as a map on the full grid ``(B, K, H, W)``."""
         full = state.dense(rows.unflatten(0, (record.batch, -1)), trail=record.trail)
         return full.transpose(1, 2).unflatten(2, state.grid)
 
     def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
-        """Deep supervision: the loss of each exit head, by the block that it looks after.
+        """Returns the losses of the exit heads (deep supervision), named by their blocks.
 
         Args:
-            state (TokenState): After a training pass.
+            state (TokenState): State after a training pass.
             targets (list[SegDataSample]): With ``gt_sem_seg``.
         """
         losses = {}

@@ -1,4 +1,4 @@
-"""Expedit: home cells of tokens, and the windows of centres around them."""
+"""Expedit: home cells of tokens, and the windows of centres around each cell."""
 
 import torch
 import torch.nn.functional as F
@@ -6,14 +6,14 @@ from torch import Tensor
 
 
 def _cells_1d(size: int, cells: int, device) -> tuple[Tensor, Tensor]:
-    """Tokens ``(cells, t)`` of each cell of a line, and which of them exist."""
+    """Returns the tokens ``(cells, t)`` of each cell of a line, and which of them exist."""
     start = (torch.arange(cells + 1, device=device) * size + cells - 1) // cells
     token = start[:-1, None] + torch.arange(-(-size // cells), device=device)
     return token.clamp(max=size - 1), token < start[1:, None]
 
 
 def home_cells(raster: tuple[int, int], grid: tuple[int, int], device=None) -> tuple[Tensor, Tensor]:
-    """Home cells of an ``H×W`` raster under an ``h×w`` grid that is larger on neither side.
+    """Returns the tokens of each cell if an ``h×w`` grid is laid over an ``H×W`` raster, at least as large.
 
     Cell ``(i, j)`` holds the tokens ``(y, x)`` with ``⌊y·h/H⌋ = i`` and ``⌊x·w/W⌋ = j``. Where the sides do not divide,
     cells differ in size, so each has ``t`` slots and a mask.
@@ -29,7 +29,7 @@ def home_cells(raster: tuple[int, int], grid: tuple[int, int], device=None) -> t
 
 
 def neighbours(centres: Tensor, grid: tuple[int, int], window: int) -> Tensor:
-    """The ``λ×λ`` centres around each centre of a grid; zeros beyond the border.
+    """Returns the ``λ×λ`` centres around each centre of a grid; zeros beyond the border.
 
     Args:
         centres (Tensor): ``(B, h·w, C)``.
@@ -46,7 +46,7 @@ def neighbours(centres: Tensor, grid: tuple[int, int], window: int) -> Tensor:
 
 
 def scatter_to_neighbours(values: Tensor, grid: tuple[int, int], window: int) -> Tensor:
-    """Adjoint of :func:`neighbours`: each centre sums what its neighbours hold for it.
+    """Sums for each centre the values that its neighbours hold for it: the adjoint of :func:`neighbours`.
 
     Args:
         values (Tensor): ``(B, h·w, λ², C)``.

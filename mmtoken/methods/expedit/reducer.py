@@ -10,7 +10,7 @@ from mmtoken.core.arguments import Grid, check_choice, check_int, check_number
 
 from .cells import home_cells, neighbours, scatter_to_neighbours
 
-#: ``temperature='auto'`` is this over the mean squared distance of a token to its nearest centre.
+#: ``temperature='auto'`` is this number over the mean squared distance of a token to its nearest centre.
 AUTO_SHARPNESS = 3.0
 
 
@@ -23,10 +23,10 @@ def cluster(
     temperature: float | str = 'auto',
     valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Token clustering layer (arXiv 2210.01035, section 3.2): soft k-means among spatially near centres.
+    """Clusters tokens (arXiv 2210.01035, section 3.2): soft k-means among spatially near centres.
 
-    ``S⁰`` is the adaptive average pooling of the tokens. Then, κ times, with 𝒩(p) the λ×λ centres around token p's
-    home cell: ``A_ip = softmax_{i∈𝒩(p)}(−T‖x_p−s_i‖²)``, without gradient, and ``s_i = Σ_p A_ip x_p / Σ_p A_ip``.
+    ``S⁰`` is the adaptive average pooling of the tokens. With 𝒩(p) the λ×λ centres around token p's home cell, κ times
+    ``A_ip = softmax_{i∈𝒩(p)}(−T‖x_p−s_i‖²)``, without gradient, and ``s_i = Σ_p A_ip x_p / Σ_p A_ip``.
     Tokens of one home cell share their candidates, so each step is a batched product over cells.
 
     Args:
@@ -54,15 +54,15 @@ def cluster(
     forbidden = neighbours(exists, grid, window).transpose(-1, -2) == 0  # beyond the border, or padding only
     weight_of_slot = filled[..., None].to(x.dtype)
 
-    scale = None if temperature == 'auto' else x.new_full((batch, 1, 1), float(temperature))
-    for _ in range(iterations):
+    scale = x.new_full((batch, 1, 1), 1.0 if temperature == 'auto' else float(temperature))
+    for step in range(iterations):
         with torch.no_grad():
             around = neighbours(centres, grid, window)
             # ‖x‖² is the same for all candidates of a token and cancels in the softmax.
             norms = neighbours(centres.square().sum(-1, keepdim=True), grid, window).transpose(-1, -2)
             scores = 2 * tokens @ around.transpose(-1, -2) - norms
             scores = scores.masked_fill(forbidden, ops.MASKED)
-            if scale is None:
+            if temperature == 'auto' and step == 0:
                 nearest = (tokens.square().sum(-1, keepdim=True) - scores.amax(-1, keepdim=True)).clamp(min=0)
                 nearest = (nearest * weight_of_slot).flatten(1).sum(1) / weight_of_slot.flatten(1).sum(1).clamp(min=1)
                 scale = (AUTO_SHARPNESS / nearest.clamp(min=1e-12)).view(batch, 1, 1)
@@ -77,16 +77,16 @@ def cluster(
 def reconstruction_weights(
     x: Tensor, centres: Tensor, neighbors: int, temperature: Tensor, exists: Tensor | None = None
 ) -> Tensor:
-    """Token reconstruction layer (arXiv 2210.01035, section 3.3): how much each token takes of each centre.
+    """Returns the weights of token reconstruction (arXiv 2210.01035, section 3.3).
 
     ``w_pi = softmax(−T‖x_p−s_i‖²)`` over the k nearest centres of p among all, zero elsewhere; rows sum to one.
 
     Args:
         x (Tensor): Tokens before clustering ``(B, N, C)``, fp32.
         centres (Tensor): Centres after it ``(B, M, C)``.
-        neighbors (int): k; all centres if not in 1…M−1.
+        neighbors (int): k; all centres if it is not in 1…M−1.
         temperature (Tensor): T of each image ``(B, 1, 1)``.
-        exists (Tensor, optional): Centres that stand for something ``(B, M)``, bool.
+        exists (Tensor, optional): Centres that stand for at least one valid token ``(B, M)``, bool.
 
     Returns:
         Tensor: ``(B, N, M)``.
@@ -104,9 +104,9 @@ def reconstruction_weights(
 class Expedit(GridReducer):
     """Clusters tokens onto a coarser grid before one block and reconstructs the full grid later.
 
-    Independent implementation of arXiv 2210.01035 with these differences to its released code: weights of the
-    reconstruction sum to one, the k nearest are taken before the exponential, grids need not be square, padding is
-    left out, distances are fp32, and nothing is kept on the module.
+    Independent implementation of arXiv 2210.01035. It differs from the released code: weights of the reconstruction
+    sum to one, the k nearest centres are chosen before the exponential, grids need not be square, padding is left out,
+    distances are fp32, and nothing is kept on the module.
 
     Args:
         layer (int): α, the block before which tokens are clustered, from 0.
@@ -117,10 +117,10 @@ class Expedit(GridReducer):
         temperature (float | str): T; ``auto`` sets it for each image from its distances. Defaults to ``auto``.
         neighbors (int): k, centres that a token is reconstructed from. Defaults to 20.
         restore_at (int, optional): α+β, the block before which the full grid is restored; None restores at each tap.
-        restore (str): ``feature`` gives out full maps; ``late`` gives out reduced maps to the head, and
+        restore (str): ``feature`` restores the maps; ``late`` gives the head reduced maps, and
             ``mmtoken.TokenEncoderDecoder`` restores its logits. Defaults to ``feature``.
-        proportional (bool): Weigh keys by the patches that a centre stands for, as ToMe does (arXiv 2210.09461, eq. 1);
-            not in the paper. Defaults to False.
+        proportional (bool): Weigh keys by the sizes of the centres, as ToMe does (arXiv 2210.09461, eq. 1); not in the
+            paper. Defaults to False.
     """
 
     paper = (
@@ -166,7 +166,7 @@ class Expedit(GridReducer):
 
     def pool(self, x, raster, grid, valid, exists):
         with ops.full_precision(x):
-            # Distances are made of products; what all tokens have in common would cost them their last digits.
+            # Distances are computed from products; subtracting the mean first keeps their last digits.
             x = x.float()
             origin = ops.pool_to_grid(x.detach(), raster, (1, 1), valid)
             x = x - origin
@@ -175,7 +175,7 @@ class Expedit(GridReducer):
                 weights = reconstruction_weights(x, centres, self.neighbors, scale, exists)
 
         def sizes(old: Tensor) -> Tensor:
-            # A centre stands for what is rebuilt from it; where that is nothing, a trace is left for the logarithm.
+            # A centre gets the weighted sizes of the old tokens; the clamp keeps the logarithm finite.
             real = old.expand(x.shape[0], -1) if valid is None else old * valid
             return (real[:, None] @ weights)[:, 0].clamp(min=1e-3)
 
@@ -184,7 +184,7 @@ class Expedit(GridReducer):
     def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Tensor:
         """Runs a head on the reduced maps and restores its logits ``(B, classes, H, W)``."""
         logits = head.forward(feats)
-        if not isinstance(logits, Tensor) or logits.shape[-2:] != tuple(state.raster):
+        if not isinstance(logits, Tensor) or logits.shape[-2:] != state.raster:
             raise ValueError(
                 "reducer.restore='late' needs a head with one logit map on the tokens it gets; "
                 f"{type(head).__name__} gives another shape. Set restore='feature'."
@@ -200,5 +200,6 @@ class Expedit(GridReducer):
         slots = math.prod(math.ceil(side / cell) for side, cell in zip(grid, small))
         # Distances to a window of centres and their new sums; then each token to all centres.
         reduce = self.iterations * 2 * m * slots * self.window**2 * dims + n * m * dims
-        reduce += self.proportional * n * m  # how many patches each centre stands for
+        if self.proportional:
+            reduce += n * m  # sizes of the centres
         return Cost(tokens, tokens, reduce, restore=n * m * dims)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmtoken.core import REDUCERS, Cost, Gather, HostInfo, Packing, Reducer, Scatter, TokenHost, TokenState
 from mmtoken.core.arguments import check_choice, check_flag, check_list, check_number
@@ -85,15 +85,15 @@ class MixedScale(Reducer):
         if fine is not None and threshold is not None:
             raise ValueError(f'Give either fine or threshold, not fine={fine!r} and threshold={threshold!r}.')
         fine = 0.5 if fine is None and threshold is None else fine
-        self.fine = None if fine is None else check_number('fine', fine, 0, 1)
-        self.threshold = None if threshold is None else check_number('threshold', threshold)
+        self.fine: Any = None if fine is None else check_number('fine', fine, 0, 1)
+        self.threshold: Any = None if threshold is None else check_number('threshold', threshold)
         self.dynamic = threshold is not None
         self.selector: Selector = build_selector(selector)
         self.proportional = check_flag('proportional', proportional)
         self.restore = check_choice('restore', restore, ('feature', 'logits'))
         if coarse_head is not None and restore != 'logits':
             raise ValueError("coarse_head reads the map of cells, which takes restore='logits'; set both or none.")
-        self.coarse_head = coarse_head
+        self.coarse_head: Any = coarse_head
         self.random = None
         if random is not None:
             low, high = (check_number('random', value, 0, 1) for value in check_list('random', random, 2))
@@ -146,8 +146,7 @@ class MixedScale(Reducer):
             soft = needs.sigmoid()
             gate = (torch.where(fine, soft, 1 - soft) / torch.where(fine, soft, 1 - soft).detach())[..., None]
         self.mix(host, state, coarse, cells, fine, part, gate)
-        features = self.selector.features(coarse) if hasattr(self.selector, 'features') else None
-        state.aux[self] = Mixture(needs, fine, cells, patch, features)
+        state.aux[self] = Mixture(needs, fine, cells, patch, self.selector.features(coarse))
         return state
 
     def part(self) -> float | None:
@@ -221,12 +220,13 @@ class MixedScale(Reducer):
         padding = state.padding
         if padding is not None:  # a coarse token is padding if all of its patches are
             padding = torch.where(is_coarse, cells.to_cells(padding).all(-1)[:, cell], padding)
-        tokens = [mixed, torch.where(is_coarse, 4.0, 1.0), state.coords + 0.5 * is_coarse[..., None], padding]
+        sizes, coords = torch.where(is_coarse, 4.0, 1.0), state.coords + 0.5 * is_coarse[..., None]
         if part is None:
-            self.pack(state, prefix, holds, number, *tokens)
+            self.pack(state, prefix, holds, number, mixed, sizes, coords, padding)
             return
         rows = rows_of(holds, 3 * self.number(part, cells.number) + cells.number + cells.outside)
-        mixed, sizes, coords, padding = (None if t is None else _pick(t, rows) for t in tokens)
+        mixed, sizes, coords = (_pick(t, rows) for t in (mixed, sizes, coords))
+        padding = None if padding is None else _pick(padding, rows)
         layout = state.layout.reduced(
             padding=padding, make_coords=coords, make_sizes=sizes, proportional=self.proportional
         )
@@ -260,7 +260,7 @@ class MixedScale(Reducer):
         state.replace(torch.cat([prefix, mixed], dim=1)[keep], restore, layout, self)
 
     # ------------------------------------------------------------------ around the pass
-    def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Any:
+    def finish(self, state: TokenState, head: Any, feats: tuple, name: str) -> Any:
         """Joins a head's logits on the fine map and, enlarged, on the map of cells ``(B, K, H', W')``."""
         logits = head.forward(feats)
         if self not in state.aux:  # every cell is fine
@@ -293,7 +293,7 @@ class MixedScale(Reducer):
         cells, full = Cells(grid, torch.device('cpu')), grid[0] * grid[1]
         if self.fine == 1:
             return Cost([full] * host.depth, [full] * host.depth)
-        opened = int(state.aux[self].fine.sum()) if self.dynamic else self.number(self.fine, cells.number)
+        opened = int(self.kept(state).fine.sum()) if self.dynamic else self.number(self.fine, cells.number)
         mixed, few = 3 * opened + cells.number + cells.outside, 4 * opened + cells.outside
         blocks = self.selector.blocks
         tokens = [(cells.number, few)] * blocks + [mixed] * (host.depth - blocks)

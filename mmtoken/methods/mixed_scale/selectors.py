@@ -39,6 +39,10 @@ class Selector(nn.Module):
         """
         raise NotImplementedError
 
+    def features(self, coarse: TokenState) -> Tensor | None:
+        """Returns what a linear head of the selector reads ``(B, h·w, C)``; None if it has none."""
+        return None
+
     def losses(self, needs: Tensor, fine: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         """Returns the losses of a trainable selector.
 
@@ -233,6 +237,6 @@ def impurity(labels: Tensor, cells: Cells, patch: int, ignore: int = 255) -> Ten
     counts = [F.avg_pool2d((labels == k).float()[:, None], side) for k in labels.unique().tolist() if k != ignore]
     if not counts:
         return torch.zeros(len(labels), cells.number, device=labels.device)
-    counts = torch.cat(counts, dim=1)
-    total = counts.sum(1)
-    return ((total - counts.amax(1)) / total.clamp(min=1e-6)).flatten(1)
+    shares = torch.cat(counts, dim=1)
+    total = shares.sum(1)
+    return ((total - shares.amax(1)) / total.clamp(min=1e-6)).flatten(1)

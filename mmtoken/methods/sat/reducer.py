@@ -239,7 +239,7 @@ class SAT(Reducer):
         """Returns the losses of the scale head: focal over all cells, L1 over those that show somebody."""
         record = state.aux[self]
         confidence, scale = record.maps.unbind(1)
-        goal = scale_targets(targets, record.cells, record.patch, record.longest)
+        goal = scale_targets(targets or [], record.cells, record.patch, record.longest)
         if goal is None:
             raise ValueError(
                 'reducer SAT learns from gt_scale_map, from the boxes of gt_instances or from gt_sem_seg, and the data '
@@ -255,7 +255,7 @@ class SAT(Reducer):
     def closed_form(self, host: HostInfo, grid: tuple[int, int], state: TokenState | None = None) -> Cost:
         if self.levels == 1:
             return Cost([grid[0] * grid[1]] * host.depth, [grid[0] * grid[1]] * host.depth)
-        record = state.aux[self]
+        record = self.kept(state)
         counts = [int((record.levels == up).sum()) for up in range(self.levels)]
         fine, cells, dims = 4 * counts[0], record.cells.number, host.embed_dims
         mixed = fine + counts[1] + sum(counts[up] // 4 ** (up - 1) for up in range(2, self.levels))

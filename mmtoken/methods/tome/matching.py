@@ -1,6 +1,7 @@
-"""ToMe: which tokens merge, and into which."""
+"""ToMe: chooses which tokens merge into which."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,13 @@ from mmtoken.core.ops import MASKED
 
 
 def bipartite_match(metric: Tensor, r: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """ToMe's bipartite soft matching (arXiv 2210.09461, section 3): the ``r`` best edges from even to odd tokens.
+    """Returns the ``r`` best edges from even to odd tokens: bipartite soft matching (arXiv 2210.09461, section 3).
 
     Args:
-        metric (Tensor): What similarity is measured on ``(B, n, d)``.
+        metric (Tensor): Vectors to compare ``(B, n, d)``.
         r (int): Tokens to merge, at most ``⌊n/2⌋``.
-        valid (Tensor, optional): ``(B, n)``, bool; the others merge last, and then among themselves: ``r`` is promised.
+        valid (Tensor, optional): ``(B, n)``, bool. Invalid tokens merge last and only with each other, so exactly
+            ``r`` tokens merge.
 
     Returns:
         tuple[Tensor, Tensor, Tensor]: Positions of merged tokens ``(B, r)`` and of those that they are merged into
@@ -25,7 +27,7 @@ def bipartite_match(metric: Tensor, r: int, valid: Tensor | None = None) -> tupl
     scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
     if valid is not None:
         from_valid, to_valid = valid[:, ::2, None], valid[:, None, 1::2]
-        # Below every cosine, and above a merge that would spoil a valid token.
+        # Pairs of invalid tokens come after every cosine, and before pairs of a valid and an invalid token.
         scores = scores.masked_fill(~(from_valid & to_valid), -2.0).masked_fill(from_valid ^ to_valid, MASKED)
     best, partner = scores.max(dim=-1)
     # A stable sort settles ties by position, so an image's merges never depend on the device or on its batch.
@@ -34,7 +36,7 @@ def bipartite_match(metric: Tensor, r: int, valid: Tensor | None = None) -> tupl
 
 
 def merge_plan(source: Tensor, target: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Which tokens stay after a merge, and where each old token is then found.
+    """Returns which tokens stay after a merge, and the new position of each old token.
 
     Args:
         source (Tensor): Positions of merged tokens ``(B, r)``, int64, all different.
@@ -49,14 +51,14 @@ def merge_plan(source: Tensor, target: Tensor, n: int) -> tuple[Tensor, Tensor]:
     gone = torch.zeros(batch, n, dtype=torch.bool, device=source.device).scatter(1, source, True)
     place = (~gone).cumsum(1) - 1
     index = place.scatter(1, source, place.gather(1, target))
-    # Inverts `place` over those that stay; the gone all write into one column that is cut off.
+    # Inverts `place` for tokens that stay; merged tokens all write into one column, which is cut off.
     positions = torch.arange(n, device=source.device).expand(batch, -1)
     stay = positions.new_empty(batch, n - r + 1).scatter(1, place.masked_fill(gone, n - r), positions)[:, : n - r]
     return stay, index
 
 
 def merges_per_block(r: int | Sequence[int] | None, keep: float | None, depth: int) -> list[int | float]:
-    """One number of merges for each block, from any of ToMe's notations.
+    """Returns the number of merges in each block, from any of ToMe's notations.
 
     Args:
         r (int | Sequence[int], optional): Tokens merged in every block, or in each.
@@ -68,7 +70,7 @@ def merges_per_block(r: int | Sequence[int] | None, keep: float | None, depth: i
         list: For each block the tokens to merge (int), or the part of them to merge (float).
 
     Raises:
-        ValueError: Naming ``r`` or ``keep`` and what would be right.
+        ValueError: For bad values; names ``r`` or ``keep`` and the remedy.
     """
     if (r is None) == (keep is None):
         raise ValueError(f'Give either r or keep, not r={r!r} and keep={keep!r}.')
@@ -76,7 +78,7 @@ def merges_per_block(r: int | Sequence[int] | None, keep: float | None, depth: i
         if not isinstance(keep, (int, float)) or isinstance(keep, bool) or not 0 < keep <= 1:
             raise ValueError(f'keep={keep!r} is outside (0, 1]; give the part of the tokens to keep to the end.')
         return [1 - float(keep) ** (1 / depth)] * depth
-    steps = list(r) if isinstance(r, (list, tuple)) else [r] * depth
+    steps: list[Any] = list(r) if isinstance(r, (list, tuple)) else [r] * depth
     if any(not isinstance(s, int) or isinstance(s, bool) or s < 0 for s in steps):
         raise ValueError(f'r={r!r} must be made of integers >= 0; a part of the tokens is keep.')
     if len(steps) != depth:

@@ -14,16 +14,15 @@ from .matching import bipartite_match, merge_plan, merges_per_block
 class ToMe(Reducer):
     """Merges the most similar tokens in every block, between attention and MLP.
 
-    Independent implementation of arXiv 2210.09461. Similarity is the cosine of the keys, averaged over heads; merged
-    tokens are means weighted by the patches they stand for; attention weighs keys by their size; the class token
-    takes no part. Every tap gets back the full grid through one map composed over all blocks. Which tokens are
-    compared alternates in raster order.
+    Independent implementation of arXiv 2210.09461. Similarity is the cosine of the head-averaged keys. Tokens at
+    even places of the raster order merge into tokens at odd places; a merged token is the mean of both, weighted by
+    their sizes. Attention weighs keys by size. The class token takes no part. Every tap restores the full grid by one
+    map that joins those of all blocks.
 
     Args:
         r (int | Sequence[int], optional): Tokens merged in every block, or in each.
         keep (float, optional): Part of the tokens left at the end, in (0, 1], instead of ``r``; 1 merges nothing.
-        layers (Sequence[int], optional): Blocks that merge; all by default. With it, ``r`` or ``keep`` is spread over
-            these alone.
+        layers (Sequence[int], optional): Blocks that merge, over which ``r`` or ``keep`` is spread; all by default.
         proportional (bool): Weigh keys by token size in attention. Defaults to True.
     """
 
@@ -48,7 +47,7 @@ class ToMe(Reducer):
         self.proportional = check_flag('proportional', proportional)
 
     def search_space(self, host):
-        # The first blocks alone may merge: the later ones then pay for no more bookkeeping.
+        # If only the first blocks merge, later ones need no matching.
         first = range(max(1, host.depth // 2), host.depth + 1)
         return dict(keep=(0.1, 1.0), r=[None], layers=[list(range(n)) for n in first])
 
@@ -79,7 +78,7 @@ class ToMe(Reducer):
             source, target, _ = bipartite_match(metric, r, valid)
             stay, index = merge_plan(source, target, n)
             sizes = state.sizes.expand(state.x.shape[0], -1)[..., None]
-            # Sums by a product with a 0/1 matrix, not by atomics: the same bits at every run, and exportable.
+            # Sums by a product with a 0/1 matrix, not by atomics: bit-equal at every run, and exportable.
             into = (target[:, None] == stay[..., None]).to(sizes.dtype)
 
             def total(values: Tensor) -> Tensor:
@@ -102,20 +101,21 @@ class ToMe(Reducer):
         )
 
     def closed_form(self, host: HostInfo, grid: tuple[int, int], state: TokenState | None = None) -> Cost:
-        n, cost = grid[0] * grid[1], Cost([], [])
+        n, reduce = grid[0] * grid[1], 0
+        attention, mlp = [], []
         for i in range(host.depth):
-            cost.attention.append(n)
+            attention.append(n)
             r = self.merged(n, i)
             if r:
-                cost.reduce += -(-n // 2) * (n // 2) * (host.embed_dims // host.num_heads)  # even with odd tokens
-                cost.reduce += (n - r) * r * (host.embed_dims + 1)  # a matrix adds what merges, and its sizes
+                reduce += -(-n // 2) * (n // 2) * (host.embed_dims // host.num_heads)  # even with odd tokens
+                reduce += (n - r) * r * (host.embed_dims + 1)  # a matrix adds what merges, and its sizes
                 if host.position == 'relative' and i < host.depth - 1:  # a block comes that asks for centres
-                    cost.reduce += (n - r) * r * 2
+                    reduce += (n - r) * r * 2
             n -= r
-            cost.mlp.append(n)
-        return cost
+            mlp.append(n)
+        return Cost(attention, mlp, reduce)
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of ``(B, n, C)`` at ``(B, m)`` → ``(B, m, C)``."""
+    """Picks rows: ``(B, n, C)`` at ``(B, m)`` → ``(B, m, C)``."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))

@@ -1,7 +1,7 @@
 """Attention-to-Mask (SegViT, arXiv 2210.05844): the attention of class queries over tokens is the segmentation.
 
-Torch only. What a token gets depends on its image's other tokens through the queries alone, so the decoder works on any
-subset of them: dense ``(B, N, C)``, or packed ``(ΣL, C)`` with the ``lengths`` of a ragged batch.
+Torch only. Tokens depend on each other through the queries alone, so the decoder works on any subset of an image's
+tokens: dense ``(B, N, C)``, or packed ``(ΣL, C)`` with the ``lengths`` of a ragged batch.
 """
 
 import torch
@@ -41,11 +41,11 @@ class ATMLayer(nn.Module):
             queries (Tensor): ``(B, K, d)``.
             tokens (Tensor): ``(B, N, d)``, or packed ``(ΣL, d)``.
             lengths (Tensor | Packing, optional): Tokens of each image ``(B,)`` of a packed batch.
-            masks (bool): Whether the scores are asked for; only then are they made.
+            masks (bool): Whether to compute the mask logits.
 
         Returns:
-            tuple[Tensor, Tensor | None]: New queries ``(B, K, d)``, and the mean over heads of the scores before the
-            softmax, ``(B, N, K)`` or packed ``(ΣL, K)``: the mask logits.
+            tuple[Tensor, Tensor | None]: New queries ``(B, K, d)``; and the mask logits, that is the scores before the
+            softmax averaged over heads, ``(B, N, K)`` or packed ``(ΣL, K)``.
         """
         dropout = self.dropout if self.training else 0.0
         if self.query_attention:
@@ -64,7 +64,7 @@ class ATMLayer(nn.Module):
 
 
 class ATMStage(nn.Module):
-    """Decoder layers over the tokens of one tap, which are projected to the width of the queries first.
+    """Decoder layers over the tokens of one tap, after a projection to the width of the queries.
 
     Args:
         in_channels (int): Width C of a token.
@@ -75,7 +75,7 @@ class ATMStage(nn.Module):
         query_attention (bool): Whether the queries attend to one another. Defaults to True.
 
     Raises:
-        ValueError: Naming the argument and what would be right.
+        ValueError: For a bad value; names the argument and the remedy.
     """
 
     def __init__(
@@ -109,14 +109,14 @@ class ATMStage(nn.Module):
             queries (Tensor): ``(B, K, d)``.
             tokens (Tensor): ``(B, N, C)``, or packed ``(ΣL, C)``.
             lengths (Tensor | Packing, optional): Tokens of each image ``(B,)`` of a packed batch.
-            every (bool): Give what every layer makes instead of the last one's only. Defaults to False.
+            every (bool): Return the outputs of every layer instead of the last one only. Defaults to False.
 
         Returns:
             tuple[list[Tensor], list[Tensor]]: Queries ``(B, K, d)`` and mask logits, ``(B, N, K)`` or packed
-            ``(ΣL, K)``, of the layers asked for.
+            ``(ΣL, K)``, of each layer returned.
         """
         tokens = self.norm(self.proj(tokens))
-        lengths = None if lengths is None else Packing.of(lengths)  # the host looks once, not in every layer
+        lengths = None if lengths is None else Packing.of(lengths)  # one GPU→CPU sync for all layers
         out, masks = [], []
         for layer in self.layers:
             wanted = every or layer is self.layers[-1]
@@ -128,7 +128,7 @@ class ATMStage(nn.Module):
 
 
 class ATMDecoder(nn.Module):
-    """The whole decoder over one tap: learned class queries, query c for class c, each of which may be absent.
+    """The decoder over one tap: a learned query for each class, which may be absent.
 
     Args:
         in_channels (int): Width C of a token.
@@ -154,7 +154,7 @@ class ATMDecoder(nn.Module):
         init_linear(self.classify)
 
     def forward(self, tokens: Tensor, lengths: Lengths = None) -> tuple[Tensor, Tensor]:
-        """Decodes tokens; each image's result is that of the image alone.
+        """Decodes tokens. The result of an image does not depend on its batch.
 
         Args:
             tokens (Tensor): ``(B, N, C)``, or packed ``(ΣL, C)``.
@@ -167,14 +167,16 @@ class ATMDecoder(nn.Module):
         return self.every_layer(tokens, lengths, every=False)[-1]
 
     def every_layer(self, tokens: Tensor, lengths: Lengths = None, every: bool = True) -> list[tuple[Tensor, Tensor]]:
-        """The same pair after each decoder layer, for deep supervision; the last is that of :meth:`forward`."""
+        """Returns the pair of :meth:`forward` after each decoder layer, for deep supervision."""
         batch = len(tokens if lengths is None else lengths)
         out, masks = self.stage(self.queries.expand(batch, -1, -1), tokens, lengths, every)
         return [(mask, self.classify(queries)) for mask, queries in zip(masks, out)]
 
 
 def token_scores(mask_logits: Tensor, class_logits: Tensor, lengths: Lengths = None) -> Tensor:
-    """Score of each class at each token, ``P[n, c] = softmax(class)[c, present] · sigmoid(A[n, c])``, in [0, 1].
+    """Returns the score of each class at each token, in [0, 1].
+
+    ``P[n, c] = softmax(class)[c, present] · sigmoid(A[n, c])``
 
     Args:
         mask_logits (Tensor): A, ``(B, N, K)`` or packed ``(ΣL, K)``.
@@ -190,12 +192,12 @@ def token_scores(mask_logits: Tensor, class_logits: Tensor, lengths: Lengths = N
 
 
 def at_least_single(x: Tensor) -> Tensor:
-    """Half precision to single; what is finer stays as it is."""
+    """Converts half precision to single; leaves other types as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def init_linear(module: nn.Module) -> None:
-    """Normal weights of standard deviation 0.02 and no bias, for every linear layer."""
+    """Initialises a linear layer with normal weights of standard deviation 0.02 and zero bias."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)

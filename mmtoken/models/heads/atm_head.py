@@ -16,17 +16,17 @@ from .atm_loss import ATMLoss
 
 
 def _to_tokens(x: Tensor) -> Tensor:
-    """``(B, C, h, w)`` to ``(B, h·w, C)``."""
+    """Returns a map ``(B, C, h, w)`` as tokens ``(B, h·w, C)``."""
     return x.flatten(2).transpose(1, 2)
 
 
 def _to_map(x: Tensor, like: Tensor) -> Tensor:
-    """``(B, h·w, K)`` to ``(B, K, h, w)``, on the raster of ``like``."""
+    """Returns tokens ``(B, h·w, K)`` as a map ``(B, K, h, w)`` on the raster of ``like``."""
     return x.transpose(1, 2).unflatten(2, like.shape[-2:])
 
 
 class BaseATMHead(BaseDecodeHead):
-    """What both heads share: checks of arguments and the losses.
+    """Base of both heads: checks of arguments, and the losses.
 
     Args:
         in_channels (int | Sequence[int]): Width of the feature maps.
@@ -80,7 +80,7 @@ class BaseATMHead(BaseDecodeHead):
 
         Args:
             inputs (Sequence[Tensor]): Feature maps ``(B, C, h, w)``.
-            every (bool): Give what each supervised step makes, instead of the last one's only.
+            every (bool): Return the output of each supervised step instead of the last one only.
 
         Returns:
             list[tuple[Tensor, Tensor]]: Mask logits ``(B, K, h, w)`` and class logits ``(B, K, ·)``.
@@ -88,17 +88,19 @@ class BaseATMHead(BaseDecodeHead):
         raise NotImplementedError
 
     def scores(self, mask_logits: Tensor, class_logits: Tensor) -> Tensor:
-        """Scores of classes ``(B, K, h, w)``, not below 0, from a pair that :meth:`decode` gave, at any size."""
+        """Returns scores of classes ``(B, K, h, w)``, not below 0, for one output of :meth:`decode`, at any size."""
         raise NotImplementedError
 
     def loss(self, inputs: Sequence[Tensor], batch_data_samples: list, train_cfg: dict | None = None) -> dict:
         return self.loss_by_feat(self.decode(inputs, every=True), batch_data_samples)
 
     def loss_by_feat(self, outputs: list[tuple[Tensor, Tensor]], batch_data_samples: list) -> dict[str, Tensor]:
-        """Losses of each supervised step, earlier ones under ``d0.``, ``d1.`` …, and the accuracy at patch centres.
+        """Returns the losses of each supervised step, and the accuracy at patch centres.
+
+        The losses of all steps but the last are named ``d0.…``, ``d1.…`` and so on.
 
         Args:
-            outputs (list): What :meth:`decode` gave.
+            outputs (list): Output of :meth:`decode`.
             batch_data_samples (list[SegDataSample]): With ``gt_sem_seg``.
         """
         if isinstance(outputs, Tensor):
@@ -180,7 +182,7 @@ class ATMHead(BaseATMHead):
         return [(_to_map(masks, maps[0]), self.classify(queries)) for masks, queries in steps[0 if every else -1 :]]
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Mask logits ``(B, K, h, w)`` and class logits ``(B, K, K+1)``; scores come after the resize."""
+        """Returns mask logits ``(B, K, h, w)`` and class logits ``(B, K, K+1)``; scores come after the resize."""
         return self.decode(inputs, every=False)[-1]
 
     def scores(self, mask_logits, class_logits):
@@ -241,7 +243,7 @@ class ATMSingleHead(BaseATMHead):
         return [(_to_map(masks, x), classes) for masks, classes in layers]
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Scores of classes in [0, 1], ``(B, K, h, w)``."""
+        """Returns scores of classes in [0, 1], ``(B, K, h, w)``."""
         return self.scores(*self.decode(inputs, every=False)[-1])
 
     def scores(self, mask_logits, class_logits):

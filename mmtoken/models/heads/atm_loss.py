@@ -1,4 +1,4 @@
-"""What an ATM head learns from: each class's mask, and whether the class is there at all (arXiv 2210.05844, eq. 6)."""
+"""Loss of the ATM heads: the mask of each class, and whether the class is present (arXiv 2210.05844, eq. 6)."""
 
 import torch
 import torch.distributed
@@ -12,7 +12,7 @@ from .atm import at_least_single
 
 @MODELS.register_module()
 class ATMLoss(nn.Module):
-    """Cross-entropy over classes, and focal and dice loss over masks; query c is class c, so nothing is matched.
+    """Cross-entropy over classes, and focal and dice loss over masks. Query c is class c, so nothing is matched.
 
     Only the classes of an image have masks there. With ``p`` the sigmoid of the mask logits at the labels' size, ``g``
     the mask and sums over the image's pixels that are not ignored::
@@ -32,7 +32,7 @@ class ATMLoss(nn.Module):
         loss_weight (float): Factor of the three. Defaults to 1.
 
     Raises:
-        ValueError: Naming the argument and what would be right.
+        ValueError: For a bad value; names the argument and the allowed range.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ATMLoss(nn.Module):
         return {name: self.weights[name] * loss for name, loss in losses.items()}
 
     def classification(self, logits: Tensor, present: Tensor) -> Tensor:
-        """Cross-entropy of class logits, given which classes each image has, ``(B, K)``, bool."""
+        """Returns the cross-entropy of class logits, given the classes of each image ``(B, K)``, bool."""
         none = logits.shape[-1] - 1
         own = torch.arange(present.shape[1], device=present.device) if none > 1 else torch.zeros_like(present).long()
         weight = logits.new_ones(none + 1)
@@ -116,7 +116,7 @@ class ATMLoss(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), torch.where(present, own, none).flatten(), weight)
 
     def focal(self, logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
-        """Focal loss of each mask ``(M,)``; all arguments ``(M, H·W)``."""
+        """Returns the focal loss of each mask ``(M,)``; all arguments ``(M, H·W)``."""
         wrong = torch.where(target > 0, -logits, logits).sigmoid()  # 1 - p inside, p outside
         factor = torch.where(target > 0, self.alpha, 1 - self.alpha)
         loss = factor * wrong**self.gamma * F.binary_cross_entropy_with_logits(logits, target, reduction='none')
@@ -124,13 +124,13 @@ class ATMLoss(nn.Module):
 
     @staticmethod
     def dice(logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
-        """Dice loss of each mask ``(M,)``; all arguments ``(M, H·W)``."""
+        """Returns the dice loss of each mask ``(M,)``; all arguments ``(M, H·W)``."""
         p = logits.sigmoid() * counts
         return 1 - (2 * (p * target).sum(1) + 1) / (p.sum(1) + target.sum(1) + 1)
 
     @staticmethod
     def number(present: Tensor) -> Tensor:
-        """Masks of the batch, averaged over processes, at least 1."""
+        """Returns the number of masks of the batch, averaged over processes, at least 1."""
         number = present.sum().float()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(number)

@@ -1,4 +1,4 @@
-"""A linear head that gives several predictions inside each patch, for structures finer than a patch."""
+"""A linear head with several predictions inside each patch, for structures finer than a patch."""
 
 from collections.abc import Sequence
 
