@@ -93,6 +93,7 @@ def check_install(target, cwd, home):
         assert all(os.path.isfile(os.path.join(mim, path)) for path in index)
     """),
         cwd=cwd,
+        PYTHONPATH='',
     )
 
 
