@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mmtoken.engine import FeatureCacheHook, feature_cache
 from mmtoken.engine.feature_cache import folder_name
@@ -104,7 +105,8 @@ def test_each_argument_of_a_method_has_its_folder(method):
 
     def folder(args):
         torch.manual_seed(0)
-        host = toy_hosts()['TokenDINOv2'](out_indices=(3,), reducer=dict(type=f'mmtoken.{method}', **args))
+        with DefaultScope.overwrite_default_scope('mmseg'):  # for what the heads are made of
+            host = toy_hosts()['TokenDINOv2'](out_indices=(3,), reducer=dict(type=f'mmtoken.{method}', **args))
         return folder_name(host, Config(dict(model=dict())), torch.float16)
 
     base = folder(example)

@@ -59,8 +59,12 @@ def main():
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     cfg.resume = args.resume is not None
     if cfg.resume:
-        cfg.load_from = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
-        cfg.resume = cfg.load_from is not None
+        resumed = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        if resumed is None:
+            print(f'--resume: there is no checkpoint in {cfg.work_dir} yet; the training begins')
+            cfg.resume = False
+        else:
+            cfg.load_from = resumed
 
     check_datasets(cfg, ['train', 'val'])
     check_pretrained(cfg)
