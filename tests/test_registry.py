@@ -5,7 +5,16 @@ import pytest
 
 import mmtoken.registry
 
-CHILDREN = ['MODELS', 'DATASETS', 'TRANSFORMS', 'HOOKS', 'METRICS', 'VISUALIZERS', 'TASK_UTILS']
+CHILDREN = [
+    'MODELS',
+    'DATASETS',
+    'TRANSFORMS',
+    'HOOKS',
+    'METRICS',
+    'VISUALIZERS',
+    'TASK_UTILS',
+    'OPTIM_WRAPPER_CONSTRUCTORS',
+]
 
 
 @pytest.mark.parametrize('name', CHILDREN)

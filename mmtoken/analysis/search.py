@@ -15,6 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mmtoken.core import HostInfo, Reducer, ReducerSequence
+from mmtoken.engine.errors import UserError
 
 from .loading import read_config
 from .rivals import judge_rows
@@ -158,7 +159,7 @@ def search(
         best = max((-t.value for t in done if t.user_attrs['reached']), default=1.0)
         try:
             rank, reached, found = judge(tradeoff, setting, goal, best)
-        except (TypeError, ValueError) as error:  # arguments that do not go together
+        except (TypeError, ValueError, UserError) as error:  # arguments that do not go together
             if tradeoff.has(setting, 'macs'):
                 raise
             rank, reached, found = 2 * PENALTY, False, f'refused: {error}'

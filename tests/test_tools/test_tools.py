@@ -144,8 +144,8 @@ del exit_head
     )
     assert done.returncode == 0, done.stderr[-3000:]
     last = weights(street / method / 'iter_4.pth')
-    if method == 'DoViT':
-        assert first['backbone.reducer.iteration'] == 2 and last['backbone.reducer.iteration'] == 4
+    # How far DoViT's threshold has fallen is read off the loop, which resumes by itself.
+    assert 'backbone.reducer.iteration' not in last and last.keys() == first.keys()
     log = sorted((street / method).glob('*/*.log'))[-1].read_text()
     assert 'reducer.exit1.loss_ce' in log and 'mIoU: ' in log
     monkeypatch.chdir(street)
