@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .arguments import check_choice, check_int
 from .drop_path import drop_images, images_of
 from .layout import Layout
+from .memo import Memo
 from .reducer import HostInfo, Reducer, Stage
 from .registry import build_reducer
 from .state import TokenState
@@ -84,6 +85,7 @@ class TokenHost(Upstream):
             ValueError: If the method and the backbone do not go together.
         """
         self.watchers: list[See] = []
+        self.memo = Memo()
         self.reducer = build_reducer(reducer)
         if self.reducer is None:
             return

@@ -316,15 +316,19 @@ class TokenDINOv2(TokenHost, BaseModule):
                 f"backbone.table='crop' has positions for {target[0]}x{target[1]} patches, and the picture has "
                 f'{grid[0]}x{grid[1]}; set backbone.img_size to its longest side.'
             )
-        patches = patches.transpose(1, 2).unflatten(2, self.table_grid)
-        if target != self.table_grid:
-            to: dict[str, Any] = dict(size=target)
-            if self.offset:
-                to = dict(scale_factor=tuple((n + self.offset) / side for n, side in zip(target, self.table_grid)))
-            patches = F.interpolate(
-                patches.float(), **to, mode='bicubic', align_corners=False, antialias=self.antialias
-            ).to(cls.dtype)
-        return cls, patches[:, :, : grid[0], : grid[1]].flatten(2).transpose(1, 2)
+
+        def resized() -> Tensor:
+            table = patches.transpose(1, 2).unflatten(2, self.table_grid)
+            if target != self.table_grid:
+                to: dict[str, Any] = dict(size=target)
+                if self.offset:
+                    to = dict(scale_factor=tuple((n + self.offset) / side for n, side in zip(target, self.table_grid)))
+                table = F.interpolate(
+                    table.float(), **to, mode='bicubic', align_corners=False, antialias=self.antialias
+                ).to(cls.dtype)
+            return table[:, :, : grid[0], : grid[1]].flatten(2).transpose(1, 2)
+
+        return cls, self.memo((grid, target), self.pos_embed, resized)
 
     def prefix_tokens(self, cls_position: Tensor, batch: int, like: Tensor) -> Tensor:
         """Returns class and register tokens ``(B, P, C)`` in the type of ``like``."""

@@ -58,12 +58,16 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         x, grid = self.patch_embed(inputs)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
-        x = x + self.resize_pos_embed(
+        x = x + self.memo(
+            tuple(grid),
             self.pos_embed,
-            self.patch_resolution,
-            grid,
-            mode=self.interpolate_mode,
-            num_extra_tokens=self.num_extra_tokens,
+            lambda: self.resize_pos_embed(
+                self.pos_embed,
+                self.patch_resolution,
+                grid,
+                mode=self.interpolate_mode,
+                num_extra_tokens=self.num_extra_tokens,
+            ),
         )
         return TokenState(self.pre_norm(self.drop_after_pos(x)), tuple(grid), self.num_prefix)
 

@@ -83,6 +83,11 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
             x = self.pre_ln(x)
         return TokenState(x, tuple(grid), self.num_prefix)
 
+    def resize_pos_embed(self, pos_embed, input_shape, pos_shape, mode):
+        """Like upstream's; see :class:`mmtoken.core.memo.Memo`."""
+        resize = VisionTransformer.resize_pos_embed
+        return self.memo(tuple(input_shape), pos_embed, lambda: resize(pos_embed, tuple(input_shape), pos_shape, mode))
+
     def attend(self, block, x, layout):
         out, keys = block.attn.attn(block.norm1(x), layout=layout)
         return x + block.attn.dropout_layer(block.attn.proj_drop(out)), keys
