@@ -16,7 +16,7 @@ from mmtoken.engine.checkpoints import check_checkpoint
 from mmtoken.engine.configs import CfgOptions, check_datasets, load_config, name_bad_files
 from mmtoken.engine.devices import use_cpu_if_needed
 from mmtoken.engine.errors import UserError, one_line_errors
-from mmtoken.engine.models import build_runner, build_testing
+from mmtoken.engine.models import build_runner, build_testing, deploy
 
 
 def parse_args() -> argparse.Namespace:
@@ -81,6 +81,7 @@ def main():
     runner = build_runner(cfg)
     build_testing(runner)
     check_checkpoint(runner.model, args.checkpoint)
+    deploy(runner.model)
     runner.test()
 
 

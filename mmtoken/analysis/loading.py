@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmtoken.engine.checkpoints import check_checkpoint
 from mmtoken.engine.configs import check_datasets, load_config
 from mmtoken.engine.errors import UserError
-from mmtoken.engine.models import check_host
+from mmtoken.engine.models import check_host, deploy
 
 from .flops import cost_varies, image_channels
 
@@ -78,7 +78,9 @@ def one_for_each(flag: str, given: Sequence[str] | None, configs: Sequence) -> l
     return list(given) * (len(configs) // len(given))
 
 
-def build_model(cfg: Config, checkpoint: str | None = None, initialise: bool = True) -> nn.Module:
+def build_model(
+    cfg: Config, checkpoint: str | None = None, initialise: bool = True, training: bool = False
+) -> nn.Module:
     """Builds the model of a config in evaluation mode.
 
     Args:
@@ -86,6 +88,7 @@ def build_model(cfg: Config, checkpoint: str | None = None, initialise: bool = T
         checkpoint (str, optional): Weights; without, they are random.
         initialise (bool): Draw random weights as training would. Without, some are what was in the memory, which is
             enough for the meta device. Defaults to True.
+        training (bool): Keep what only training needs. Defaults to False.
     """
     with quiet_log():
         # a copy: some of upstream's models write into their config, which would build no second one
@@ -94,12 +97,14 @@ def build_model(cfg: Config, checkpoint: str | None = None, initialise: bool = T
             check_checkpoint(model, checkpoint)
         elif initialise and hasattr(model, 'init_weights'):
             model.init_weights()
+    if not training:
+        deploy(model)
     model.eval()
     return model
 
 
 def build_models(
-    paths: Sequence[str], checkpoints: Sequence[str] | None, stock: bool, device: str
+    paths: Sequence[str], checkpoints: Sequence[str] | None, stock: bool, device: str, training: bool = False
 ) -> tuple[dict[str, Config], dict[str, nn.Module]]:
     """Configs and models by name, the first first.
 
@@ -108,6 +113,7 @@ def build_models(
         checkpoints (Sequence[str], optional): One for all, or one for each.
         stock (bool): Add what upstream makes of the first.
         device (str): Where the models go.
+        training (bool): Keep what only training needs. Defaults to False.
     """
     configs: dict[str, Config] = {}
     models: dict[str, nn.Module] = {}
@@ -115,7 +121,7 @@ def build_models(
     def add(name: str, cfg: Config, weights: str | None) -> None:
         while name in configs:
             name += "'"
-        configs[name], models[name] = cfg, build_model(cfg, weights).to(device)
+        configs[name], models[name] = cfg, build_model(cfg, weights, training=training).to(device)
 
     for path, weights in zip(paths, one_for_each('--checkpoint', checkpoints, paths)):
         add(Path(path).stem, read_config(path), weights)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mmtoken.engine.checkpoints import check_checkpoint
 from mmtoken.engine.configs import check_datasets, datasets_of
 from mmtoken.engine.errors import UserError
-from mmtoken.engine.models import build_runner, unwrap
+from mmtoken.engine.models import build_runner, deploy, unwrap
 
 from .counter import MacReport, count_macs
 from .flops import cost_keys, inference_path, mean_report, over_pictures
@@ -94,6 +94,7 @@ class Contender:
             sets[0].indices = num
         self.runner = build_runner(cfg)
         check_checkpoint(self.runner.model, setting.checkpoint)
+        deploy(self.runner.model)
         self.model: nn.Module = unwrap(self.runner.model)
         self.model.eval()
         self.pictures = pictures

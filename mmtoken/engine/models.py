@@ -7,12 +7,13 @@ from mmengine.runner import Runner
 from mmengine.utils import to_2tuple
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from mmtoken.core import TokenHost
+
 from .errors import UserError, nearest_type, user_errors
 
 
 def check_host(cfg: Config):
     """Fail if a reducer was given to a backbone that takes none; the line names the type that does."""
-    from mmtoken.hosts import TokenHost
     from mmtoken.registry import MODELS as OURS
 
     backbone = (cfg.get('model') or {}).get('backbone') or {}
@@ -67,6 +68,13 @@ def build_testing(runner: Runner):
         runner._test_loop = runner.build_test_loop(runner._test_loop)
 
 
+def deploy(model: torch.nn.Module) -> None:
+    """Lets every backbone drop what only training needs, see :meth:`TokenHost.switch_to_deploy`."""
+    for module in unwrap(model).modules():
+        if isinstance(module, TokenHost):
+            module.switch_to_deploy()
+
+
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:
     """The model itself, without DistributedDataParallel or test-time augmentation around it."""
     while hasattr(model, 'module'):
@@ -84,8 +92,6 @@ def dry_run(model: torch.nn.Module, cfg: Config):
         model: The built model, possibly wrapped, on any device.
         cfg: The whole config; its ``crop_size``, (H, W) in pixels, counts if the data preprocessor has no ``size``.
     """
-    from mmtoken.hosts import TokenHost
-
     if isinstance(model, FullyShardedDataParallel):  # its parts hold no weights of their own
         return
     model = unwrap(model)

@@ -103,7 +103,7 @@ def main():
     check_output('--json', args.json)
     if args.threads:
         torch.set_num_threads(args.threads)
-    configs, models = loading.build_models(args.configs, args.checkpoint, args.stock, args.device)
+    configs, models = loading.build_models(args.configs, args.checkpoint, args.stock, args.device, args.train)
     baseline = next(iter(models))
     shape = loading.image_shape(configs[baseline], args.shape)
     images, what = loading.timing_pictures(models, configs[baseline], args.images, shape, args.num, max(args.batch))

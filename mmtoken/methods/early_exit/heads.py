@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmtoken.core import Packing
@@ -42,6 +41,8 @@ def build_head(cfg: dict, embed_dims: int) -> DecodeHead:
             'input_transform and deep_supervision out.'
         )
     cfg = {'align_corners': False, **cfg, 'in_channels': embed_dims, 'in_index': 0}
+    from mmengine.registry import MODELS
+
     head = MODELS.build(cfg)
     if getattr(head, 'out_channels', 0) < 2:
         raise ValueError(
