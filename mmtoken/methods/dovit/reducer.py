@@ -34,7 +34,7 @@ class DoViT(EarlyExit):
     examples = (
         dict(heads=_head, exits=(0, 2), threshold=0.9),
         dict(heads=_head, exits=(0, 2), threshold=0.75),
-        dict(heads=_head, exits=(0, 2), threshold=(0.75, 0.6)),
+        dict(heads=_head, exits=(0, 2), threshold=(0.6, 0.45)),
     )
 
     def __init__(
