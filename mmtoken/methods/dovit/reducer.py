@@ -33,8 +33,8 @@ class DoViT(EarlyExit):
     lively_example = dict(threshold=0.0, low=0.0)
     examples = (
         dict(heads=_head, exits=(0, 2), threshold=0.9),
-        dict(heads=_head, exits=(0, 2), threshold=0.75),
-        dict(heads=_head, exits=(0, 2), threshold=(0.6, 0.45)),
+        dict(heads=_head, exits=(0, 2), threshold=0.8),
+        dict(heads=_head, exits=(0, 2), threshold=(0.75, 0.7)),
     )
 
     def __init__(
