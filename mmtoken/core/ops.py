@@ -67,6 +67,20 @@ def grid_coords(raster: tuple[int, int], grid: tuple[int, int], device=None) -> 
     return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1).reshape(1, -1, 2)
 
 
+def rows_at(values: Tensor, index: Tensor) -> Tensor:
+    """Picks rows of each image.
+
+    Args:
+        values (Tensor): ``(B or 1, n, …)``.
+        index (Tensor): Rows ``(B, m)``, int64.
+
+    Returns:
+        Tensor: ``(B, m, …)``.
+    """
+    values = values.expand(len(index), *values.shape[1:])
+    return values.gather(1, index.view(*index.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:]))
+
+
 def indices_of(mask: Tensor, number: int) -> Tensor:
     """Returns where a mask is true: ``nonzero`` for a known count, without a GPU→CPU sync.
 

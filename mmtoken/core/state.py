@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .layout import Layout, Lazy
-from .ops import indices_of
+from .ops import indices_of, rows_at
 from .packing import Packing
 from .restores import Gather, Restore, Scatter
 
@@ -224,18 +224,13 @@ class TokenState:
         dropped = torch.empty_like(order).scatter(1, order, torch.arange(n, device=index.device).expand(batch, -1))
         dropped = dropped[:, : n - k]
 
-        def pick(values: Tensor, rows: Tensor) -> Tensor:
-            values = values.expand(batch, *values.shape[1:])
-            rows = rows.view(*rows.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:])
-            return values.gather(1, rows)
-
         layout = before.reduced(
-            padding=None if before.padding is None else pick(before.padding, index),
-            make_coords=lambda: pick(before.coords, index),
-            make_sizes=lambda: pick(before.sizes, index),
+            padding=None if before.padding is None else rows_at(before.padding, index),
+            make_coords=lambda: rows_at(before.coords, index),
+            make_sizes=lambda: rows_at(before.sizes, index),
         )
-        x = torch.cat([self.prefix, pick(patches, index)], dim=1)
-        self.replace(x, Gather(order, [pick(patches, dropped)]), layout, owner)
+        x = torch.cat([self.prefix, rows_at(patches, index)], dim=1)
+        self.replace(x, Gather(order, [rows_at(patches, dropped)]), layout, owner)
 
     def select(self, keep: Tensor, owner: Any = None, sizes: Tensor | None = None) -> Tensor | None:
         """Keeps a subset of each image's patch tokens, in raster order, as a ragged batch.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmtoken.core import REDUCERS, Cost, Gather, HostInfo, Packing, Reducer, Scatter, TokenHost, TokenState
+from mmtoken.core import REDUCERS, Cost, Gather, HostInfo, Packing, Reducer, Scatter, TokenHost, TokenState, ops
 from mmtoken.core.arguments import check_choice, check_flag, check_list, check_number
 
 from .cells import Cells, rows_of, whole_patches
@@ -225,8 +225,8 @@ class MixedScale(Reducer):
             self.pack(state, prefix, holds, number, mixed, sizes, coords, padding)
             return
         rows = rows_of(holds, 3 * self.number(part, cells.number) + cells.number + cells.outside)
-        mixed, sizes, coords = (_pick(t, rows) for t in (mixed, sizes, coords))
-        padding = None if padding is None else _pick(padding, rows)
+        mixed, sizes, coords = (ops.rows_at(t, rows) for t in (mixed, sizes, coords))
+        padding = None if padding is None else ops.rows_at(padding, rows)
         layout = state.layout.reduced(
             padding=padding, make_coords=coords, make_sizes=sizes, proportional=self.proportional
         )
@@ -299,12 +299,6 @@ class MixedScale(Reducer):
         tokens = [(cells.number, few)] * blocks + [mixed] * (host.depth - blocks)
         stem = cells.number * 3 * host.host.patch_size**2 * host.embed_dims  # the patches of the half-size picture
         return Cost(tokens, tokens, reduce=self.selector.closed_form(host, cells.number), stem=stem)
-
-
-def _pick(values: Tensor, rows: Tensor) -> Tensor:
-    """Rows of ``(B or 1, N, …)`` at ``(B, m)`` → ``(B, m, …)``."""
-    values = values.expand(len(rows), *values.shape[1:])
-    return values.gather(1, rows.view(*rows.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:]))
 
 
 def _halved(feat: Any) -> Any:

@@ -82,7 +82,7 @@ class ToMe(Reducer):
             into = (target[:, None] == stay[..., None]).to(sizes.dtype)
 
             def total(values: Tensor) -> Tensor:
-                return pick(values, stay) + into @ pick(values, source)
+                return ops.rows_at(values, stay) + into @ ops.rows_at(values, source)
 
             new_sizes = total(sizes)
 
@@ -114,8 +114,3 @@ class ToMe(Reducer):
             n -= r
             mlp.append(n)
         return Cost(attention, mlp, reduce)
-
-
-def pick(values: Tensor, index: Tensor) -> Tensor:
-    """Picks rows: ``(B, n, C)`` at ``(B, m)`` → ``(B, m, C)``."""
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
