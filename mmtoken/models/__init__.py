@@ -1,8 +1,10 @@
-"""Models around the hosts: segmentors and detectors that serve reducers, and heads that mmseg lacks."""
+"""Models around the hosts: segmentors and detectors that serve reducers, and heads and necks that upstream lacks."""
 
 import importlib.util
 
-__all__ = []
+from .necks import LayerNorm2d, SimpleFPN
+
+__all__ = ['LayerNorm2d', 'SimpleFPN']
 
 if importlib.util.find_spec('mmseg'):
     from .heads import ATMHead, ATMLoss, ATMSingleHead, SubPatchHead
