@@ -73,8 +73,9 @@ DEMO = ['onnx', 'scikit-learn']
 # Curves, token pictures and the search of settings: tools/analysis_tools/.
 ANALYSIS = ['matplotlib', 'optuna']
 # torchvision's wheel says which torch it belongs to, so pip takes the one that fits; see compat (f).
-PRETRAIN = ['mmpretrain>=1.2', 'torchvision', 'timm']
-TEST = ['pytest', 'pytest-xdist', 'onnx', 'ruff', 'mypy', 'setuptools>=64', 'wheel', *ANALYSIS]
+TIMM = ['timm>=1.0.20', 'torchvision']
+PRETRAIN = ['mmpretrain>=1.2', *TIMM]
+TEST = ['pytest', 'pytest-xdist', 'onnx', 'ruff', 'mypy', 'setuptools>=64', 'wheel', *ANALYSIS, *TIMM]
 
 setup(
     name='mmtoken',
@@ -95,6 +96,7 @@ setup(
     extras_require={
         'mm': MM,
         'onedl': ONEDL,
+        'timm': TIMM,
         'pretrain': PRETRAIN,
         'demo': DEMO,
         'analysis': ANALYSIS,

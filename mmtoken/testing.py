@@ -1,5 +1,6 @@
 """Toy hosts, shared by the tests and the documentation: four blocks of width 32, patches of 4 pixels."""
 
+import importlib.util
 from collections.abc import Callable
 
 from torch import nn
@@ -28,6 +29,7 @@ def toy_hosts() -> dict[str, Callable[..., nn.Module]]:
         return build
 
     found = {name: host for name, host in MODELS.module_dict.items() if issubclass_of(host, TokenHost)}
+    found = {name: host for name, host in found.items() if not host.needs or importlib.util.find_spec(host.needs)}
     return {name: factory(host) for name, host in sorted(found.items())}
 
 

@@ -191,6 +191,7 @@ def test_metadata(built):
         'mm',
         'onedl',
         'pretrain',
+        'timm',
         'test',
         'dev',
         'hmr',

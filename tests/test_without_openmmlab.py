@@ -52,7 +52,7 @@ def test_core_and_methods_import(bare):
 def test_the_example_of_the_readme(bare):
     pytest.importorskip('timm', reason='the example is about timm')
     blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.S)
-    example = next(block for block in blocks if 'class TokenTimmViT' in block)
+    example = next(block for block in blocks if 'class MyViT' in block)
     out = run(
         bare,
         example
@@ -64,7 +64,7 @@ def test_the_example_of_the_readme(bare):
             torch.manual_seed(0)
             stock, images = Stock(**small).eval(), torch.randn(2, 3, 64, 64)
             for reducer in (None, dict(type='ToMe', keep=0.5), dict(type='AvgPool', layer=1)):
-                ours = TokenTimmViT(**small, reducer=reducer).eval()
+                ours = MyViT(**small, reducer=reducer).eval()
                 ours.load_state_dict(stock.state_dict())
                 with torch.no_grad():
                     out = ours(images)[0]

@@ -224,7 +224,7 @@ def _attributed(model: nn.Module, kernels: _Kernels, tokens: list) -> Iterator[N
         if reducer is not None:  # its work, whoever asks for it
             for method in ('restore', 'dense'):
                 replace(TokenState, method, scoped(getattr(TokenState, method), restore_name(model)))
-            replace(Layout, '_once', scoped(Layout._once, names[reducer]))  # centres and sizes, on their first use
+            replace(Layout, '_given', scoped(Layout._given, names[reducer]))  # centres and sizes, on their first use
         for owner, function, kernel in compiled_operators():
             replace(owner, function, kernels.compiled(getattr(owner, function), kernel))
         yield

@@ -41,6 +41,8 @@ class TokenHost(Upstream):
     patch_size: int
     #: Class and register tokens.
     num_prefix: int = 0
+    #: Package that is imported only when the backbone is built.
+    needs: str = ''
     #: How positions enter: ``absolute`` (added to the tokens) or ``relative`` (a bias of the attention).
     position: str = 'absolute'
     #: Whether blocks run on packed images of unequal token counts, which dynamic methods make.

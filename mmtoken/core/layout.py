@@ -1,6 +1,6 @@
 """Layout: where the tokens of a batch lie, and which patches each stands for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,7 +43,7 @@ class Layout:
     make_coords: Lazy = None
     make_sizes: Lazy = None
     proportional: bool = False
-    _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _made: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def full(cls, grid: tuple[int, int], num_prefix: int, device: torch.device, padding: Tensor | None) -> 'Layout':
@@ -61,12 +61,12 @@ class Layout:
 
         The unit is a patch; the first patch is at 0.
         """
-        return self._once('coords', self.make_coords, lambda: grid_coords(self.grid, self._raster(), self.device))
+        return self._given('coords', self.make_coords, lambda: grid_coords(self.grid, self._raster(), self.device))
 
     @property
     def sizes(self) -> Tensor:
         """Number of patches that each token stands for ``(B or 1, n)``, packed ``(Σn,)``, fp32."""
-        return self._once('sizes', self.make_sizes, self._raster_sizes)
+        return self._given('sizes', self.make_sizes, self._raster_sizes)
 
     @property
     def key_bias(self) -> Tensor | None:
@@ -74,7 +74,7 @@ class Layout:
 
         None unless ``proportional``. See ToMe, arXiv 2210.09461, eq. 1.
         """
-        return self._once('key_bias', None, self._log_sizes) if self.proportional else None
+        return self.once('key_bias', self._log_sizes) if self.proportional else None
 
     def reduced(self, **changes: Any) -> 'Layout':
         """Returns the layout of other tokens of the same images.
@@ -87,13 +87,22 @@ class Layout:
 
     def padded(self, padding: Tensor | None) -> 'Layout':
         """Returns the same layout with another ``padding``."""
-        return replace(self, padding=padding, _made=dict(self._made))
+        return replace(self, padding=padding, _made={})
 
-    def _once(self, name: str, given: Lazy, default: Callable[[], Tensor]) -> Tensor:
-        if name not in self._made:
-            made = default if given is None else given
-            self._made[name] = made() if callable(made) else made
-        return self._made[name]
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Returns ``make()``, made once for this layout, so that rotations or windows serve all blocks on its tokens.
+
+        Args:
+            key (Hashable): What it is, with all that it depends on beside the layout.
+            make (Callable): Makes it, without gradient.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def _given(self, name: str, given: Lazy, default: Callable[[], Tensor]) -> Tensor:
+        made = default if given is None else given
+        return self.once(name, made if callable(made) else lambda: made)
 
     def _raster(self) -> tuple[int, int]:
         if self.raster is None:

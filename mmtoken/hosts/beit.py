@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from mmtoken.core import Layout, TokenHost, TokenState, self_attention
 from mmtoken.registry import MODELS
 
+from .projection import linear
+
 
 def relative_bias(table: Tensor, index: Tensor, window: tuple[int, int], layout: Layout) -> Tensor:
     """Bias of every token pair, for whatever the tokens stand for now.
@@ -38,20 +40,6 @@ def relative_bias(table: Tensor, index: Tensor, window: tuple[int, int], layout:
     top = torch.cat([to_itself, to_tokens.expand(-1, n)], dim=1).unsqueeze(1)
     bias = torch.cat([left.expand(batch, -1, -1, -1), bias], dim=-1)
     return torch.cat([top.expand(batch, -1, -1, -1), bias], dim=-2)
-
-
-def linear(module: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
-    """Returns ``module(x) + bias`` for a linear layer without a bias of its own.
-
-    A plain layer does it in one kernel; one that is wrapped (LoRA, quantised, hooks) is called as a module.
-    """
-    hooked = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    # A parametrised layer is another class below nn.Linear, with the same forward.
-    stock = type(module).forward is nn.Linear.forward and 'forward' not in module.__dict__
-    if isinstance(module, nn.Linear) and stock and not hooked:
-        return F.linear(x, module.weight, bias)
-    out = module(x)
-    return out + bias.to(out.dtype)
 
 
 class RelativeHost(TokenHost):

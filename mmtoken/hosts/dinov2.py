@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmtoken.core import TokenHost, TokenState, self_attention
-from mmtoken.core.arguments import check_choice, check_flag, check_int, check_number
+from mmtoken.core.arguments import check_choice, check_flag, check_int, check_number, check_out_indices
 from mmtoken.registry import MODELS
+
+from .pretrained import check_init_cfg, load_strictly
 
 ARCHS: dict[str, dict[str, Any]] = dict(
     small=dict(embed_dims=384, num_layers=12, num_heads=6),
@@ -43,39 +44,6 @@ def check_arch(arch: str | dict) -> dict:
             'each head gets the same width.'
         )
     return arch
-
-
-def check_out_indices(indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
-    """Returns the blocks to give features after, counted from 0.
-
-    Raises:
-        ValueError: For another type, none, a block twice, falling order, or one that the model does not have.
-    """
-    key = 'backbone.out_indices'
-    listed: list[Any] = list(indices) if isinstance(indices, (list, tuple, range)) else [indices]
-    if not listed or not all(isinstance(i, int) and not isinstance(i, bool) for i in listed):
-        raise ValueError(f'{key}={indices!r} must be a block, such as -1, or a list of them, such as [3, 7, 11].')
-    if not all(-depth <= i < depth for i in listed):
-        raise ValueError(f'{key}={indices!r} goes beyond the {depth} blocks of this model.')
-    blocks = tuple(i % depth for i in listed)
-    if any(one >= following for one, following in zip(blocks, blocks[1:])):
-        raise ValueError(f'{key}={indices!r} must rise: outputs come in the order of the blocks, each of them once.')
-    return blocks
-
-
-def check_init_cfg(cfg: dict | Sequence[dict] | None) -> None:
-    """Checks the form of an initialisation config.
-
-    Raises:
-        ValueError: For another type, or a checkpoint that is not named.
-    """
-    key = 'backbone.init_cfg'
-    cfgs: list[Any] = list(cfg) if isinstance(cfg, (list, tuple)) else [cfg]
-    if cfg is not None and not all(isinstance(one, dict) for one in cfgs):
-        raise ValueError(f"{key}={cfg!r} must be a dict, such as dict(type='Pretrained', checkpoint='….pth').")
-    for one in cfgs:
-        if cfg is not None and one.get('type') == 'Pretrained' and not isinstance(one.get('checkpoint'), str):
-            raise ValueError(f'{key}.checkpoint={one.get("checkpoint")!r} must be the name of a file, or an address.')
 
 
 class Attention(nn.Module):
@@ -259,7 +227,9 @@ class TokenDINOv2(TokenHost, BaseModule):
 
     def init_weights(self):
         if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
-            return self.load_pretrained(self.init_cfg['checkpoint'], self.init_cfg.get('prefix', ''))
+            path, prefix = self.init_cfg['checkpoint'], self.init_cfg.get('prefix', '')
+            remedy = 'set backbone.arch, num_registers, img_size and patch_size'
+            return load_strictly(self, path, prefix, spare=['mask_token'], remedy=remedy)
         if self.init_cfg is not None:
             return super().init_weights()
         for name, parameter in self.named_parameters():
@@ -267,34 +237,6 @@ class TokenDINOv2(TokenHost, BaseModule):
                 continue
             if name in ('cls_token', 'pos_embed', 'register_tokens') or parameter.dim() == 2:
                 nn.init.trunc_normal_(parameter, std=0.02)
-
-    def load_pretrained(self, path: str, prefix: str = '') -> None:
-        """Loads a checkpoint strictly, since a partial load would leave frozen weights random, unnoticed.
-
-        Args:
-            path (str): File or address.
-            prefix (str): Take the parameters under this name, such as ``backbone.``.
-
-        Raises:
-            ValueError: If it was made for another architecture.
-        """
-        state = CheckpointLoader.load_checkpoint(path, map_location='cpu')
-        state = state.get('state_dict', state)
-        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and 'mask_token' not in k}
-        own = {k: v for k, v in self.state_dict().items() if not k.startswith('reducer.')}
-        wrong = [f'{k} is missing' for k in own if k not in state]
-        wrong += [f'{k} is unknown' for k in state if k not in own and not k.startswith('reducer.')]
-        wrong += [
-            f'{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}'
-            for k, v in own.items()
-            if k in state and state[k].shape != v.shape
-        ]
-        if wrong:
-            raise ValueError(
-                f'backbone.init_cfg.checkpoint={path} was made for another architecture ({wrong[0]}); set '
-                'backbone.arch, num_registers, img_size and patch_size as it was made.'
-            )
-        self.load_state_dict(state, strict=False)
 
     def positions(self, grid: tuple[int, int], stride: int = 1) -> tuple[Tensor, Tensor]:
         """Returns the position embedding of the class token ``(1, 1, C)`` and of the patches ``(1, H·W, C)``.

@@ -2,9 +2,12 @@
 
 import importlib.util
 
-from .necks import LayerNorm2d, SimpleFPN
+__all__ = []
 
-__all__ = ['LayerNorm2d', 'SimpleFPN']
+if importlib.util.find_spec('mmcv'):
+    from .necks import LayerNorm2d, SimpleFPN
+
+    __all__ += ['LayerNorm2d', 'SimpleFPN']
 
 if importlib.util.find_spec('mmseg'):
     from .heads import ATMHead, ATMLoss, ATMSingleHead, SubPatchHead

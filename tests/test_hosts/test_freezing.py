@@ -11,7 +11,7 @@ from mmtoken.testing import DEPTH, toy_hosts
 
 #: mmpretrain's class freezes by itself and has depths of its own; see test_pretrain.py.
 HOSTS = {name: make for name, make in toy_hosts().items() if name != 'TokenPretrainViT'}
-STEM = ('cls_token', 'pos_embed', 'register_tokens', 'patch_embed')
+STEM = ('cls_token', 'pos_embed', 'register_tokens', 'reg_token', 'patch_embed', 'norm_pre')
 hosts = pytest.mark.parametrize('name', HOSTS)
 
 

@@ -1,0 +1,178 @@
+"""The hosts over timm, with nothing reduced, are timm's models: outputs, gradients, names, checkpoints, bad input."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmtoken.registry import MODELS
+
+timm = pytest.importorskip('timm')
+
+DEPTH, PATCH, SQUARE, ODD = 3, 4, (24, 24), (22, 31)
+SMALL = dict(img_size=24, patch_size=PATCH, embed_dim=32, depth=DEPTH, num_heads=4)
+#: Host, model and options; each says what is special about it.
+CASES = [
+    ('TokenTimmViT', 'vit_small_patch14_dinov2', {}),  # LayerScale
+    ('TokenTimmViT', 'vit_small_patch14_reg4_dinov2', {}),  # registers, positions for the patches alone
+    ('TokenTimmViT', 'vit_base_patch16_224.mae', {}),
+    ('TokenTimmViT', 'vit_base_patch16_224.mae', dict(class_token=False, img_size=(16, 28))),
+    ('TokenTimmViT', 'vit_base_patch16_clip_224', {}),  # norm before the blocks
+    ('TokenTimmViT', 'vit_base_patch16_siglip_224', {}),  # no class token
+    ('TokenTimmViT', 'deit_small_distilled_patch16_224', {}),  # two of them
+    ('TokenTimmViT', 'deit3_small_patch16_224', {}),
+    ('TokenTimmViT', 'vit_base_patch16_224', dict(qk_norm=True, scale_attn_norm=True, scale_mlp_norm=True)),
+    ('TokenTimmViT', 'vit_base_patch16_224', dict(pos_embed='none', attn_drop_rate=0.3)),
+]
+cases = pytest.mark.parametrize(('host', 'model', 'options'), CASES)
+
+
+def build(host, **options):
+    return MODELS.build(dict(type=f'mmtoken.{host}', **options)).eval()
+
+
+def small(host, model, **options):
+    return build(host, model=model, **{**SMALL, **options})
+
+
+@pytest.fixture
+def twins(randomize):
+    """Makes a host and its stock twin with the same weights, in test mode."""
+
+    def make(host, model, options, dtype=torch.float32, **own):
+        ours = small(host, model, **options, **own)
+        extra = dict(global_pool='') if options.get('class_token') is False else {}
+        if 'distilled' not in model:
+            extra['dynamic_img_size'] = True
+        extra['use_fc_norm' if host == 'TokenTimmEva' else 'fc_norm'] = False
+        stock = timm.create_model(model, num_classes=0, **{**SMALL, **options, **extra}).eval()
+        stock.patch_embed.dynamic_img_pad = True
+        randomize(stock)
+        ours.load_state_dict({name: value for name, value in stock.state_dict().items() if name in ours.state_dict()})
+        return ours.to(dtype), stock.to(dtype)
+
+    return make
+
+
+def theirs(stock, x, norm=True):
+    return stock.forward_intermediates(x, indices=[0, DEPTH - 1], norm=norm, intermediates_only=True)
+
+
+@cases
+@pytest.mark.parametrize('size', [SQUARE, ODD], ids=str)
+def test_outputs_are_timms(host, model, options, size, twins, assert_same):
+    if 'distilled' in model and size != SQUARE:
+        pytest.skip('timm runs it at its own size only')
+    ours, stock = twins(host, model, options, out_indices=[0, -1])
+    if options.get('img_size') and size == SQUARE:
+        size = options['img_size']
+    x = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        got, expected = ours(x), theirs(stock, x)
+        assert_same(got, tuple(expected), 1e-5)
+        last = stock.forward_features(x)[:, stock.num_prefix_tokens :]
+    assert_same(got[-1].flatten(2).mT.contiguous(), last, 1e-5)
+
+
+@pytest.mark.parametrize(('host', 'model', 'options'), CASES[:6:5])
+def test_gradients_and_drops_are_timms(host, model, options, twins, assert_same, gradients):
+    ours, stock = twins(host, model, dict(options, drop_path_rate=0.5, proj_drop_rate=0.2), torch.float64)
+    ours.train(), stock.train()
+    x, results = torch.randn(3, 3, *SQUARE, dtype=torch.float64), []
+    for module, run in ((ours, ours), (stock, lambda x: [theirs(stock, x)[-1]])):
+        torch.manual_seed(1)
+        outputs = run(x)
+        named = dict(zip([name for name, _ in module.named_parameters()], gradients(module, outputs)))
+        results.append((list(outputs), named))
+    assert_same(*[outputs for outputs, _ in results], 1e-12)
+    for name, value in results[0][1].items():
+        torch.testing.assert_close(value, results[1][1][name], rtol=1e-9, atol=1e-10)
+
+
+@cases
+def test_names_are_timms(host, model, options, twins):
+    ours, stock = twins(host, model, options)
+    left = [name for name in stock.state_dict() if name not in ours.state_dict()]
+    assert list(ours.state_dict()) == [name for name in stock.state_dict() if name not in left]
+    assert all(name.split('.')[0] in ('head', 'attn_pool', 'fc_norm', 'neck') for name in left)
+
+
+def test_published_sizes():
+    """Names alone give the published model; a tag gives its picture size."""
+    with torch.device('meta'):
+        dino = build('TokenTimmViT', model='vit_small_patch14_dinov2.lvd142m')
+        clip = build('TokenTimmViT', model='vit_large_patch14_clip_336.openai', img_size=224)
+    assert (dino.patch_size, dino.table_grid, dino.embed_dims, dino.num_heads) == (14, (37, 37), 384, 6)
+    assert (clip.patch_size, clip.table_grid, clip.embed_dims, len(clip.blocks)) == (14, (16, 16), 1024, 24)
+
+
+def test_switches(twins):
+    model = 'vit_base_patch16_224.mae'
+    ours, stock = twins('TokenTimmViT', model, {}, output_cls_token=True)
+    x = torch.randn(2, 3, *ODD)
+    with torch.no_grad():
+        feature, cls = ours(x)[0]
+        expected = stock.forward_features(x)
+        torch.testing.assert_close(cls, expected[:, 0])
+        plain, stock = twins('TokenTimmViT', model, {}, final_norm=False)
+        torch.testing.assert_close(plain(x)[0], theirs(stock, x, norm=False)[-1])
+    assert 'norm.weight' not in plain.state_dict() and feature.shape[1] == 32
+
+
+def test_checkpoints_are_loaded_strictly(twins, tmp_path):
+    model, path = 'vit_base_patch16_224', tmp_path / 'weights.pth'
+    source, _ = twins('TokenTimmViT', model, {})
+    state = {f'backbone.{name}': value for name, value in source.state_dict().items()}
+    torch.save(dict(state_dict={**state, 'backbone.head.weight': torch.zeros(3)}), path)
+    init = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
+    for final_norm in (True, False):
+        ours = small('TokenTimmViT', model, init_cfg=init, final_norm=final_norm)
+        ours.init_weights()
+        assert all(torch.equal(value, source.state_dict()[name]) for name, value in ours.state_dict().items())
+    for options in (dict(img_size=32), dict(depth=2), dict(init_values=1.0)):
+        with pytest.raises(ValueError, match=r'backbone.init_cfg.checkpoint=.*another architecture[^\n]*img_size'):
+            small('TokenTimmViT', model, init_cfg=init, **options).init_weights()
+
+
+def test_without_a_checkpoint_weights_are_timms():
+    torch.manual_seed(0)
+    ours = small('TokenTimmViT', 'vit_base_patch16_224')
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    ours.init_weights()
+    assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
+    assert before['blocks.0.attn.qkv.weight'].std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(model='vit_small_patch14_dinov22'), 'no model of timm .*vit_small_patch14_dinov2'),
+        (dict(model='resnet18'), "timm's ResNet.*plain ViT"),
+        (dict(model='vit_tiny_patch16_224', pretrained=True), 'backbone.pretrained.*tools/model_converters/timm.py'),
+        (dict(model='vit_tiny_patch16_224', imgsize=224), "'imgsize'"),
+        (dict(model='vit_tiny_patch16_224', patch_drop_rate=0.5), 'patch_drop_rate.*reducer'),
+        (dict(model='vit_base_patch16_xp_224'), 'ParallelScalingBlock'),
+        (dict(model='vit_tiny_patch16_224', patch_size=(8, 16)), r'patch_size=\(8, 16\) must be square'),
+        (dict(model='vit_base_patch16_siglip_224', output_cls_token=True), 'output_cls_token=True.*no class token'),
+        (dict(model='vit_tiny_patch16_224', out_indices=12), 'backbone.out_indices=12 goes beyond the 2 blocks'),
+        (dict(model='vit_tiny_patch16_224', init_cfg='a.pth'), 'backbone.init_cfg'),
+    ],
+    ids=str,
+)
+def test_bad_input(options, words):
+    sizes = {} if options['model'] == 'resnet18' else dict(embed_dim=32, depth=2, num_heads=2)
+    with pytest.raises(ValueError, match=rf'^[^\n]*{words}[^\n]*$'):
+        build('TokenTimmViT', **{**sizes, **options})
+
+
+def test_without_timm(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'timm', None)
+    with pytest.raises(ValueError, match=r"mmtoken.TokenTimmViT[^\n]*pip install 'mmtoken\[timm\]'"):
+        small('TokenTimmViT', 'vit_tiny_patch16_224')
+
+
+def test_no_file_of_the_hosts_imports_timm_first():
+    for file in (Path(timm.__file__).parents[0], *Path(sys.modules['mmtoken.hosts'].__file__).parent.glob('timm*.py')):
+        if file.is_file():
+            assert not any(line.startswith(('import timm', 'from timm')) for line in file.read_text().splitlines())
