@@ -90,7 +90,7 @@ setup(
     # Said, though it is the default: an editable install is then a plain path, which is found before a folder that is
     # only named mmtoken, such as the clone seen from the folder above it.
     package_dir={'': '.'},
-    package_data={'': ['*.md'], 'mmtoken': ['py.typed']},
+    package_data={'': ['*.md'], 'mmtoken': ['py.typed'], 'mmtoken.hmr.body': ['*.npz']},
     cmdclass={'build_py': BuildPyWithMim},
     install_requires=TOKENS,
     extras_require={

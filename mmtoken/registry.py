@@ -17,6 +17,7 @@ from mmengine.registry import Registry
 from mmtoken.core.registry import REDUCERS
 
 MODELS = Registry('models', parent=MMENGINE_MODELS, scope='mmtoken', locations=['mmtoken.hosts', 'mmtoken.models'])
+BODY_MODELS = Registry('body model', scope='mmtoken', locations=['mmtoken.hmr.body'])
 DATASETS = Registry('datasets', parent=MMENGINE_DATASETS, scope='mmtoken', locations=['mmtoken.datasets'])
 TRANSFORMS = Registry('transforms', parent=MMENGINE_TRANSFORMS, scope='mmtoken', locations=['mmtoken.datasets'])
 HOOKS = Registry('hooks', parent=MMENGINE_HOOKS, scope='mmtoken', locations=['mmtoken.engine', 'mmtoken.methods'])
@@ -31,6 +32,7 @@ VISUALIZERS = Registry('visualizer', parent=MMENGINE_VISUALIZERS, scope='mmtoken
 TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmtoken', locations=['mmtoken.models'])
 
 __all__ = [
+    'BODY_MODELS',
     'DATASETS',
     'HOOKS',
     'METRICS',

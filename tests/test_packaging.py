@@ -117,6 +117,7 @@ def test_wheel(built, tmp_path):
     packaged = {p.relative_to(ROOT).as_posix() for p in (ROOT / 'mmtoken').rglob('*.py') if '.mim' not in p.parts}
     assert packaged <= names
     assert 'mmtoken/py.typed' in names  # or no type checker reads the types of an installed mmtoken
+    assert {'mmtoken/hmr/body/free_body.npz', 'mmtoken/hmr/body/free_body.md'} <= names  # the body and its licence
     tops = {name.split('/')[0] for name in names}
     assert tops == {'mmtoken', f'mmtoken-{mmtoken.__version__}.dist-info'}
     check_install(tmp_path / 'site', tmp_path / 'elsewhere', home=tmp_path / 'site')
