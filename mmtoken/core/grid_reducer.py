@@ -14,7 +14,8 @@ from .state import TokenState
 class GridReducer(Reducer):
     """Base of methods that put the tokens onto a coarser grid before one block.
 
-    A method implements :meth:`pool`; this class does the checks, padding and positions.
+    A method implements :meth:`pool`; this class does the checks, padding and positions. Where a method before it left
+    the tokens on no raster, as merging and mixing do, what that did is undone first: it served the blocks before.
 
     Args:
         layer (int): Block before which tokens are reduced, from 0.
@@ -48,13 +49,8 @@ class GridReducer(Reducer):
 
     def reduce(self, state: TokenState) -> None:
         """Replaces the tokens of ``state``; a no-op if they lie on the grid already."""
-        state.check_dense(self)
-        before, raster = state.layout, state.raster
-        if raster is None:
-            raise ValueError(
-                f'reducer.grid={self.grid} needs tokens on a raster, and a reducer before it left none; put merging '
-                'last.'
-            )
+        raster = state.restore_raster()
+        before = state.layout
         grid = resolve_grid('reducer.grid', self.grid, raster)
         if grid == raster:
             return

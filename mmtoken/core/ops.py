@@ -43,10 +43,35 @@ def pool_to_grid(x: Tensor, raster: tuple[int, int], grid: tuple[int, int], vali
     return pool(x * weight) / pool(weight).clamp(min=1e-6)
 
 
-def cells_with(valid: Tensor, raster: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Returns which cells of a grid hold at least one valid token of their own.
+def home_cells(raster: tuple[int, int], grid: tuple[int, int], device=None) -> tuple[Tensor, Tensor]:
+    """Returns the tokens of each cell if an ``h×w`` grid is laid over an ``H×W`` raster, at least as large.
 
-    Cell ``(i, j)`` holds the tokens ``(y, x)`` with ``⌊y·h/H⌋ = i`` and ``⌊x·w/W⌋ = j``.
+    Cell ``(i, j)`` holds the tokens ``(y, x)`` with ``⌊y·h/H⌋ = i`` and ``⌊x·w/W⌋ = j``. Where the sides do not divide,
+    cells differ in size, so each has ``t`` slots and a mask.
+
+    Args:
+        raster (tuple[int, int]): ``(H, W)``.
+        grid (tuple[int, int]): ``(h, w)``, not larger on either side.
+        device (torch.device, optional): Device of the result.
+
+    Returns:
+        tuple[Tensor, Tensor]: Token of each slot ``(h·w, t)``, int64, and whether the slot holds one, bool.
+    """
+
+    def line(size: int, cells: int) -> tuple[Tensor, Tensor]:
+        start = (torch.arange(cells + 1, device=device) * size + cells - 1) // cells
+        token = start[:-1, None] + torch.arange(-(-size // cells), device=device)
+        return token.clamp(max=size - 1), token < start[1:, None]
+
+    y, y_ok = line(raster[0], grid[0])
+    x, x_ok = line(raster[1], grid[1])
+    members = y[:, None, :, None] * raster[1] + x[None, :, None, :]
+    filled = y_ok[:, None, :, None] & x_ok[None, :, None, :]
+    return members.reshape(grid[0] * grid[1], -1), filled.reshape(grid[0] * grid[1], -1)
+
+
+def cells_with(valid: Tensor, raster: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Returns which :func:`home_cells` of a grid hold at least one valid token.
 
     Args:
         valid (Tensor): Tokens ``(B, H·W)``, bool.
@@ -56,9 +81,25 @@ def cells_with(valid: Tensor, raster: tuple[int, int], grid: tuple[int, int]) ->
     Returns:
         Tensor: ``(B, h·w)``, bool.
     """
-    rows, columns = (torch.arange(n, device=valid.device) * m // n for n, m in zip(raster, grid))
-    cell = (rows[:, None] * grid[1] + columns).flatten()
-    return valid.new_zeros(valid.shape[0], grid[0] * grid[1], dtype=torch.int32).index_add(1, cell, valid.int()) > 0
+    members, filled = home_cells(raster, grid, valid.device)
+    return (valid[:, members.flatten()].unflatten(1, members.shape) & filled).any(-1)
+
+
+def largest(values: Tensor, number: int) -> Tensor:
+    """Returns which values of each row are the largest; of equal ones the first. Neither sorts nor syncs with the GPU.
+
+    Args:
+        values (Tensor): ``(B, N)``, without nan.
+        number (int): How many of each row, 0 to N.
+
+    Returns:
+        Tensor: ``(B, N)``, bool, true ``number`` times in each row.
+    """
+    if number == 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    least = values.topk(number, dim=1).values[:, -1:]
+    above, level = values > least, values == least
+    return above | level & (level.cumsum(1) <= number - above.sum(1, keepdim=True))
 
 
 def grid_coords(raster: tuple[int, int], grid: tuple[int, int], device=None) -> Tensor:
@@ -95,3 +136,18 @@ def indices_of(mask: Tensor, number: int) -> Tensor:
     # The false ones all write into one last place, which is cut off.
     place = (mask.cumsum(0) - 1).masked_fill(~mask, number)
     return rows.new_empty(number + 1).scatter(0, place, rows)[:number]
+
+
+def places_of(mask: Tensor, number: int) -> Tensor:
+    """Returns where each row of a mask is true, for rows that are true equally often, without a GPU→CPU sync.
+
+    Args:
+        mask (Tensor): ``(B, N)``, bool.
+        number (int): How often each row is true.
+
+    Returns:
+        Tensor: Rising indices ``(B, number)``, int64.
+    """
+    n = mask.shape[1]
+    order = mask.int() * n - torch.arange(n, device=mask.device, dtype=torch.int32)
+    return order.topk(number, dim=1).indices

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .layout import Layout, Lazy
-from .ops import indices_of, rows_at
+from .ops import indices_of, places_of, rows_at
 from .packing import Packing
 from .restores import Gather, Restore, Scatter
 
@@ -282,6 +282,71 @@ class TokenState:
         self.replace(rows[indices_of(mask, packing.total)], restore, layout, owner)
         return kept
 
+    def take(
+        self,
+        tokens: Tensor,
+        taken: Tensor,
+        place: Tensor,
+        *,
+        coords: Tensor,
+        sizes: Tensor,
+        padding: Tensor | None = None,
+        number: int | None = None,
+        prefix: Tensor | None = None,
+        proportional: bool = False,
+        owner: Any = None,
+    ) -> None:
+        """Replaces the patch tokens of a dense batch by some of other tokens, of which each may serve many patches.
+
+        Args:
+            tokens (Tensor): Tokens to take from ``(B, M, C)``.
+            taken (Tensor): Which of them to take ``(B, M)``, bool; their order stays.
+            place (Tensor): Which one serves each present patch token ``(B, n)``, int64 below M; all of these are taken.
+            coords (Tensor): Centres of the tokens to take from ``(B or 1, M, 2)``.
+            sizes (Tensor): Their sizes ``(B or 1, M)``.
+            padding (Tensor, optional): Which of them stand for padding only ``(B, M)``, bool.
+            number (int, optional): How many are taken of each image, if equally many: the batch stays dense, without a
+                GPU→CPU sync. By default it becomes ragged.
+            prefix (Tensor, optional): New prefix tokens ``(B, P, C)``.
+            proportional (bool): See :meth:`reduce`. Defaults to False.
+            owner (Any): The reducer that makes the reduction, for :meth:`restore`.
+
+        Raises:
+            ValueError: If the batch is ragged.
+        """
+        self.check_dense(owner)
+        first, before = self.num_prefix, self.layout
+        prefix = self.prefix if prefix is None else prefix
+        tokens = tokens.to(prefix.dtype)
+        order = (taken.cumsum(1) - 1).gather(1, place)  # of each patch token, the new one
+        restore: Restore
+        if number is not None:
+            packing, rows = None, places_of(taken, number)
+            x, restore = torch.cat([prefix, rows_at(tokens, rows)], dim=1), Gather(order)
+        else:
+            mask = F.pad(taken, (first, 0), value=True)
+            packing = Packing(mask.sum(1))
+            rows = indices_of(taken.flatten(), packing.total - first * len(packing))
+            x = torch.cat([prefix, tokens], dim=1).flatten(0, 1)[indices_of(mask.flatten(), packing.total)]
+            own = torch.arange(first, device=order.device).expand(len(order), -1)
+            order = torch.cat([own, order + first], dim=1) + packing.ends[:-1, None]
+            restore = Scatter(order.flatten(), (), self.x.shape[:-1])
+
+        def pick(values: Tensor) -> Tensor:
+            """Picks the values of the taken tokens."""
+            if packing is None:
+                return rows_at(values, rows)
+            return values.expand(len(taken), *values.shape[1:]).flatten(0, 1)[rows]
+
+        layout = before.reduced(
+            packing=packing,
+            padding=None if padding is None else pick(padding),
+            make_coords=lambda: pick(coords),
+            make_sizes=lambda: pick(sizes),
+            proportional=proportional or before.proportional,
+        )
+        self.replace(x, restore, layout, owner)
+
     def check_dense(self, owner: Any = None) -> None:
         """Refuses a ragged batch.
 
@@ -296,6 +361,12 @@ class TokenState:
             )
 
     # ------------------------------------------------------------------ the way back
+    def restore_raster(self) -> tuple[int, int]:
+        """Undoes reductions until the tokens of the batch lie on a raster again; returns its ``(h, w)``."""
+        while self.raster is None:
+            self._undo()
+        return self.raster
+
     def restore(self, owner: Any = None) -> None:
         """Undoes the last reduction, layout included.
 

@@ -33,6 +33,18 @@ def test_pool_to_grid_over_the_valid_tokens_only(raster, grid):
 
 
 @pytest.mark.parametrize('raster, grid', GRIDS)
+def test_home_cells(raster, grid):
+    members, filled = ops.home_cells(raster, grid)
+    for y in range(raster[0]):
+        for x in range(raster[1]):
+            token, home = y * raster[1] + x, (y * grid[0] // raster[0]) * grid[1] + x * grid[1] // raster[1]
+            rows = members[home][filled[home]].tolist()
+            assert rows.count(token) == 1
+    assert filled.sum() == raster[0] * raster[1], 'every token has one slot and no slot is filled twice'
+    assert members.max() < raster[0] * raster[1] and members.min() >= 0
+
+
+@pytest.mark.parametrize('raster, grid', GRIDS)
 def test_cells_with_a_valid_token_of_their_own(raster, grid):
     valid = torch.rand(2, raster[0] * raster[1]) > 0.8
     found = ops.cells_with(valid, raster, grid)
@@ -58,3 +70,16 @@ def test_indices_of(part):
     mask = torch.rand(50) < part
     assert torch.equal(ops.indices_of(mask, int(mask.sum())), mask.nonzero()[:, 0])
     assert ops.indices_of(mask[:0], 0).shape == (0,)
+
+
+def test_places_of():
+    mask = torch.tensor([[0, 1, 1, 0, 1], [1, 0, 0, 1, 1]], dtype=torch.bool)
+    assert ops.places_of(mask, 3).tolist() == [[1, 2, 4], [0, 3, 4]]
+
+
+@pytest.mark.parametrize('number', [0, 1, 4, 9, 20])
+def test_the_largest_are_those_of_a_stable_sort(number):
+    values = torch.randint(4, (30, 20)).float()  # mostly ties
+    values[:10, ::3] = float('-inf')
+    order = values.argsort(dim=1, descending=True, stable=True)[:, :number]
+    assert torch.equal(ops.largest(values, number), torch.zeros(30, 20, dtype=torch.bool).scatter(1, order, True))

@@ -8,7 +8,7 @@ from mmseg.structures import SegDataSample
 
 from mmtoken.core import build_reducer
 from mmtoken.methods.mixed_scale import DetailSelector
-from mmtoken.methods.mixed_scale.cells import Cells, rows_of
+from mmtoken.methods.mixed_scale.cells import Cells
 from mmtoken.methods.mixed_scale.selectors import covered, impurity
 from mmtoken.registry import MODELS
 from mmtoken.testing import PATCH, toy_hosts
@@ -41,7 +41,9 @@ def grid_of(size):
 def test_the_sequence_is_that_of_a_loop(grid):
     cells = Cells(grid, torch.device('cpu'))
     fine = torch.rand(3, cells.number) > 0.5
-    holds, coarse, number = cells.mix(fine)
+    coarse, lead = cells.lead(fine)
+    holds = lead == torch.arange(grid[0] * grid[1])
+    number = (holds.cumsum(1) - 1).gather(1, lead)
     for b in range(3):
         place, expected = {}, {}
         for y in range(grid[0]):
@@ -55,11 +57,6 @@ def test_the_sequence_is_that_of_a_loop(grid):
         assert got == expected
         assert holds[b].sum() == len(place)
         assert holds[b].sum() == 3 * fine[b].sum() + cells.number + cells.outside
-
-
-def test_rows_of_a_mask():
-    mask = torch.tensor([[0, 1, 1, 0, 1], [1, 0, 0, 1, 1]], dtype=torch.bool)
-    assert rows_of(mask, 3).tolist() == [[1, 2, 4], [0, 3, 4]]
 
 
 # ---------------------------------------------------------------------- tokens
@@ -110,7 +107,7 @@ def test_tokens_are_those_of_a_loop(name, size, args):
     # Restored, fine tokens are in place and a coarse one is in its four patches.
     with torch.no_grad():
         dense = state.dense()
-    _, coarse, _ = Cells(state.grid, dense.device).mix(fine)
+    coarse, _ = Cells(state.grid, dense.device).lead(fine)
     full = host.embed(inputs).patches
     assert torch.equal(dense[~coarse], full[~coarse])
     four = Cells(state.grid, dense.device).to_cells(dense[..., 0])
@@ -148,10 +145,11 @@ def test_coarse_tokens_go_on_after_their_blocks(args):
             image = inputs[b : b + 1]
             coarse = host.run_blocks(host.embed(F.avg_pool2d(image, 2)), range(2))
             own = host.embed(image)
-            own.keep((~cells.mix(fine[b : b + 1])[1]).nonzero()[:, 1][None])
+            own.keep((~cells.lead(fine[b : b + 1])[0]).nonzero()[:, 1][None])
             host.run_blocks(own, range(2))
             expected = own.dense()[0]
-            holds, is_coarse, _ = cells.mix(fine[b : b + 1])
+            is_coarse, lead = cells.lead(fine[b : b + 1])
+            holds = lead == torch.arange(lead.shape[1])
             expected = torch.where(is_coarse[0][:, None], coarse.patches[0][cells.of_patches()[0]], expected)
             full = state.dense()[b]
             kept = holds[0]
@@ -311,7 +309,7 @@ def test_the_head_reads_the_map_of_cells_where_they_are_coarse(own):
     coarse = (net.backbone.reducer.coarse_head if own else net.decode_head).forward(half)
     if not own:
         coarse = F.interpolate(coarse, scale_factor=2, mode='bilinear')
-    is_coarse = cells.mix(fine)[1].unflatten(1, (5, 9))
+    is_coarse = cells.lead(fine)[0].unflatten(1, (5, 9))
     for b in range(2):
         for y in range(10):
             for x in range(18):

@@ -1,31 +1,8 @@
-"""Expedit: home cells of tokens, and the windows of centres around each cell."""
+"""Expedit: the windows of centres around each cell."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def _cells_1d(size: int, cells: int, device) -> tuple[Tensor, Tensor]:
-    """Returns the tokens ``(cells, t)`` of each cell of a line, and which of them exist."""
-    start = (torch.arange(cells + 1, device=device) * size + cells - 1) // cells
-    token = start[:-1, None] + torch.arange(-(-size // cells), device=device)
-    return token.clamp(max=size - 1), token < start[1:, None]
-
-
-def home_cells(raster: tuple[int, int], grid: tuple[int, int], device=None) -> tuple[Tensor, Tensor]:
-    """Returns the tokens of each cell if an ``h×w`` grid is laid over an ``H×W`` raster, at least as large.
-
-    Cell ``(i, j)`` holds the tokens ``(y, x)`` with ``⌊y·h/H⌋ = i`` and ``⌊x·w/W⌋ = j``. Where the sides do not divide,
-    cells differ in size, so each has ``t`` slots and a mask.
-
-    Returns:
-        tuple[Tensor, Tensor]: Token of each slot ``(h·w, t)``, int64, and whether the slot holds one, bool.
-    """
-    y, y_ok = _cells_1d(raster[0], grid[0], device)
-    x, x_ok = _cells_1d(raster[1], grid[1], device)
-    members = y[:, None, :, None] * raster[1] + x[None, :, None, :]
-    filled = y_ok[:, None, :, None] & x_ok[None, :, None, :]
-    return members.reshape(grid[0] * grid[1], -1), filled.reshape(grid[0] * grid[1], -1)
 
 
 def neighbours(centres: Tensor, grid: tuple[int, int], window: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmtoken.core import REDUCERS, Cost, GridReducer, HostInfo, TokenState, WeightedSum, ops
 from mmtoken.core.arguments import Grid, check_choice, check_int, check_number
 
-from .cells import home_cells, neighbours, scatter_to_neighbours
+from .cells import neighbours, scatter_to_neighbours
 
 #: ``temperature='auto'`` is this number over the mean squared distance of a token to its nearest centre.
 AUTO_SHARPNESS = 3.0
@@ -42,7 +42,7 @@ def cluster(
         tuple[Tensor, Tensor]: Centres ``(B, h·w, C)`` and the temperature used ``(B, 1, 1)``.
     """
     batch, _, dims = x.shape
-    members, filled = home_cells(raster, grid, x.device)
+    members, filled = ops.home_cells(raster, grid, x.device)
     count, slots = members.shape
     tokens = x[:, members.flatten()].view(batch, count, slots, dims)
     filled = filled.expand(batch, -1, -1)

@@ -54,23 +54,19 @@ class Cells:
         plane = patches.unflatten(1, self.grid)[:, : 2 * h, : 2 * w]
         return plane.unflatten(2, (w, 2)).unflatten(1, (h, 2)).transpose(2, 3).flatten(3).flatten(1, 2)
 
-    def mix(self, fine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Lays out a sequence in raster order: the patches of fine cells, one token for each coarse cell.
+    def lead(self, fine: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns which patches share a token with their cell, and the patch in whose place the token of each stands.
 
         Args:
             fine (Tensor): Which cells stay fine ``(B, h·w)``, bool.
 
         Returns:
-            tuple[Tensor, Tensor, Tensor]: Which patches have the token, a cell's first patch that of a coarse cell,
-            ``(B, H·W)``, bool; where they have a coarse one, bool; and the number of its token for each patch
-            ``(B, H·W)``, int64.
+            tuple[Tensor, Tensor]: Patches of coarse cells ``(B, H·W)``, bool; and for these the first patch of their
+            cell, for the others themselves, ``(B, H·W)``, int64.
         """
         cell, inside, first = self.of_patches()
         coarse = inside & ~fine[:, cell]
-        own = torch.arange(len(first), device=self.device)
-        holds = ~coarse | (own == first)
-        number = holds.cumsum(1) - 1
-        return holds, coarse, torch.where(coarse, number[:, first], number)
+        return coarse, torch.where(coarse, first, torch.arange(len(first), device=self.device))
 
 
 def whole_patches(images: Tensor, grid: tuple[int, int], patch: int, padding: Tensor | None) -> Tensor:
@@ -90,18 +86,3 @@ def whole_patches(images: Tensor, grid: tuple[int, int], patch: int, padding: Te
     if padding is None:
         return images
     return images.masked_fill(padding[:, None].repeat_interleave(patch, 2).repeat_interleave(patch, 3), 0)
-
-
-def rows_of(holds: Tensor, number: int) -> Tensor:
-    """Returns where each row of a mask is true, for masks that are true equally often; without a GPU sync.
-
-    Args:
-        holds (Tensor): ``(B, N)``, bool.
-        number (int): How often each row is true.
-
-    Returns:
-        Tensor: Rising indices ``(B, number)``, int64.
-    """
-    n = holds.shape[1]
-    order = holds.int() * n - torch.arange(n, device=holds.device, dtype=torch.int32)
-    return order.topk(number, dim=1).indices

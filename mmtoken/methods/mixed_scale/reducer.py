@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmtoken.core import REDUCERS, Cost, Gather, HostInfo, Packing, Reducer, Scatter, TokenHost, TokenState, ops
+from mmtoken.core import REDUCERS, Cost, HostInfo, Reducer, TokenHost, TokenState, ops
 from mmtoken.core.arguments import check_choice, check_flag, check_list, check_number
 
-from .cells import Cells, rows_of, whole_patches
+from .cells import Cells, whole_patches
 from .selectors import Selector, build_selector, covered, impurity
 
 
@@ -162,12 +162,7 @@ class MixedScale(Reducer):
         needs = needs.detach()
         if padding is not None:
             needs = needs.masked_fill(cells.to_cells(padding).all(-1), float('-inf'))
-        if part is None:
-            return needs > self.threshold
-        number = self.number(part, cells.number)
-        # A stable sort settles ties by position on every device.
-        order = needs.argsort(dim=1, descending=True, stable=True)[:, :number]
-        return torch.zeros_like(needs, dtype=torch.bool).scatter(1, order, True)
+        return needs > self.threshold if part is None else ops.largest(needs, self.number(part, cells.number))
 
     @staticmethod
     def number(part: float, cells: int) -> int:
@@ -179,7 +174,7 @@ class MixedScale(Reducer):
         if part is None:
             state.select(~is_coarse, self)
         else:
-            state.keep(rows_of(~is_coarse, 4 * self.number(part, cells.number) + cells.outside), self)
+            state.keep(ops.places_of(~is_coarse, 4 * self.number(part, cells.number) + cells.outside), self)
         host.run_blocks(state, range(self.selector.blocks))
         state.restore(self)
 
@@ -204,10 +199,10 @@ class MixedScale(Reducer):
             part (float, optional): Part of the cells that stay fine; None if that differs between images.
             gate (Tensor, optional): Weight of each cell's tokens ``(B, h·w, 1)``, one in value.
         """
-        holds, is_coarse, number = cells.mix(fine)
+        is_coarse, place = cells.lead(fine)
         cell, _, _ = cells.of_patches()
-        blocks, prefix = self.selector.blocks, state.prefix
-        if blocks:
+        prefix = None
+        if self.selector.blocks:
             self.run_fine(host, state, is_coarse, part, cells)
             prefix = coarse.prefix  # that of the fine tokens saw a part of the picture
             images = len(is_coarse)
@@ -216,48 +211,21 @@ class MixedScale(Reducer):
         if gate is not None:
             coarse_tokens = coarse_tokens * gate.to(coarse_tokens.dtype)
             fine_tokens = fine_tokens * torch.where(is_coarse, 1, gate[:, cell, 0]).to(fine_tokens.dtype)[..., None]
-        mixed = torch.where(is_coarse[..., None], coarse_tokens[:, cell], fine_tokens)
         padding = state.padding
         if padding is not None:  # a coarse token is padding if all of its patches are
             padding = torch.where(is_coarse, cells.to_cells(padding).all(-1)[:, cell], padding)
-        sizes, coords = torch.where(is_coarse, 4.0, 1.0), state.coords + 0.5 * is_coarse[..., None]
-        if part is None:
-            self.pack(state, prefix, holds, number, mixed, sizes, coords, padding)
-            return
-        rows = rows_of(holds, 3 * self.number(part, cells.number) + cells.number + cells.outside)
-        mixed, sizes, coords = (ops.rows_at(t, rows) for t in (mixed, sizes, coords))
-        padding = None if padding is None else ops.rows_at(padding, rows)
-        layout = state.layout.reduced(
-            padding=padding, make_coords=coords, make_sizes=sizes, proportional=self.proportional
-        )
-        state.replace(torch.cat([prefix, mixed], dim=1), Gather(number), layout, self)
-
-    def pack(
-        self,
-        state: TokenState,
-        prefix: Tensor,
-        holds: Tensor,
-        number: Tensor,
-        mixed: Tensor,
-        sizes: Tensor,
-        coords: Tensor,
-        padding: Tensor | None,
-    ) -> None:
-        """Like the end of :meth:`mix`, for images of unequal counts; waits once for the GPU."""
-        extra = state.num_prefix
-        keep = F.pad(holds, (extra, 0), value=True)
-        packing = Packing(keep.sum(1))
-        first = torch.arange(extra, device=number.device).expand(len(number), -1)
-        index = torch.cat([first, number + extra], dim=1) + packing.ends[:-1, None]
-        layout = state.layout.reduced(
-            packing=packing,
-            padding=None if padding is None else padding[holds],
-            make_coords=coords.expand(len(holds), -1, -1)[holds],
-            make_sizes=sizes[holds],
+        state.take(
+            torch.where(is_coarse[..., None], coarse_tokens[:, cell], fine_tokens),
+            place == torch.arange(place.shape[1], device=place.device),
+            place,
+            coords=state.coords + 0.5 * is_coarse[..., None],
+            sizes=torch.where(is_coarse, 4.0, 1.0),
+            padding=padding,
+            number=None if part is None else 3 * self.number(part, cells.number) + cells.number + cells.outside,
+            prefix=prefix,
             proportional=self.proportional,
+            owner=self,
         )
-        restore = Scatter(index.flatten(), (), keep.shape)
-        state.replace(torch.cat([prefix, mixed], dim=1)[keep], restore, layout, self)
 
     # ------------------------------------------------------------------ around the pass
     def finish(self, state: TokenState, head: Any, feats: tuple, name: str) -> Any:
@@ -279,7 +247,7 @@ class MixedScale(Reducer):
             coarse = F.interpolate(coarse, size, mode='bilinear', align_corners=head.align_corners)
         down, across = (a - b for a, b in zip(logits.shape[-2:], size))
         coarse = F.pad(coarse, (0, across, 0, down))
-        is_coarse = cells.mix(fine)[1].unflatten(1, state.grid)[:, None]
+        is_coarse = cells.lead(fine)[0].unflatten(1, state.grid)[:, None]
         is_coarse = is_coarse.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
         return torch.where(is_coarse, coarse.to(logits.dtype), logits)
 

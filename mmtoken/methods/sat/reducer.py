@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmtoken.core import REDUCERS, Cost, HostInfo, Packing, Reducer, Scatter, TokenHost, TokenState
+from mmtoken.core import REDUCERS, Cost, HostInfo, Reducer, TokenHost, TokenState
 from mmtoken.core.arguments import check_flag, check_int, check_number
 from mmtoken.methods.mixed_scale.cells import Cells, whole_patches
 
@@ -142,15 +142,16 @@ class SAT(Reducer):
 
         coarse = self.run_coarse(host, images, cells)
         maps = self.head(self.norm(coarse.patches)).float().sigmoid().transpose(1, 2)
-        level, padded = self.assign(maps, cells), None
-        if self.mask_padding and (whole != grid or padding is not None):
-            padded = self.padded_patches(padding, grid, whole)
+        level = self.assign(maps, cells)
         fine = level[:, cells.of_patches()[0]] == 0  # (B, H·W) of the canvas
         canvas.select(fine, self)
         host.run_blocks(canvas, range(self.first))
         counts = [a + b - len(images) * canvas.num_prefix for a, b in zip(coarse.counts, canvas.counts)]
         canvas.restore(self)
+        padded = self.padded_patches(state, whole)
         self.mix(state, canvas, coarse, cells, level, padded)
+        if self.mask_padding and padded is not None:
+            state.select(~state.padding, self)
         state.block, state.counts = self.first, counts
         state.aux[self] = ScaleRecord(maps, cells, patch, longest, level)
         return state
@@ -198,41 +199,49 @@ class SAT(Reducer):
         height, width = cells.grid
         y = torch.arange(height, device=cells.device)[:, None].expand(height, width).flatten()
         x = torch.arange(width, device=cells.device)[None].expand(height, width).flatten()
-        cell = cells.of_patches()[0]
-        level = level[:, cell]  # of each patch ``(B, H·W)``
+        level = level[:, cells.of_patches()[0]]  # of each patch ``(B, H·W)``
         own, tokens = torch.arange(height * width, device=cells.device), canvas.patches
-        source = own.expand(len(level), -1)
+        place = own.expand(len(level), -1)
         pooled = coarse.patches.transpose(1, 2).unflatten(2, cells.shape)
         coords = canvas.coords.expand(len(level), -1, -1)
         for up in range(1, self.levels):
             side = 2**up
             if up > 1:
                 pooled = F.max_pool2d(pooled, 2)
-            first = (y // side * side * width + x // side * side).expand(len(level), -1)
             here = level == up
             values = pooled.flatten(2).transpose(1, 2)[:, y // side * (width // side) + x // side]
             tokens = torch.where(here[..., None], values, tokens)
-            source = torch.where(here, first, source)
+            place = torch.where(here, y // side * side * width + x // side * side, place)
             coords = torch.where(here[..., None], coords + (side - 1) / 2, coords)
-        holds = source == own
-        if padded is not None:
-            holds = holds & ~padded.to(holds.device).expand(len(level), -1).gather(1, source)
-        keep = F.pad(holds, (state.num_prefix, 0), value=True)
-        packing = Packing(keep.sum(1))
-        number = (keep.cumsum(1) - 1)[:, state.num_prefix :].gather(1, source).clamp(min=0) + packing.ends[:-1, None]
+            if padded is not None:  # a token is padding if all of its patches are
+                whole = -F.max_pool2d(-padded.unflatten(1, cells.grid).float(), side)
+                padded = torch.where(here, whole.flatten(1)[:, y // side * (width // side) + x // side] > 0, padded)
         inside = ((y < state.grid[0]) & (x < state.grid[1])).nonzero()[:, 0]
-        prefix = torch.arange(state.num_prefix, device=cells.device) + packing.ends[:-1, None]
-        layout = state.layout.reduced(packing=packing, make_coords=coords[holds], make_sizes=(4.0**level)[holds])
-        rows = torch.cat([coarse.prefix, tokens], dim=1)[keep]
-        restore = Scatter(torch.cat([prefix, number[:, inside]], dim=1).flatten(), (), state.x.shape[:-1])
-        state.replace(rows, restore, layout, self)
+        state.take(
+            tokens,
+            place == own,
+            place[:, inside],
+            coords=coords,
+            sizes=4.0**level,
+            padding=padded,
+            prefix=coarse.prefix,
+            owner=self,
+        )
 
     @staticmethod
-    def padded_patches(padding: Tensor | None, grid: tuple[int, int], canvas: tuple[int, int]) -> Tensor:
-        """Returns which patches of the padded picture hold nothing but padding ``(B, H·W)``, bool."""
-        batch = 1 if padding is None else len(padding)
-        real = torch.zeros(batch, *grid, dtype=torch.bool) if padding is None else padding
-        return F.pad(real, (0, canvas[1] - grid[1], 0, canvas[0] - grid[0]), value=True).flatten(1)
+    def padded_patches(state: TokenState, canvas: tuple[int, int]) -> Tensor | None:
+        """Returns which patches of the padded picture hold nothing but padding ``(B or 1, H·W)``, bool; None if none.
+
+        Args:
+            state (TokenState): The full grid of the picture as it came.
+            canvas (tuple[int, int]): Patches of the padded picture ``(H, W)``.
+        """
+        grid, padding = state.grid, state.padding
+        if padding is None and canvas == grid:
+            return None
+        if padding is None:
+            padding = torch.zeros(1, grid[0] * grid[1], dtype=torch.bool, device=state.x.device)
+        return F.pad(padding.unflatten(1, grid), (0, canvas[1] - grid[1], 0, canvas[0] - grid[0]), value=True).flatten(1)
 
     # ------------------------------------------------------------------ around the pass
     def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
