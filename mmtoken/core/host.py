@@ -286,10 +286,13 @@ class TokenHost(Upstream):
         Raises:
             ValueError: If the padding is not bool or has another shape.
         """
-        state = self.stem(self.fitted(inputs))
+        return self.noted(self.stem(self.fitted(inputs)), padding)
+
+    def noted(self, state: TokenState, padding: Tensor | None) -> TokenState:
+        """Notes the padding and the output norm in the state of a full grid, and returns it; see :meth:`embed`."""
         state.out_norm = self.out_norm
         if padding is not None:
-            shape = (inputs.shape[0], *state.grid)
+            shape = (state.x.shape[0], *state.grid)
             if tuple(padding.shape) != shape or padding.dtype != torch.bool:
                 raise ValueError(
                     f'padding has shape {tuple(padding.shape)} and type {padding.dtype}; it must be bool, '

@@ -5,6 +5,7 @@ import torch
 
 from mmtoken.methods.expedit.cells import neighbours, scatter_to_neighbours
 
+
 @pytest.mark.parametrize('grid', [(4, 5), (2, 3), (1, 1)])
 @pytest.mark.parametrize('window', [1, 3, 5])
 def test_neighbours(grid, window):

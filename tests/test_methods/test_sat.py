@@ -60,13 +60,60 @@ def test_the_published_example_of_token_counts():
     assert [0.5, 2.5] in [c for c, size in zip(state.coords.tolist(), sizes) if size == 4]  # beside somebody
 
 
+DIMS, QUERIES = 768, 50  # of SAT-HMR's ViT-B and its decoder
+
+
+def block_macs(*sequences):
+    return sum(12 * n * DIMS**2 + 2 * n**2 * DIMS for n in sequences)
+
+
+def on_tokens(tokens):
+    """Decoder work that grows with the tokens: a projection before; in six layers content, position and value of each
+    token, and cross-attention whose keys are twice as wide as its values."""
+    return tokens * (DIMS**2 + 6 * 3 * DIMS**2 + 6 * 3 * QUERIES * DIMS)
+
+
+def on_queries():
+    """What the parameters say of the rest: six layers (nine projections and the MLP of 2048), the networks of anchors,
+    boxes, pose, shape and camera, and the body model of 6890 vertices."""
+    layers = 6 * (9 * DIMS**2 + 2 * 2048 * DIMS) + DIMS**2 + 6 * 2 * QUERIES * DIMS
+    anchors = (6 * 3 + 5 * 2 + 6 * 1) * DIMS**2
+    boxes, camera = 6 * (2 * DIMS**2 + 4 * DIMS), 6 * (DIMS * 384 + 384**2 + 3 * 384)
+    pose, shape = 6 * (5 * DIMS**2 + 144 * DIMS), 6 * (4 * DIMS**2 + 10 * DIMS)
+    body = (10 + 24 + 207) * 3 * 6890 + 24 * 16 * 6890
+    return QUERIES * (layers + anchors + boxes + camera + pose + shape + body)
+
+
+def uniform(tokens):
+    """A plain ViT-B on that many patches of 14 pixels, and the decoder's work on them."""
+    return 12 * block_macs(tokens + 1) + tokens * 3 * 14**2 * DIMS + on_tokens(tokens)
+
+
+#: Published for 1196 patches (644 pixels). What is left after the tokens is the work on the queries.
+REST = 149.6e9 - uniform(1196)
+
+
+def test_the_cost_model_of_the_decoder():
+    """0.66 GMACs of the queries' 7.1 are in no parameter known; they are the same at 1288 pixels, so in all rows."""
+    assert (REST - on_queries()) / 1e9 == pytest.approx(0.66, abs=0.06)
+    assert (uniform(4784) + REST) / 1e9 == pytest.approx(894.2, abs=0.1)
+
+
 @pytest.mark.parametrize(
     'fine, large, pooled, published',
-    [(0, 0, 299, 65.3), (156, 85, 268, 87.1), (240, 104, 258, 97.5), (480, 152, 231, 128.5), (928, 184, 195, 188.0)],
+    [
+        (0, 0, 299, 65.3),
+        (156, 85, 268, 87.1),
+        (240, 104, 258, 97.5),
+        (480, 152, 231, 128.5),
+        (584, 170, 220, 142.5),
+        (928, 184, 195, 188.0),
+        (1424, 220, 155, 262.5),
+    ],
 )
 def test_published_costs(fine, large, pooled, published):
-    """GMACs of SAT-HMR with ViT-B on 728x1288 pictures; the decoder's are on paper here, by its parameters."""
-    dims, cells, queries = 768, 26 * 46, 50
+    """GMACs of SAT-HMR with ViT-B on 728x1288 pictures, to 0.1: both they and ``REST`` are rounded to 0.05."""
+    cells = 26 * 46
     host = build(blocks=1)
     host.patch_size = 14
     level = torch.ones(1, cells, dtype=torch.int64)
@@ -75,17 +122,14 @@ def test_published_costs(fine, large, pooled, published):
     reducer = SAT()
     record = SimpleNamespace(levels=level, cells=Cells((52, 92), torch.device('cpu')))
     cost = reducer.closed_form(
-        HostInfo(12, dims, 12, (11,), 1, host=host), (52, 92), SimpleNamespace(aux={reducer: record})
+        HostInfo(12, DIMS, 12, (11,), 1, host=host), (52, 92), SimpleNamespace(aux={reducer: record})
     )
     sequences = [n + 1 for block in cost.attention for n in (block if isinstance(block, tuple) else (block,))]
-    blocks = sum(12 * n * dims**2 + 2 * n**2 * dims for n in sequences)
-    assert sum(cost.mlp[3:]) == 9 * (fine + large + pooled)
-    encoder = blocks + cost.reduce + cost.stem + 4 * cells * 3 * 14**2 * dims
-    # Six layers with keys, values and positions of each token, attention of twice the width, one projection before;
-    # all other parameters of decoder and heads (112.8 M) meet the queries only.
     tokens = fine + large + pooled
-    decoder = 19 * tokens * dims**2 + 6 * queries * tokens * 3 * dims + queries * (112.8e6 - 18 * dims**2)
-    assert (encoder + decoder) / 1e9 == pytest.approx(published, rel=0.01)
+    assert sum(cost.mlp[3:]) == 9 * tokens
+    dense_stem = 4 * cells * 3 * 14**2 * DIMS
+    total = block_macs(*sequences) + cost.reduce + cost.stem + dense_stem + on_tokens(tokens) + REST
+    assert total / 1e9 == pytest.approx(published, abs=0.1)
 
 
 # ---------------------------------------------------------------------- the algorithm, cell by cell

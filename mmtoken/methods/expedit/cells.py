@@ -1,6 +1,5 @@
 """Expedit: the windows of centres around each cell."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmtoken.core import REDUCERS, Cost, HostInfo, Reducer, TokenHost, TokenState
+from mmtoken.core import REDUCERS, Cost, HostInfo, Packing, Reducer, TokenHost, TokenState, ops
 from mmtoken.core.arguments import check_flag, check_int, check_number
 from mmtoken.methods.mixed_scale.cells import Cells, whole_patches
 
@@ -131,28 +131,26 @@ class SAT(Reducer):
         if self.levels == 1:
             return host.embed(images, padding)
         patch, side = host.patch_size, 2 ** (self.levels - 1)
-        longest = max(images.shape[-2:])
-        state = host.embed(images, padding)
-        grid = state.grid
+        longest, images = max(images.shape[-2:]), host.fitted(images)
+        grid = tuple(host.grid_of(images.shape[-2:]))
         whole = tuple(-(-n // side) * side for n in grid)
-        images = whole_patches(host.fitted(images), grid, patch, padding if self.mask_padding else None)
+        images = whole_patches(images, grid, patch, padding if self.mask_padding else None)
         images = F.pad(images, (0, (whole[1] - grid[1]) * patch, 0, (whole[0] - grid[0]) * patch))
-        canvas = state if whole == grid else host.embed(images)
-        cells = Cells(whole, canvas.x.device)
+        cells = Cells((whole[0], whole[1]), images.device)
 
         coarse = self.run_coarse(host, images, cells)
         maps = self.head(self.norm(coarse.patches)).float().sigmoid().transpose(1, 2)
         level = self.assign(maps, cells)
-        fine = level[:, cells.of_patches()[0]] == 0  # (B, H·W) of the canvas
-        canvas.select(fine, self)
-        host.run_blocks(canvas, range(self.first))
-        counts = [a + b - len(images) * canvas.num_prefix for a, b in zip(coarse.counts, canvas.counts)]
-        canvas.restore(self)
-        padded = self.padded_patches(state, whole)
-        self.mix(state, canvas, coarse, cells, level, padded)
+        fine, counts = self.run_fine(host, images, cells, level)
+        # Nobody reads the tokens of this state, only how many there are.
+        state = TokenState(fine.new_zeros(1, 1, 1), grid, host.num_prefix)
+        state.x = state.x.expand(len(fine), host.num_prefix + grid[0] * grid[1], fine.shape[-1])
+        padded = self.padded_patches(host.noted(state, padding), cells.grid)
+        self.mix(state, fine, coarse, cells, level, padded)
         if self.mask_padding and padded is not None:
             state.select(~state.padding, self)
-        state.block, state.counts = self.first, counts
+        state.block = self.first
+        state.counts = [a + b - len(images) * host.num_prefix for a, b in zip(coarse.counts, counts)]
         state.aux[self] = ScaleRecord(maps, cells, patch, longest, level)
         return state
 
@@ -167,6 +165,41 @@ class SAT(Reducer):
             coarse.counts.append(coarse.x.shape[:-1].numel())
             coarse.x = host.run(host.mlp, block, coarse.x)
         return coarse
+
+    def run_fine(self, host: TokenHost, images: Tensor, cells: Cells, level: Tensor) -> tuple[Tensor, list[int]]:
+        """Runs the fine branch: the patches of small cells, alone, through the backbone's own first blocks.
+
+        Args:
+            host (TokenHost): The backbone.
+            images (Tensor): ``(B, 3, H·patch, W·patch)``.
+            cells (Cells): The cells.
+            level (Tensor): Level of each cell, see :meth:`assign`; only patches of level 0 are embedded.
+
+        Returns:
+            tuple[Tensor, list[int]]: Tokens of these patches in their places among ``(B, H·W, C)``, zeros elsewhere;
+            and the tokens of each block, see :attr:`TokenState.counts`.
+        """
+        (height, width), patch, first = cells.grid, host.patch_size, host.num_prefix
+        wanted = (level == 0)[:, cells.of_patches()[0]]
+        packing = Packing(wanted.sum(1) + first)
+        at = ops.indices_of(wanted.flatten(), packing.total - first * len(packing))
+        image, place = at // (height * width), at % (height * width)
+        pixels = images.unflatten(3, (width, patch)).unflatten(2, (height, patch)).permute(0, 2, 4, 1, 3, 5)
+        tokens = host.patch_embed.proj(pixels[image, place // width, place % width]).flatten(1)
+        cls_position, positions = host.positions(cells.grid)
+        tokens = tokens + positions[0, place]
+        prefix = host.prefix_tokens(cls_position, len(images), tokens)
+        canvas = tokens.new_zeros(len(images) * height * width, tokens.shape[-1])
+        rows = packing.rows_from(first)
+
+        state = TokenState(canvas[None], cells.grid, first)
+        state.layout = state.layout.reduced(packing=packing)
+        state.x = prefix[:, :1].new_zeros(packing.total, tokens.shape[-1]).index_copy(0, rows, tokens)
+        starts = packing.ends[:-1, None] + torch.arange(first, device=rows.device)
+        state.x = state.x.index_copy(0, starts.flatten(), prefix.flatten(0, 1))
+        host.run_blocks(state, range(self.first))
+        canvas = canvas.to(state.x.dtype).index_copy(0, at, state.x[rows])
+        return canvas.unflatten(0, (len(images), -1)), state.counts
 
     @torch.no_grad()
     def assign(self, maps: Tensor, cells: Cells) -> Tensor:
@@ -189,7 +222,7 @@ class SAT(Reducer):
     def mix(
         self,
         state: TokenState,
-        canvas: TokenState,
+        fine: Tensor,
         coarse: TokenState,
         cells: Cells,
         level: Tensor,
@@ -200,10 +233,10 @@ class SAT(Reducer):
         y = torch.arange(height, device=cells.device)[:, None].expand(height, width).flatten()
         x = torch.arange(width, device=cells.device)[None].expand(height, width).flatten()
         level = level[:, cells.of_patches()[0]]  # of each patch ``(B, H·W)``
-        own, tokens = torch.arange(height * width, device=cells.device), canvas.patches
+        own, tokens = torch.arange(height * width, device=cells.device), fine
         place = own.expand(len(level), -1)
         pooled = coarse.patches.transpose(1, 2).unflatten(2, cells.shape)
-        coords = canvas.coords.expand(len(level), -1, -1)
+        coords = torch.stack([y, x], dim=-1).float()[None]
         for up in range(1, self.levels):
             side = 2**up
             if up > 1:
@@ -241,7 +274,9 @@ class SAT(Reducer):
             return None
         if padding is None:
             padding = torch.zeros(1, grid[0] * grid[1], dtype=torch.bool, device=state.x.device)
-        return F.pad(padding.unflatten(1, grid), (0, canvas[1] - grid[1], 0, canvas[0] - grid[0]), value=True).flatten(1)
+        return F.pad(padding.unflatten(1, grid), (0, canvas[1] - grid[1], 0, canvas[0] - grid[0]), value=True).flatten(
+            1
+        )
 
     # ------------------------------------------------------------------ around the pass
     def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
@@ -270,6 +305,5 @@ class SAT(Reducer):
         mixed = fine + counts[1] + sum(counts[up] // 4 ** (up - 1) for up in range(2, self.levels))
         tokens = [(cells, fine)] * self.first + [mixed] * (host.depth - self.first)
         patches = 3 * host.host.patch_size**2 * dims
-        padded = record.cells.grid != grid
-        stem = padded * record.cells.grid[0] * record.cells.grid[1] * patches
+        stem = (fine - grid[0] * grid[1]) * patches  # of the picture only the fine patches are embedded
         return Cost(tokens, tokens, reduce=cells * (3 * dims**2 + 2 * dims) + cells * patches, stem=stem)
