@@ -357,10 +357,11 @@ class TokenHost(Upstream):
             return state.patches, state.raster
         return state.dense(), state.grid
 
-    def grid_of(self, size: Sequence[int]) -> tuple[int, ...]:
+    def grid_of(self, size: Sequence[int]) -> tuple[int, int]:
         """Returns the patches down and across of a picture of ``(height, width)`` pixels."""
         patch = self.patch_size
-        return tuple(-(-side // patch) if self.pads else side // patch for side in size)
+        height, width = (-(-side // patch) if self.pads else side // patch for side in size)
+        return height, width
 
     def fitted(self, inputs: Tensor) -> Tensor:
         """Returns pictures ``(B, 3, H, W)`` as the stem takes them, see :meth:`init_fit`."""

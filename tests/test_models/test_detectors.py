@@ -154,6 +154,8 @@ REDUCERS_TRIED = [
     dict(type='mmtoken.ToMe', r=8),
     dict(type='mmtoken.Expedit', layer=1, grid=0.5),
     dict(type='mmtoken.AvgPool', layer=1, grid=0.5),
+    dict(type='mmtoken.MixedScale', fine=0.4),
+    dict(type='mmtoken.MixedScale', threshold=1.5),
 ]
 
 

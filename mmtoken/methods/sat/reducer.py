@@ -132,11 +132,11 @@ class SAT(Reducer):
             return host.embed(images, padding)
         patch, side = host.patch_size, 2 ** (self.levels - 1)
         longest, images = max(images.shape[-2:]), host.fitted(images)
-        grid = tuple(host.grid_of(images.shape[-2:]))
-        whole = tuple(-(-n // side) * side for n in grid)
+        height, width = grid = host.grid_of(images.shape[-2:])
+        whole = -(-height // side) * side, -(-width // side) * side
         images = whole_patches(images, grid, patch, padding if self.mask_padding else None)
-        images = F.pad(images, (0, (whole[1] - grid[1]) * patch, 0, (whole[0] - grid[0]) * patch))
-        cells = Cells((whole[0], whole[1]), images.device)
+        images = F.pad(images, (0, (whole[1] - width) * patch, 0, (whole[0] - height) * patch))
+        cells = Cells(whole, images.device)
 
         coarse = self.run_coarse(host, images, cells)
         maps = self.head(self.norm(coarse.patches)).float().sigmoid().transpose(1, 2)
@@ -144,10 +144,10 @@ class SAT(Reducer):
         fine, counts = self.run_fine(host, images, cells, level)
         # Nobody reads the tokens of this state, only how many there are.
         state = TokenState(fine.new_zeros(1, 1, 1), grid, host.num_prefix)
-        state.x = state.x.expand(len(fine), host.num_prefix + grid[0] * grid[1], fine.shape[-1])
+        state.x = state.x.expand(len(fine), host.num_prefix + height * width, fine.shape[-1])
         padded = self.padded_patches(host.noted(state, padding), cells.grid)
         self.mix(state, fine, coarse, cells, level, padded)
-        if self.mask_padding and padded is not None:
+        if self.mask_padding and state.padding is not None:
             state.select(~state.padding, self)
         state.block = self.first
         state.counts = [a + b - len(images) * host.num_prefix for a, b in zip(coarse.counts, counts)]
