@@ -53,6 +53,31 @@ def test_features_are_those_of_the_backbone(tmp_path, monkeypatch, dtype, tolera
     assert runs == [3, 1], 'of a batch only what is missing'
 
 
+def test_the_backbone_may_run_in_another_precision(tmp_path):
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 32, 32)
+    hook, _runner, backbone = start(tmp_path)
+    hook.amp = torch.bfloat16
+    with torch.autocast('cpu', torch.bfloat16):
+        expected = hook.run(images)
+    (path,) = {hook.path(images[0])}
+    outs = backbone(images)
+    assert all(torch.equal(out, want.float()) and out.dtype == torch.float32 for out, want in zip(outs, expected))
+    assert not torch.equal(outs[-1], hook.run(images)[-1])
+    assert not path.exists(), 'features of one precision are not those of another'
+    assert FeatureCacheHook(amp='bfloat16').amp is torch.bfloat16
+
+
+def test_other_necks_and_heads_share_a_folder():
+    def folder(**parts):
+        torch.manual_seed(0)
+        model = dict(dict(type='RetinaNet', neck=dict(out_channels=8), bbox_head=dict(num_classes=3)), **parts)
+        return folder_name(toy_hosts()['TokenDINOv2'](), Config(dict(model=model)), torch.float16)
+
+    assert folder() == folder(neck=dict(out_channels=16)) == folder(bbox_head=dict(num_classes=4), train_cfg=dict(a=1))
+    assert folder() != folder(data_preprocessor=dict(pad_size_divisor=14))
+
+
 def test_validation_runs_the_backbone(tmp_path, monkeypatch):
     hook, runner, backbone = start(tmp_path)
     runs = count_runs(hook, monkeypatch)

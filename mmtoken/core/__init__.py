@@ -10,7 +10,7 @@ from .registry import REDUCERS, build_reducer, method_of
 from .restores import Gather, Interpolate, Restore, Scatter, WeightedSum
 from .rotary import Rotation, rotary_dinov3, rotary_eva02
 from .state import Reduction, TokenState
-from .windows import Windows, assign_windows, read_bias, window_attention
+from .windows import Windows, assign_windows, read_bias, token_attention, window_attention
 
 __all__ = [
     'REDUCERS',
@@ -42,5 +42,6 @@ __all__ = [
     'rotary_dinov3',
     'rotary_eva02',
     'self_attention',
+    'token_attention',
     'window_attention',
 ]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from .arguments import check_choice, check_int
+from .arguments import check_blocks, check_choice, check_int
 from .drop_path import drop_images, images_of
 from .layout import Layout
 from .memo import Memo
@@ -62,6 +62,8 @@ class TokenHost(Upstream):
     pads: str = 'corner'
     #: What happens to pictures whose sides are no multiple of the patch, see :meth:`init_fit`.
     fit: str = 'pad'
+    #: Side of each block's attention windows in patches, see :meth:`init_windows`; empty if there are none.
+    block_windows: Sequence[int | None] = ()
     #: Names of the parts before the first block, see :meth:`get_layer_depth`.
     stem_names: Sequence[str] = (
         'cls_token',
@@ -113,6 +115,35 @@ class TokenHost(Upstream):
         """
         own = 'pad' if self.pads else 'crop'
         self.fit = own if fit is None else check_choice('backbone.fit', fit, ('resize', own))
+
+    def init_windows(self, size: int | None, global_blocks: Sequence[int] | None = None) -> None:
+        """Lets blocks attend inside windows, as ViTDet does (arXiv 2203.16527); a host calls it before the reducer.
+
+        Its :meth:`attend` must run on :func:`token_attention`. Windows do not overlap; those at the border are cut off
+        there. Class and register tokens lie in none: they attend to all tokens, and all attend to them.
+
+        Args:
+            size (int, optional): Side of a window in patches. None lets all blocks attend to the whole image.
+            global_blocks (Sequence[int], optional): Blocks that attend to the whole image all the same. By default the
+                last of each quarter, such as 2, 5, 8 and 11 of twelve.
+
+        Raises:
+            ValueError: If the size is not positive, a block is not there, or there are no windows to except it from.
+        """
+        key, depth = 'backbone.global_blocks', len(self.blocks)
+        if size is None:
+            if global_blocks is not None:
+                raise ValueError(f'{key}={global_blocks!r} needs backbone.window_size: without, all blocks are global.')
+            return
+        size = check_int('backbone.window_size', size, 1)
+        if global_blocks is None:
+            global_blocks = sorted({depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)} - {-1})
+        exempt = () if global_blocks in ([], ()) else check_blocks(key, global_blocks, depth)
+        self.block_windows = tuple(None if i in exempt else size for i in range(depth))
+
+    def window_of(self, block: int) -> int | None:
+        """Returns the side of a block's attention windows in patches; None if it attends to the whole image."""
+        return self.block_windows[block] if self.block_windows else None
 
     def freeze(self, stages: int) -> None:
         """Freezes the first parts of the backbone and keeps them in test mode; a host calls it in ``__init__``.
@@ -173,8 +204,9 @@ class TokenHost(Upstream):
         )
 
     def stages(self) -> tuple[Stage, ...]:
-        """Returns the stages of a pyramid; by default one that attends to all tokens."""
-        return ()
+        """Returns the stages of a pyramid; by default a single one."""
+        windows = tuple(map(self.window_of, range(len(self.blocks))))
+        return (Stage(0, len(self.blocks), self.embed_dims, self.num_heads, windows),)
 
     @classmethod
     def toy(cls, size: tuple[int, int]) -> dict[str, Any]:
@@ -324,7 +356,7 @@ class TokenHost(Upstream):
             block = self.blocks[i]
             if reducer is not None:
                 reducer.before(state, i)
-            state.x, keys = self.run(self.attend, block, state.x, state.layout)
+            state.x, keys = self.run(self.attend, block, state.x, state.layout.windowed(self.window_of(i)))
             if reducer is not None:
                 state.keys = keys if reducer.needs_keys else None
                 reducer.between(state, i)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from .ops import grid_coords
 from .packing import Packing
+from .windows import Windows, assign_windows
 
 #: A tensor, or a function that makes it on first use: most hosts never ask for centres or sizes.
 Lazy = Tensor | Callable[[], Tensor] | None
@@ -32,6 +34,7 @@ class Layout:
         make_coords (Tensor | Callable, optional): See :attr:`coords`; by default those of the raster.
         make_sizes (Tensor | Callable, optional): See :attr:`sizes`; by default those of the raster.
         proportional (bool): Whether attention weighs each key by the size of its token. Defaults to False.
+        window (int, optional): Side of the windows that patch tokens attend in, in patches; see :meth:`windowed`.
     """
 
     grid: tuple[int, int]
@@ -43,6 +46,7 @@ class Layout:
     make_coords: Lazy = None
     make_sizes: Lazy = None
     proportional: bool = False
+    window: int | None = None
     _made: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -76,6 +80,18 @@ class Layout:
         """
         return self.once('key_bias', self._log_sizes) if self.proportional else None
 
+    @property
+    def windows(self) -> Windows | None:
+        """The windows that patch tokens attend in; None if they attend to the whole image.
+
+        Tokens on a coarser raster fill windows with fewer slots. Padding takes part, as in attention to the image.
+        """
+        return None if self.window is None else self.once(('windows', self.window), self._assign)
+
+    def windowed(self, window: int | None) -> 'Layout':
+        """Returns the same layout for a block that attends in windows of so many patches a side, or to the image."""
+        return self if window == self.window else replace(self, window=window)  # what is made once serves both
+
     def reduced(self, **changes: Any) -> 'Layout':
         """Returns the layout of other tokens of the same images.
 
@@ -103,6 +119,15 @@ class Layout:
     def _given(self, name: str, given: Lazy, default: Callable[[], Tensor]) -> Tensor:
         made = default if given is None else given
         return self.once(name, made if callable(made) else lambda: made)
+
+    def _assign(self) -> Windows:
+        assert self.window is not None
+        slots, packing = None, self.packing
+        if self.raster is not None:
+            slots = prod([-(-min(self.window, full) * few // full) for few, full in zip(self.raster, self.grid)])
+        if packing is not None and self.num_prefix:
+            packing = packing.without(self.num_prefix)
+        return assign_windows(self.coords, self.grid, self.window, slots=slots, packing=packing)
 
     def _raster(self) -> tuple[int, int]:
         if self.raster is None:

@@ -4,14 +4,20 @@ Each token is put into a slot of the window that its centre lies in, windows bec
 masked. Shapes depend on the number of tokens only, so a reduced windowed model stays static.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .attention import self_attention
+from . import attention
 from .packing import Packing
 from .rotary import Rotation
+
+if TYPE_CHECKING:
+    from .layout import Layout
 
 #: Bias of an empty slot: ``exp`` of it is zero. Finite, also times a scale in fp16, it keeps empty windows free of NaN.
 EMPTY = -3e4
@@ -31,7 +37,8 @@ class Windows:
         count (int): Windows of an image.
         slots (int): Slots of a window.
         size (tuple[int, int]): Sides of a window in patches.
-        packing (Packing, optional): Where the images of a packed batch lie.
+        packing (Packing, optional): Where the images of a packed batch lie, without prefix tokens.
+        is_filled (bool): Whether each slot holds a token. Defaults to False.
     """
 
     place: Tensor
@@ -40,6 +47,7 @@ class Windows:
     slots: int
     size: tuple[int, int]
     packing: Packing | None = None
+    is_filled: bool = False
 
     def split(self, x: Tensor, fill: float = 0.0) -> Tensor:
         """Sorts tokens ``(B, n, …)``, packed ``(ΣL, …)``, into ``(B·count, slots, …)``; empty slots hold ``fill``."""
@@ -135,7 +143,7 @@ def assign_windows(
     place = _places(y * counts[1] + x, count, slots, valid)
     if packing is not None:
         place = packing.unpad(place)
-    return Windows(place, coords, count, slots, size, packing)
+    return Windows(place, coords, count, slots, size, packing, valid is None and n == count * slots)
 
 
 def _pair(sides: int | tuple[int, int]) -> tuple[int, int]:
@@ -163,6 +171,8 @@ def window_attention(
     num_heads: int,
     windows: Windows,
     *,
+    num_prefix: int = 0,
+    lengths: Packing | None = None,
     rotate: Rotation | None = None,
     scale: float | None = None,
     bias: Tensor | None = None,
@@ -171,17 +181,21 @@ def window_attention(
 ) -> tuple[Tensor, Tensor]:
     """Self-attention inside windows from the joint projection: :func:`self_attention` for windowed hosts.
 
-    Windowed attention knows no prefix tokens, as a prefix would belong to no window.
+    A prefix token lies in no window: it attends to all tokens of its image, and all attend to it, as the global tokens
+    of Longformer (arXiv 2004.05150, section 3.1).
 
     Args:
-        qkv (Tensor): ``(B, n, 3·C)``, or packed ``(ΣL, 3·C)``; q, k, v one after the other, each of them head by head.
+        qkv (Tensor): ``(B, P+n, 3·C)``, or packed ``(ΣL, 3·C)``, each image's prefix first; q, k, v one after the
+            other, each of them head by head.
         num_heads (int): Attention heads.
-        windows (Windows): The slot of each token.
-        rotate (Rotation, optional): Rotary positions, one row a token.
+        windows (Windows): The slot of each patch token.
+        num_prefix (int): P, class and register tokens of each image. Defaults to 0.
+        lengths (Packing, optional): Where the images of a packed batch lie, prefix included; needed with a prefix only.
+        rotate (Rotation, optional): Rotary positions, one row a patch token.
         scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
         bias (Tensor, optional): Added to the scores inside windows, ``(B·count, heads, slots, slots)``; ``count``
-            windows or one serve all images. See :func:`read_bias`.
-        key_bias (Tensor, optional): Added to the scores of each key, ``(B or 1, n)``, packed ``(ΣL,)``, fp32.
+            windows or one serve all images. See :func:`read_bias`. Not with a prefix.
+        key_bias (Tensor, optional): Added to the scores of each key, ``(B or 1, P+n)``, packed ``(ΣL,)``, fp32.
         dropout_p (float): Dropout of the attention weights. Defaults to 0.
 
     Returns:
@@ -189,31 +203,102 @@ def window_attention(
         no part; and the keys ``(…, heads, d)`` before rotation.
 
     Raises:
-        ValueError: If there is not one centre for each token.
+        ValueError: If there is not one centre for each patch token, or a ``bias`` comes with prefix tokens.
     """
-    if qkv.shape[-2] != windows.place.shape[-1]:
+    extra = num_prefix * (1 if lengths is None else len(lengths))
+    if qkv.shape[-2] != windows.place.shape[-1] + extra:
         raise ValueError(
-            f'Windowed attention got {qkv.shape[-2]} tokens and {windows.place.shape[-1]} centres; give one centre for '
-            'each token, and no prefix tokens.'
+            f'Windowed attention got {qkv.shape[-2]} tokens, {extra} of them of a prefix, and '
+            f'{windows.place.shape[-1]} centres; give one centre for each token but those of the prefix.'
         )
-    if key_bias is None:
-        key_bias = qkv.new_zeros(qkv.shape[:-1], dtype=torch.float32)
+    if num_prefix and bias is not None:
+        raise ValueError('Windowed attention takes no position bias for prefix tokens; leave the class token out.')
+    q, keys, v = qkv.unflatten(-1, (3, num_heads, -1)).unbind(-3)
     if rotate is not None:
-        sin, cos = (windows.split(t.expand(*qkv.shape[:-1], -1)) for t in (rotate.sin, rotate.cos))
-        rotate = Rotation(sin, cos, rotate.interleaved)
-    inside = windows.split(qkv)
-    if bias is not None and bias.shape[0] > 1:
-        bias = bias.repeat(inside.shape[0] // bias.shape[0], 1, 1, 1)
-    out, _ = self_attention(
-        inside,
-        num_heads,
-        rotate=rotate,
-        scale=scale,
-        bias=bias,
-        key_bias=windows.split(key_bias.expand(qkv.shape[:-1]), fill=EMPTY),
-        dropout_p=dropout_p,
-    )
-    return windows.join(out), qkv.unflatten(-1, (3, num_heads, -1)).select(-3, 1)
+        rotate = rotate.with_prefix(qkv.shape[-2], lengths)
+        qkv = torch.stack((rotate(q), rotate(keys), v), -3).flatten(-3)
+    options: dict = dict(scale=scale, dropout_p=dropout_p)
+    first, patches = _apart(qkv, num_prefix, lengths)
+    inside = windows.split(patches).unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    weights = None
+    if key_bias is not None or not windows.is_filled:
+        weights = qkv.new_zeros(qkv.shape[:-1], dtype=torch.float32) if key_bias is None else key_bias
+        weights = weights.expand(qkv.shape[:-1])
+    ahead, inner = (None, None) if weights is None else _apart(weights, num_prefix, lengths)
+    if inner is not None:
+        inner = windows.split(inner, fill=EMPTY)
+    if first is None:
+        if bias is not None and bias.shape[0] > 1:
+            bias = bias.repeat(inside.shape[1] // bias.shape[0], 1, 1, 1)
+        out = attention.dense_attention(*inside, bias=bias, key_bias=inner, **options)
+        return windows.join(out.transpose(1, 2)).flatten(-2), keys
+
+    q0, k0, v0 = first.unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, heads, P, d)
+    q, k, v = inside
+    k, v = (torch.cat([t.repeat_interleave(windows.count, 0), own], 2) for t, own in ((k0, k), (v0, v)))
+    if ahead is not None and inner is not None:
+        inner = torch.cat([ahead.repeat_interleave(windows.count, 0), inner], 1)
+    out = attention.dense_attention(q, k, v, key_bias=inner, **options)
+    out = windows.join(out.transpose(1, 2)).flatten(-2)
+    _, k, v = qkv.unflatten(-1, (3, num_heads, -1)).unbind(-3)
+    if lengths is None:
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        outer = attention.dense_attention(q0, k, v, key_bias=weights, **options)
+    else:
+        outer = attention.ragged_attention(q0, k, v, lengths, key_bias=weights, **options)
+    return _together(outer.transpose(1, 2).flatten(-2), out, lengths), keys
+
+
+def token_attention(
+    qkv: Tensor,
+    num_heads: int,
+    layout: Layout,
+    *,
+    rotate: Rotation | None = None,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Self-attention of the tokens of a layout: over the image, packed or not, or inside the windows of the layout.
+
+    Args:
+        qkv (Tensor): The joint projection of :func:`self_attention`.
+        num_heads (int): Attention heads.
+        layout (Layout): Where the tokens lie.
+        rotate (Rotation, optional): Rotary positions, one row for each patch token.
+        scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
+        dropout_p (float): Dropout of the attention weights. Defaults to 0.
+
+    Returns:
+        tuple[Tensor, Tensor]: See :func:`self_attention`.
+    """
+    options: dict = dict(rotate=rotate, scale=scale, key_bias=layout.key_bias, dropout_p=dropout_p)
+    windows, packing = layout.windows, layout.packing
+    if windows is None:
+        return attention.self_attention(qkv, num_heads, lengths=packing, **options)
+    return window_attention(qkv, num_heads, windows, num_prefix=layout.num_prefix, lengths=packing, **options)
+
+
+def _apart(x: Tensor, num_prefix: int, lengths: Packing | None) -> tuple[Tensor | None, Tensor]:
+    """Prefix ``(B, P, …)`` and patches ``(B, n, …)``, packed ``(Σn, …)``, of tokens ``(B, P+n, …)`` or ``(ΣL, …)``."""
+    if not num_prefix:
+        return None, x
+    if lengths is None:
+        return x[:, :num_prefix], x[:, num_prefix:]
+    return x[_prefix_rows(num_prefix, lengths)], x[lengths.rows_from(num_prefix)]
+
+
+def _together(prefix: Tensor, patches: Tensor, lengths: Packing | None) -> Tensor:
+    """Undoes :func:`_apart`."""
+    if lengths is None:
+        return torch.cat([prefix, patches], 1)
+    number = prefix.shape[1]
+    x = patches.new_empty(lengths.total, patches.shape[-1])
+    x = x.index_copy(0, lengths.rows_from(number), patches)
+    return x.index_copy(0, _prefix_rows(number, lengths).flatten(), prefix.flatten(0, 1))
+
+
+def _prefix_rows(number: int, lengths: Packing) -> Tensor:
+    return lengths.ends[:-1, None] + torch.arange(number, device=lengths.ends.device)
 
 
 def read_bias(table: Tensor, offsets: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,10 +35,13 @@ class FeatureCacheHook(Hook):
     Args:
         cache_dir (str): Folder of the cache. Defaults to ``work_dirs/feature_cache``.
         dtype (str): Type that features are kept in. Defaults to ``float16``.
+        amp (str, optional): Type that the backbone runs in, by autocast, such as ``bfloat16``, which is several times
+            as fast on CPUs that have matrix units for it. Defaults to what the training runs in.
     """
 
-    def __init__(self, cache_dir: str = 'work_dirs/feature_cache', dtype: str = 'float16'):
+    def __init__(self, cache_dir: str = 'work_dirs/feature_cache', dtype: str = 'float16', amp: str | None = None):
         self.cache_dir, self.dtype = Path(cache_dir), getattr(torch, dtype)
+        self.amp = None if amp is None else getattr(torch, amp)
         self.full = False
 
     def before_train(self, runner) -> None:
@@ -79,16 +83,25 @@ class FeatureCacheHook(Hook):
         """
         if not self.backbone.training:
             return self.run(inputs)
+        with torch.no_grad(), self.precision(inputs.device.type):
+            maps = self.maps(inputs)
+        return tuple(torch.stack(rows).to(inputs.device, inputs.dtype) for rows in zip(*maps))
+
+    def precision(self, device: str) -> AbstractContextManager:
+        """Returns the precision that the backbone runs in."""
+        return nullcontext() if self.amp is None else torch.autocast(device, self.amp)
+
+    def maps(self, inputs: Tensor) -> list[list[Tensor]]:
+        """Returns the maps of each image, from the cache or made for it."""
         paths = [self.path(image) for image in inputs]
         maps = [self.read(path) for path in paths]
         missing = [i for i, found in enumerate(maps) if found is None]
         if missing:
-            with torch.no_grad():
-                outs = self.run(inputs[missing])
+            outs = self.run(inputs[missing])
             for row, i in enumerate(missing):
                 maps[i] = [out[row].to('cpu', self.dtype) for out in outs]
                 self.write(paths[i], maps[i])
-        return tuple(torch.stack(rows).to(inputs.device, inputs.dtype) for rows in zip(*maps))
+        return maps
 
     def read(self, path: Path) -> list[Tensor] | None:
         """Returns the maps in a file, None if there is none that can be read."""
@@ -120,10 +133,14 @@ class FeatureCacheHook(Hook):
         return self.folder / f'{digest.hexdigest()}.pt'
 
 
+#: Parts of a model that read what the backbone gives, and have no say in it.
+BEHIND = ('decode_head', 'neck', 'rpn_head', 'roi_head', 'bbox_head', 'mask_head', 'train_cfg', 'test_cfg')
+
+
 def folder_name(backbone: nn.Module, cfg: Any, dtype: torch.dtype) -> str:
     """Name of the folder for the features of a backbone: whatever decides a feature beside the picture is in it.
 
-    That is the config of the model but for its decode head, the pipeline, the backbone as it was built (a model may
+    That is the config of the model but for its neck and heads, the pipeline, the backbone as it was built (a model may
     have handed it more than its config says), its weights, the code and torch's version, and the type of the features.
 
     Args:
@@ -132,7 +149,8 @@ def folder_name(backbone: nn.Module, cfg: Any, dtype: torch.dtype) -> str:
         dtype: Type that features are kept in.
     """
     model = dict(vars(cfg.model) if isinstance(cfg.model, SimpleNamespace) else cfg.model)
-    model.pop('decode_head', None)  # which several may learn on one cache
+    for part in BEHIND:  # several may learn on one cache
+        model.pop(part, None)
     data = getattr(cfg, 'train_dataloader', None)
     pipelines = [dataset.get('pipeline') for _, dataset in datasets_of(data, '')] if data else None
     facts = [torch.__version__, dtype, model, pipelines, backbone]

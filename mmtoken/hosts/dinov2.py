@@ -9,7 +9,7 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmtoken.core import TokenHost, TokenState, self_attention
+from mmtoken.core import TokenHost, TokenState, token_attention
 from mmtoken.core.arguments import check_choice, check_flag, check_int, check_number, check_out_indices
 from mmtoken.registry import MODELS
 
@@ -153,6 +153,10 @@ class TokenDINOv2(TokenHost, BaseModule):
             registers and to False without.
         table (str): How the table of positions serves a picture of another size than ``img_size``: ``resize`` stretches
             it over the picture; ``crop`` reads its upper left part, as SAT-HMR does. Defaults to ``resize``.
+        window_size (int, optional): Side of the attention windows in patches; see :meth:`init_windows`. Defaults to
+            none: all blocks attend to the whole image.
+        global_blocks (Sequence[int], optional): With windows, the blocks that attend to the whole image all the same.
+            By default the last of each quarter.
         reducer (dict | Sequence[dict], optional): Token reduction method.
         init_cfg (dict, optional): Initialisation config, such as ``dict(type='Pretrained', checkpoint=…)``.
 
@@ -180,6 +184,8 @@ class TokenDINOv2(TokenHost, BaseModule):
         interpolate_offset: float | None = None,
         interpolate_antialias: bool | None = None,
         table: str = 'resize',
+        window_size: int | None = None,
+        global_blocks: Sequence[int] | None = None,
         reducer=None,
         init_cfg=None,
     ):
@@ -221,6 +227,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         rates = [drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(dims, mlp_ratio, arch.get('ffn', 'mlp'), layer_scale, rate) for rate in rates)
         self.norm = nn.LayerNorm(dims, eps=1e-6)
+        self.init_windows(window_size, global_blocks)
         self.init_reducer(reducer)
         check_int('backbone.frozen_stages', frozen_stages, -1, depth)
         self.freeze(depth if check_flag('backbone.frozen', frozen) else frozen_stages)
@@ -292,9 +299,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         return TokenState(torch.cat([prefix, x], dim=1), grid, self.num_prefix)
 
     def attend(self, block, x, layout):
-        out, keys = self_attention(
-            block.attn.qkv(block.norm1(x)), self.num_heads, lengths=layout.packing, key_bias=layout.key_bias
-        )
+        out, keys = token_attention(block.attn.qkv(block.norm1(x)), self.num_heads, layout)
         return x + block.drop_path(block.ls1(block.attn.proj(out))), keys
 
     def mlp(self, block, x):

@@ -1,11 +1,13 @@
 """mmpretrain's vision transformer: its ViT, DeiT, CLIP, MAE, EVA and DINOv2 checkpoints."""
 
+from collections.abc import Sequence
+
 import torch
 from mmcv.cnn.bricks import DropPath
 from mmpretrain.models.backbones import VisionTransformer
 from torch import Tensor, nn
 
-from mmtoken.core import TokenHost, TokenState, self_attention
+from mmtoken.core import TokenHost, TokenState, token_attention
 from mmtoken.core.host import to_map
 from mmtoken.registry import MODELS
 
@@ -24,6 +26,10 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         fit (str, optional): What comes of pictures whose sides are no multiple of the patch. ``resize`` stretches them
             to whole patches, so that the map covers the picture exactly; by default they are padded as in the stock
             class (``pad``), or cut if ``patch_cfg=dict(padding=0)`` (``crop``).
+        window_size (int, optional): Side of the attention windows in patches; see :meth:`init_windows`. Defaults to
+            none: all blocks attend to the whole image.
+        global_blocks (Sequence[int], optional): With windows, the blocks that attend to the whole image all the same.
+            By default the last of each quarter.
         *args, **kwargs: Those of ``mmpretrain.models.VisionTransformer``.
 
     Raises:
@@ -32,7 +38,16 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
 
     get_layer_depth = VisionTransformer.get_layer_depth
 
-    def __init__(self, *args, reducer=None, out_type: str = 'featmap', fit: str | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        reducer=None,
+        out_type: str = 'featmap',
+        fit: str | None = None,
+        window_size: int | None = None,
+        global_blocks: Sequence[int] | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, out_type=out_type, **kwargs)
         padding = self.patch_embed.adaptive_padding
         self.pads = '' if padding is None else padding.padding
@@ -43,6 +58,7 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         for module in self.modules():
             if isinstance(module, DropPath):  # upstream's rates are numpy's floats, at which torch.compile stops
                 module.drop_prob = float(module.drop_prob)
+        self.init_windows(window_size, global_blocks)
         self.init_reducer(reducer)
         if self.reducer is not None and self.reducer.gives_reduced_maps and out_type != 'featmap':
             raise ValueError(
@@ -73,13 +89,8 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
 
     def attend(self, block, x, layout):
         attn = block.attn
-        out, keys = self_attention(
-            attn.qkv(block.ln1(x)),
-            self.num_heads,
-            lengths=layout.packing,
-            key_bias=layout.key_bias,
-            dropout_p=attn.attn_drop if attn.training else 0.0,
-        )
+        dropout_p = attn.attn_drop if attn.training else 0.0
+        out, keys = token_attention(attn.qkv(block.ln1(x)), self.num_heads, layout, dropout_p=dropout_p)
         return x + attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(out)))), keys
 
     def mlp(self, block, x):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmtoken.core import Layout, Rotation, TokenHost, TokenState, self_attention
+from mmtoken.core import Layout, Rotation, TokenHost, TokenState, token_attention
 from mmtoken.core.arguments import check_flag, check_int, check_out_indices
 
 from .pretrained import check_init_cfg, load_strictly
@@ -99,6 +99,8 @@ class TimmHost(TokenHost, BaseModule):
         fit: str | None = None,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        window_size: int | None = None,
+        global_blocks: Sequence[int] | None = None,
         reducer: dict | Sequence[dict] | None = None,
         init_cfg: dict | Sequence[dict] | None = None,
         **options: Any,
@@ -116,6 +118,7 @@ class TimmHost(TokenHost, BaseModule):
             raise ValueError(f'backbone.output_cls_token=True: {model} has no class token here; set it to False.')
         self.out_indices = check_out_indices(out_indices, len(self.blocks))
         self.init_fit(fit)
+        self.init_windows(window_size, global_blocks)
         self.init_reducer(reducer)
         self.freeze(check_int('backbone.frozen_stages', frozen_stages, -1, len(self.blocks)))
 
@@ -219,12 +222,11 @@ class TimmHost(TokenHost, BaseModule):
 
     def attend(self, block, x, layout):
         attn, x1 = block.attn, block.norm1(x)
-        out, keys = self_attention(
+        out, keys = token_attention(
             self.project(attn, x1),
             self.num_heads,
-            lengths=layout.packing,
+            layout,
             rotate=self.rotation(layout),
-            key_bias=layout.key_bias,
             dropout_p=attn.attn_drop.p if attn.training else 0.0,
         )
         return x + block.drop_path1(self.scale(block, 1, self.merge_heads(attn, out, x1))), keys

@@ -25,6 +25,10 @@ class TokenTimmViT(TimmHost):
         frozen_stages (int): Keep what comes before the blocks (0), also the first k blocks (k), or all but the reducer
             (the number of blocks) as they are. Defaults to -1, none of it.
         with_cp (bool): Gradient checkpointing. Defaults to False.
+        window_size (int, optional): Side of the attention windows in patches; see :meth:`init_windows`. Defaults to
+            none: all blocks attend to the whole image.
+        global_blocks (Sequence[int], optional): With windows, the blocks that attend to the whole image all the same.
+            By default the last of each quarter.
         reducer (dict | Sequence[dict], optional): Token reduction method, such as
             ``dict(type='mmtoken.Expedit', layer=6, grid=0.5)``.
         init_cfg (dict, optional): Initialisation config, such as ``dict(type='Pretrained', checkpoint=…)``.

@@ -1,16 +1,18 @@
 """mmseg's plain vision transformer: Segmenter, SETR, DPT, UPerNet."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from mmseg.models.backbones import VisionTransformer
 from torch import Tensor, nn
 
-from mmtoken.core import Layout, TokenHost, TokenState, self_attention
+from mmtoken.core import Layout, TokenHost, TokenState, token_attention
 from mmtoken.registry import MODELS
 
 
 class JointAttention(nn.MultiheadAttention):
-    """torch's attention, which also runs through :func:`mmtoken.core.self_attention`.
+    """torch's attention, which also runs through :func:`mmtoken.core.token_attention`.
 
     The host calls it as a module, so adapters (LoRA), parametrisations and hooks on it and on ``out_proj`` take part.
     """
@@ -29,11 +31,10 @@ class JointAttention(nn.MultiheadAttention):
         """
         if layout is None:
             return super().forward(query, *args, **kwargs)
-        out, keys = self_attention(
+        out, keys = token_attention(
             F.linear(query, self.in_proj_weight, self.in_proj_bias),
             self.num_heads,
-            lengths=layout.packing,
-            key_bias=layout.key_bias,
+            layout,
             dropout_p=self.dropout if self.training else 0.0,
         )
         return self.out_proj(out), keys
@@ -53,10 +54,23 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
             the map covers the picture exactly. By default as the stock class (``crop`` if ``patch_pad=0``).
         frozen_stages (int): Keep what comes before the blocks (0), also the first k blocks (k), or all but the reducer
             (the number of blocks) as they are. Defaults to -1, none of it.
+        window_size (int, optional): Side of the attention windows in patches; see :meth:`init_windows`. Defaults to
+            none: all blocks attend to the whole image.
+        global_blocks (Sequence[int], optional): With windows, the blocks that attend to the whole image all the same.
+            By default the last of each quarter.
         *args, **kwargs: Those of ``mmseg.models.VisionTransformer``.
     """
 
-    def __init__(self, *args, reducer=None, fit: str | None = None, frozen_stages: int = -1, **kwargs):
+    def __init__(
+        self,
+        *args,
+        reducer=None,
+        fit: str | None = None,
+        frozen_stages: int = -1,
+        window_size: int | None = None,
+        global_blocks: Sequence[int] | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         for layer in self.layers:
             layer.attn.attn.__class__ = JointAttention  # mmcv's MultiheadAttention holds torch's
@@ -66,6 +80,7 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
         self.embed_dims = self.cls_token.shape[-1]
         self.num_heads = self.layers[0].attn.num_heads
         self.num_prefix = int(self.with_cls_token)
+        self.init_windows(window_size, global_blocks)
         self.init_reducer(reducer)
         self.freeze(frozen_stages)
 

@@ -481,5 +481,50 @@ def test_errors_say_what_would_be_right():
     with pytest.raises(ValueError, match='4 windows of 9 slots cannot hold 64 tokens; set slots >= 16'):
         assign_windows(full((8, 8)), (8, 8), 4, slots=9)
     windows = assign_windows(full((8, 8)), (8, 8), 4)
-    with pytest.raises(ValueError, match='65 tokens and 64 centres.*no prefix'):
+    with pytest.raises(ValueError, match='65 tokens, 0 of them of a prefix, and 64 centres; give one centre for each'):
         window_attention(make_qkv(2, 65), HEADS, windows)
+    with pytest.raises(ValueError, match='no position bias for prefix tokens; leave the class token out'):
+        window_attention(make_qkv(2, 65), HEADS, windows, num_prefix=1, bias=torch.zeros(1, HEADS, 16, 16))
+
+
+# ---------------------------------------------------------------------- prefix tokens
+
+
+def longformer(qkv, coords, window, prefix, key_bias, rotation=None):
+    """Attention of one image whose first tokens see all and are seen by all."""
+    if rotation is not None:
+        q, k, v = qkv[prefix:].unflatten(-1, (3, HEADS, -1)).unbind(-3)
+        turned = torch.stack([rotation(q), rotation(k), v], 1).flatten(1)
+        qkv = torch.cat([qkv[:prefix], turned])
+    rows, homes = list(range(len(qkv))), groups_of(coords, window, 0)
+    whole = slow(qkv, [rows], key_bias)
+    inside = [slow(qkv, [list(range(prefix)) + [prefix + i for i in group]], key_bias) for group in homes]
+    return torch.cat([whole[:prefix], sum(inside)[prefix:]])
+
+
+@pytest.mark.parametrize('rotary', [False, True])
+@pytest.mark.parametrize('kind', [*TOKENS, 'packed'])
+def test_prefix_tokens_see_all_and_are_seen_by_all(kind, rotary):
+    grid, window, prefix = (7, 9), 4, 2
+    coords = list(TOKENS['pruned' if kind == 'packed' else kind](grid))
+    coords = coords * 2 if len(coords) == 1 else coords
+    if kind == 'packed':
+        coords = [coords[0], coords[1][:11]]
+    packing = Packing(torch.tensor([prefix + len(c) for c in coords])) if kind == 'packed' else None
+    qkv = [make_qkv(1, prefix + len(c))[0] for c in coords]
+    bias = [torch.rand(len(t)) for t in qkv]
+    join = torch.cat if packing else torch.stack
+    windows = assign_windows(join(coords), grid, window, packing=packing and packing.without(prefix))
+    rotation = partial(rotary_eva02, grid=grid, head_dim=WIDTH) if rotary else lambda c: None
+    out, keys = window_attention(
+        join(qkv),
+        HEADS,
+        windows,
+        num_prefix=prefix,
+        lengths=packing,
+        rotate=rotation(join(coords)),
+        key_bias=join(bias),
+    )
+    expected = [longformer(t, c, window, prefix, b, rotation(c)) for t, c, b in zip(qkv, coords, bias)]
+    assert close(out, join(expected))
+    assert torch.equal(keys, join(qkv).unflatten(-1, (3, HEADS, -1)).select(-3, 1))
