@@ -9,6 +9,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
@@ -27,6 +28,9 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='mmtoken',
     locations=['mmtoken.engine'],
 )
+OPTIM_WRAPPERS = Registry(
+    'optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmtoken', locations=['mmtoken.engine']
+)
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmtoken', locations=['mmtoken.evaluation'])
 VISUALIZERS = Registry('visualizer', parent=MMENGINE_VISUALIZERS, scope='mmtoken', locations=['mmtoken.visualization'])
 TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmtoken', locations=['mmtoken.models'])
@@ -37,6 +41,7 @@ __all__ = [
     'HOOKS',
     'METRICS',
     'MODELS',
+    'OPTIM_WRAPPERS',
     'OPTIM_WRAPPER_CONSTRUCTORS',
     'REDUCERS',
     'TASK_UTILS',

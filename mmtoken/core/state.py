@@ -380,6 +380,23 @@ class TokenState:
             while self._undo() is not owner:
                 pass
 
+    def rejoin(self, owner: Any) -> None:
+        """Undoes all reductions of a reducer and those in between, layouts included; nothing if it made none.
+
+        Tokens that it dropped join the others with the values that they had then. Restores that can be are made one.
+
+        Args:
+            owner (Any): The reducer.
+        """
+        first = next((i for i, reduction in enumerate(self.trail) if reduction.owner is owner), None)
+        if first is None:
+            return
+        undone = self.trail[first:]
+        for restore in _joined(undone):
+            self.x = restore(self.x, self.num_prefix)
+        self.layout, self.keys = undone[0].layout, None
+        del self.trail[first:]
+
     def _undo(self) -> Any:
         last = self.trail.pop()
         self.x, self.layout, self.keys = last.restore(self.x, self.num_prefix), last.layout, None
@@ -406,10 +423,22 @@ class TokenState:
                 'grid and calls state.replace(x, restore, layout).'
             )
         x, prefix = (self.x, self.num_prefix) if values is None else (values, 0)
-        pending: Restore | None = None  # restores that join to one cost one pass over the features
-        for reduction in reversed(trail):
-            both = None if pending is None else pending.after(reduction.restore)
-            if pending is not None and both is None:
-                x = pending(x, prefix)
-            pending = reduction.restore if both is None else both
-        return x[:, prefix:] if pending is None else pending.full(x, prefix)
+        restores = _joined(trail)
+        for restore in restores[:-1]:
+            x = restore(x, prefix)
+        return restores[-1].full(x, prefix) if restores else x[:, prefix:]
+
+
+def _joined(trail: list[Reduction]) -> list[Restore]:
+    """Returns the maps that undo reductions, in the order to apply; those that can be are made one.
+
+    Restores that join to one cost one pass over the features.
+    """
+    restores: list[Restore] = []
+    for reduction in reversed(trail):
+        both = restores[-1].after(reduction.restore) if restores else None
+        if both is None:
+            restores.append(reduction.restore)
+        else:
+            restores[-1] = both
+    return restores

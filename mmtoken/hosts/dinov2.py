@@ -302,6 +302,12 @@ class TokenDINOv2(TokenHost, BaseModule):
         out, keys = token_attention(block.attn.qkv(block.norm1(x)), self.num_heads, layout)
         return x + block.drop_path(block.ls1(block.attn.proj(out))), keys
 
+    def queries(self, block, x):
+        """Returns the queries ``(…, heads, d)`` in the attention of a block, before it runs on tokens ``(…, C)``."""
+        dims = x.shape[-1]
+        qkv = block.attn.qkv
+        return F.linear(block.norm1(x), qkv.weight[:dims], qkv.bias[:dims]).unflatten(-1, (self.num_heads, -1))
+
     def mlp(self, block, x):
         return x + block.drop_path(block.ls2(block.mlp(block.norm2(x))))
 

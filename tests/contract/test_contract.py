@@ -399,14 +399,18 @@ def test_every_setting_worth_a_search_builds_and_runs(case):
 
 
 def test_token_counts_never_grow_and_fall_from_example_to_example(case):
-    """Blocks of a pyramid's later stages cost other than the first ones: there examples need not be a ladder."""
+    """Blocks of a pyramid's later stages cost other than the first ones: there examples need not be a ladder.
+
+    A method may let all tokens join again before the last block.
+    """
     inputs, told = images(2, (24, 40)), info(case.host)
     everything, totals = case.dense(size=(24, 40)).token_counts(inputs), []
     starts = [stage.first for stage in told.stages]
     for args in (case.type.identity_example, *case.type.examples):
         counts = case.build(args, size=(24, 40)).token_counts(inputs)
         assert len(counts) == DEPTH
-        before = [everything[i] if i in starts else counts[i - 1] for i in range(DEPTH)]
+        whole = [*starts, DEPTH - 1] if counts[-1] == everything[-1] else starts
+        before = [everything[i] if i in whole else counts[i - 1] for i in range(DEPTH)]
         assert all(0 < after <= few for few, after in zip(before, counts))
         totals.append(sum(counts))
     assert totals[0] == sum(everything)
@@ -446,9 +450,10 @@ def test_what_padding_holds_does_not_matter(method):
             if fill is not None:
                 x[:, 1:][padding] = fill
             state = TokenState(x, (7, 9), 1, padding=padding)
+            reduced = False
             for _ in drive(bound(method, args), state):
-                pass
-            assert state.trail
+                reduced = reduced or bool(state.trail)
+            assert reduced
             results.append(state.dense()[~padding])
         assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 

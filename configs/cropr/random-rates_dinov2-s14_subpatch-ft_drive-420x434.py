@@ -1,0 +1,8 @@
+# Random tokens go on, fine-tuned with a rate drawn for each batch: what Cropr has to beat.
+_base_ = '../baselines/dinov2-s14_subpatch-ft_drive-420x434.py'
+model = dict(
+    type='mmtoken.TokenEncoderDecoder',
+    backbone=dict(
+        reducer=dict(type='mmtoken.Cropr', keep=0.1, random=(0.2, 1.0), layers=[1, 3, 5, 7], selector='random')
+    ),
+)
