@@ -61,7 +61,7 @@ class CroprModule(nn.Module):
         The sum over queries is taken first, so the cost does not depend on their number.
         """
         with ops.full_precision(patches):
-            return patches.detach().float() @ self.queries.detach().float().sum(0)
+            return (patches.detach().float() @ self.queries.detach().float().sum(0)[:, None])[..., 0]
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """Returns the logits of each query ``(B, queries, classes)``; needed in training only.
@@ -74,9 +74,7 @@ class CroprModule(nn.Module):
             ValueError: After :meth:`fold`.
         """
         if self.head is None:
-            raise ValueError(
-                'Cropr: switch_to_deploy() dropped the auxiliary heads; build the model anew to train.'
-            )
+            raise ValueError('Cropr: switch_to_deploy() dropped the auxiliary heads; build the model anew to train.')
         x = x.detach()
         q = self.queries.to(x.dtype).expand(x.shape[0], 1, -1, -1)
         bias = None
