@@ -19,8 +19,15 @@ from mmtoken.core.registry import REDUCERS
 
 MODELS = Registry('models', parent=MMENGINE_MODELS, scope='mmtoken', locations=['mmtoken.hosts', 'mmtoken.models'])
 BODY_MODELS = Registry('body model', scope='mmtoken', locations=['mmtoken.hmr.body'])
-DATASETS = Registry('datasets', parent=MMENGINE_DATASETS, scope='mmtoken', locations=['mmtoken.datasets'])
-TRANSFORMS = Registry('transforms', parent=MMENGINE_TRANSFORMS, scope='mmtoken', locations=['mmtoken.datasets'])
+DATASETS = Registry(
+    'datasets', parent=MMENGINE_DATASETS, scope='mmtoken', locations=['mmtoken.datasets', 'mmtoken.hmr.data']
+)
+TRANSFORMS = Registry(
+    'transforms',
+    parent=MMENGINE_TRANSFORMS,
+    scope='mmtoken',
+    locations=['mmtoken.datasets', 'mmtoken.hmr.data'],
+)
 HOOKS = Registry('hooks', parent=MMENGINE_HOOKS, scope='mmtoken', locations=['mmtoken.engine', 'mmtoken.methods'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
