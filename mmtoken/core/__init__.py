@@ -10,6 +10,7 @@ from .registry import REDUCERS, build_reducer, method_of
 from .restores import Gather, Interpolate, Restore, Scatter, WeightedSum
 from .rotary import Rotation, rotary_dinov3, rotary_eva02
 from .state import Reduction, TokenState
+from .tokens import Tokens
 from .windows import Windows, assign_windows, read_bias, token_attention, window_attention
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     'Stage',
     'TokenHost',
     'TokenState',
+    'Tokens',
     'WeightedSum',
     'Windows',
     'assign_windows',

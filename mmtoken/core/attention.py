@@ -100,7 +100,7 @@ def ragged_attention(
         q (Tensor): Packed queries ``(ΣL, heads, d)``; or K queries of each image that are not tokens,
             ``(B, heads, K, d)``. Their output is zero for an image without tokens.
         k (Tensor): Packed keys ``(ΣL, heads, d)``.
-        v (Tensor): Packed values ``(ΣL, heads, d)``.
+        v (Tensor): Packed values ``(ΣL, heads, d')``; varlen needs ``d' = d``.
         lengths (Tensor | Packing): Tokens of each image ``(B,)``, int64, summing to ΣL. A packing saves a GPU→CPU
             sync, since it knows them already.
         scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
@@ -111,7 +111,7 @@ def ragged_attention(
             loop on the CPU, where nothing is then spent on padding.
 
     Returns:
-        Tensor: In the shape of ``q``.
+        Tensor: In the shape of ``q``, with the width of ``v``.
 
     Raises:
         ValueError: For an unknown backend, or ``varlen`` where it cannot run.
@@ -119,8 +119,12 @@ def ragged_attention(
     if backend not in RAGGED_BACKENDS:
         raise ValueError(f"backend='{backend}' is not an attention backend; choose one of {RAGGED_BACKENDS}.")
     can_varlen = varlen_attn is not None and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and not dropout_p
+    can_varlen = can_varlen and q.shape[-1] == v.shape[-1] <= 256  # the flash kernel's limit
     if backend == 'varlen' and not can_varlen:
-        raise ValueError("backend='varlen' needs torch >= 2.11, CUDA, fp16 or bf16 and no dropout; use 'padded'.")
+        raise ValueError(
+            "backend='varlen' needs torch >= 2.11, CUDA, fp16 or bf16, no dropout, and heads of one width up to 256; "
+            "use 'padded'."
+        )
     packing = Packing.of(lengths)
     if backend == 'auto' and packing.is_even and len(packing):
         return _even(q, k, v, packing, scale, key_bias, dropout_p)

@@ -15,6 +15,7 @@ from .memo import Memo
 from .reducer import HostInfo, Reducer, Stage
 from .registry import build_reducer
 from .state import TokenState
+from .tokens import Tokens
 
 #: Called with the state and the number of the block whose MLP comes next; with the depth when the pass is done.
 See = Callable[[TokenState, int], None]
@@ -57,6 +58,8 @@ class TokenHost(Upstream):
     out_origin: bool = False
     #: Whether each output is ``[map, class token]``.
     output_cls_token: bool = False
+    #: Whether each output is :class:`Tokens`, those of the moment; a model whose head reads tokens sets it.
+    gives_tokens: bool = False
     #: What the stem does with a side that is no multiple of the patch: ``corner`` pads at the bottom and on the right,
     #: ``same`` on both sides, an empty text drops what is left over.
     pads: str = 'corner'
@@ -240,6 +243,12 @@ class TokenHost(Upstream):
         out = to_map(self.out_norm(tokens, i), raster).contiguous()
         return [out, self.out_norm(state.cls, i)] if self.output_cls_token else out
 
+    def output(self, state: TokenState, i: int) -> Any:
+        """Returns the :meth:`features` after block ``i``, or the tokens as they are if :attr:`gives_tokens` is set."""
+        if self.gives_tokens:
+            return Tokens.of(self.out_norm(state.patches, i), state.layout)
+        return self.features(state, i)
+
     def after_block(self, state: TokenState, i: int) -> TokenState:
         """Returns the state that the next block gets.
 
@@ -274,7 +283,7 @@ class TokenHost(Upstream):
             state = self.embed(inputs, padding)
         else:
             state = reducer.start(self, inputs, padding)
-        outs = [self.features(state, -1)] if self.out_origin else []
+        outs = [self.output(state, -1)] if self.out_origin else []
         state = self.run_blocks(state, range(state.block, len(self.blocks)), reducer, outs)
         for see in self.watchers:
             see(state, len(self.blocks))
@@ -368,7 +377,7 @@ class TokenHost(Upstream):
             if reducer is not None:
                 reducer.after(state, i)
             if outs is not None and i in self.out_indices:
-                outs.append(self.features(state, i))
+                outs.append(self.output(state, i))
             state.block = i + 1
             state = self.after_block(state, i)
         return state

@@ -212,6 +212,15 @@ class Reducer(nn.Module):
         return {}
 
     # ------------------------------------------------------------------ the pass
+    def prepare(self, host: TokenHost, images: Tensor, targets: list) -> None:
+        """Is called before a training pass with its labels, for methods that follow them at first.
+
+        Args:
+            host (TokenHost): The backbone.
+            images (Tensor): ``(B, 3, H, W)``.
+            targets (list): Data samples with the ground truth of each picture.
+        """
+
     def start(self, host: TokenHost, images: Tensor, padding: Tensor | None) -> TokenState:
         """Makes the first tokens of a batch: the full grid by default.
 
@@ -321,6 +330,10 @@ class ReducerSequence(Reducer):
             for i, reducer in enumerate(self.reducers)
             for new, old in reducer.copies().items()
         }
+
+    def prepare(self, host: TokenHost, images: Tensor, targets: list) -> None:
+        for reducer in self.reducers:
+            reducer.prepare(host, images, targets)
 
     def start(self, host: TokenHost, images: Tensor, padding: Tensor | None) -> TokenState:
         return self.reducers[0].start(host, images, padding)

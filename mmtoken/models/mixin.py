@@ -77,7 +77,7 @@ class TokenModelMixin:
 
     def loss(self, inputs: Tensor, data_samples: list, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Returns the losses of the stock model and those of the reducer, under ``reducer.``."""
-        self.note_progress()
+        self.note_progress(inputs, data_samples)
         with self.serving(inputs, [sample.metainfo for sample in data_samples]) as states:
             losses = super().loss(inputs, data_samples, *args, **kwargs)
         losses.update(self.reducer_losses(states, data_samples))
@@ -88,10 +88,11 @@ class TokenModelMixin:
         with self.serving(inputs, [sample.metainfo for sample in data_samples or ()]):
             return super().predict(inputs, data_samples, *args, **kwargs)
 
-    def note_progress(self) -> None:
-        """Tells the reducer how far training is."""
+    def note_progress(self, inputs: Tensor, data_samples: list) -> None:
+        """Tells the reducer how far training is, and what the next batch shows."""
         if self.reducer is not None:
             self.reducer.set_progress(*training_progress())
+            self.reducer.prepare(self.backbone, inputs, data_samples)
 
     def reducer_losses(self, states: Sequence[TokenState], data_samples: list) -> dict[str, Tensor]:
         """Returns the losses of a trainable reducer over the last pass of the backbone, under ``reducer.``."""

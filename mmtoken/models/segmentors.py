@@ -77,7 +77,7 @@ class TokenSegmentorMixin(TokenModelMixin):
         return self.decode_head.predict_by_feat(output, batch_img_metas)
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
-        self.note_progress()
+        self.note_progress(inputs, data_samples)
         with self.serving(inputs, [sample.metainfo for sample in data_samples]) as states:
             feats = self.extract_feat(inputs)
         losses = {}

@@ -242,6 +242,13 @@ def test_positions_are_cropped_from_one_table():
 
 
 # ---------------------------------------------------------------------- targets and losses
+def test_a_map_of_a_smaller_picture_is_padded_to_the_batch():
+    people = SegDataSample()
+    people.gt_scale_map = PixelData(data=torch.ones(2, 2, 3))
+    maps = scale_targets([people], Cells((8, 8), torch.device('cpu')), PATCH, 32).unflatten(2, (4, 4))
+    assert maps[0].sum() == 12 and maps[0, :, :2, :3].sum() == 12
+
+
 def test_boxes_give_maps_and_the_smaller_one_wins():
     cells = Cells((8, 8), torch.device('cpu'))
     boxes = torch.tensor([[0.0, 0, 32, 32], [9, 9, 12, 12]])

@@ -54,8 +54,7 @@ class SAT(Reducer):
             Defaults to 3.
         confidence (float): Cells above it show somebody. Defaults to 0.3.
         scale (float): Those below it show somebody small. Defaults to 0.5.
-        guided (float): Part of the training during which the labels decide instead of the head; the model sets
-            :attr:`guide` before each pass then. Defaults to 0.
+        guided (float): Part of the training during which the labels decide instead of the head. Defaults to 0.
         mask_padding (bool): Let tokens that are padding leave; the paper keeps them. Defaults to False.
         weight_confidence (float): Weight of the confidence's focal loss. Defaults to 4.
         weight_scale (float): Weight of the scale's L1 loss. Defaults to 4.
@@ -129,11 +128,13 @@ class SAT(Reducer):
     # ------------------------------------------------------------------ the pass
     def start(self, host: TokenHost, images: Tensor, padding: Tensor | None) -> TokenState:
         if self.levels == 1:
-            return host.embed(images, padding)
-        patch, side = host.patch_size, 2 ** (self.levels - 1)
-        longest, images = max(images.shape[-2:]), host.fitted(images)
+            state = host.embed(images, padding)
+            if self.mask_padding and padding is not None:
+                state.select(~padding.flatten(1), self)
+            return state
+        patch, longest, images = host.patch_size, max(images.shape[-2:]), host.fitted(images)
         height, width = grid = host.grid_of(images.shape[-2:])
-        whole = -(-height // side) * side, -(-width // side) * side
+        whole = self.canvas(grid)
         images = whole_patches(images, grid, patch, padding if self.mask_padding else None)
         images = F.pad(images, (0, (whole[1] - width) * patch, 0, (whole[0] - height) * patch))
         cells = Cells(whole, images.device)
@@ -153,6 +154,16 @@ class SAT(Reducer):
         state.counts = [a + b - len(images) * host.num_prefix for a, b in zip(coarse.counts, counts)]
         state.aux[self] = ScaleRecord(maps, cells, patch, longest, level)
         return state
+
+    def canvas(self, grid: tuple[int, ...]) -> tuple[int, int]:
+        """Returns the patches of a picture that is padded to whole blocks."""
+        side = 2 ** (self.levels - 1)
+        return -(-grid[0] // side) * side, -(-grid[1] // side) * side
+
+    def prepare(self, host: TokenHost, images: Tensor, targets: list) -> None:
+        if self.levels > 1 and self.progress < self.guided:
+            cells = Cells(self.canvas(host.grid_of(images.shape[-2:])), images.device)
+            self.guide = scale_targets(targets, cells, host.patch_size, max(images.shape[-2:]))
 
     def run_coarse(self, host: TokenHost, images: Tensor, cells: Cells) -> TokenState:
         """Runs the low-resolution branch: a token for each cell, after blocks of its own."""

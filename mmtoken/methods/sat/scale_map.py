@@ -42,7 +42,9 @@ def scale_targets(targets: list, cells: Cells, patch: int, longest: int) -> Tens
     segmentation, small things where a cell holds several classes.
     """
     if targets and all('gt_scale_map' in target for target in targets):
-        return torch.stack([target.gt_scale_map.data.flatten(1) for target in targets]).to(cells.device).float()
+        maps = [target.gt_scale_map.data.to(cells.device).float() for target in targets]
+        h, w = cells.shape  # a picture's own map is smaller than that of a padded batch
+        return torch.stack([F.pad(one, (0, w - one.shape[-1], 0, h - one.shape[-2])).flatten(1) for one in maps])
     if targets and all('gt_instances' in target for target in targets):
         boxes = [getattr(target.gt_instances.bboxes, 'tensor', target.gt_instances.bboxes) for target in targets]
         return covered_scales(boxes, cells, patch, longest)
