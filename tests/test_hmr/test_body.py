@@ -152,3 +152,14 @@ def test_ten_people_in_ten_milliseconds(body):
             body(pose, betas, transl)
             times.append(time.perf_counter() - start)
     assert min(times) < 0.01
+
+
+def test_rotation_matrices_and_joints_alone_give_the_same(body):
+    torch.manual_seed(0)
+    pose, betas, transl = torch.randn(3, 24, 3), torch.randn(3, 10), torch.randn(3, 3)
+    vertices, joints = body(pose, betas, transl)
+    rotations = axis_angle_to_matrix(pose)
+    torch.testing.assert_close(body(rotations, betas, transl).vertices, vertices)
+    for given in (pose, rotations):
+        torch.testing.assert_close(body.joints(given, betas, transl), joints)
+    torch.testing.assert_close(body.joints(pose, betas), joints - transl[:, None])
