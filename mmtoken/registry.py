@@ -17,7 +17,12 @@ from mmengine.registry import Registry
 
 from mmtoken.core.registry import REDUCERS
 
-MODELS = Registry('models', parent=MMENGINE_MODELS, scope='mmtoken', locations=['mmtoken.hosts', 'mmtoken.models'])
+MODELS = Registry(
+    'models',
+    parent=MMENGINE_MODELS,
+    scope='mmtoken',
+    locations=['mmtoken.hosts', 'mmtoken.models', 'mmtoken.hmr.model'],
+)
 BODY_MODELS = Registry('body model', scope='mmtoken', locations=['mmtoken.hmr.body'])
 DATASETS = Registry(
     'datasets', parent=MMENGINE_DATASETS, scope='mmtoken', locations=['mmtoken.datasets', 'mmtoken.hmr.data']
