@@ -43,7 +43,9 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 OPTIM_WRAPPERS = Registry(
     'optimizer wrapper', parent=MMENGINE_OPTIM_WRAPPERS, scope='mmtoken', locations=['mmtoken.engine']
 )
-METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmtoken', locations=['mmtoken.evaluation'])
+METRICS = Registry(
+    'metric', parent=MMENGINE_METRICS, scope='mmtoken', locations=['mmtoken.evaluation', 'mmtoken.hmr.metrics']
+)
 VISUALIZERS = Registry('visualizer', parent=MMENGINE_VISUALIZERS, scope='mmtoken', locations=['mmtoken.visualization'])
 TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmtoken', locations=['mmtoken.models'])
 
