@@ -123,7 +123,7 @@ class HumanMeshMetric(BaseMetric):
             self.results.append(record)
 
     def compare(self, predicted: dict[str, Tensor], sample: dict) -> dict:
-        """Returns errors of pairs ``(P, …)``, scales of labelled people ``(M,)``, whether they were found, and mistakes."""
+        """Returns errors of pairs ``(P, …)``, scales of the labelled ``(M,)``, who of them was found, and mistakes."""
         if 'gt_instances' not in sample:
             raise ValueError(
                 'HumanMeshMetric needs labels: the data samples hold no gt_instances (format_only=True does).'

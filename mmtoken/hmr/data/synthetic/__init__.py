@@ -1,0 +1,1 @@
+"""How drawn crowds are made: camera, people, clothes, background."""
