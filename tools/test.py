@@ -16,6 +16,7 @@ from mmtoken.engine.checkpoints import check_checkpoint
 from mmtoken.engine.configs import CfgOptions, check_datasets, load_config, name_bad_files
 from mmtoken.engine.devices import use_cpu_if_needed
 from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.flags import check_least, check_needs
 from mmtoken.engine.models import build_runner, build_testing, deploy
 
 
@@ -40,6 +41,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--tta', action='store_true', help='test-time augmentation by tta_pipeline and tta_model')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     args = parser.parse_args()
+    check_needs(args, 'wait_time', 'show')
+    check_least(args, wait_time=0)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
@@ -60,8 +63,6 @@ def main():
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     cfg.load_from = args.checkpoint
-    if args.wait_time is not None and not args.show:
-        raise UserError('--wait-time says how long --show shows a picture; give --show too')
     if args.show or args.show_dir:
         hook = need(cfg, 'default_hooks.visualization', '--show-dir' if args.show_dir else '--show')
         hook.update(draw=True, show=args.show, wait_time=2 if args.wait_time is None else args.wait_time)

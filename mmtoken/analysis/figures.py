@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from mmtoken.engine.errors import UserError
+from mmtoken.engine.files import replacing
 
 from .tasks import Metric
 from .tokens import TokenTrace, average_groups, fit_to_patches, overlay_groups
@@ -24,6 +25,12 @@ def check_format(flag: str, path: Path) -> None:
     known = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix[1:].lower() not in known:
         raise UserError(f'{flag} {path}: the name of a figure ends with .{", .".join(sorted(known))}')
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure whole or not at all; raises :class:`UserError` if it cannot."""
+    with replacing(path) as part:
+        figure.savefig(part, format=path.suffix[1:].lower(), dpi=150)
 
 
 def paint_labels(picture: np.ndarray, labels: np.ndarray, palette: np.ndarray, alpha: float = 0.65) -> np.ndarray:

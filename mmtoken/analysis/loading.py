@@ -18,8 +18,8 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmtoken.engine.checkpoints import check_checkpoint
-from mmtoken.engine.configs import check_datasets, load_config
-from mmtoken.engine.errors import UserError
+from mmtoken.engine.configs import check_datasets, load_config, name_bad_files
+from mmtoken.engine.errors import UserError, user_errors
 from mmtoken.engine.models import check_host, deploy
 
 from .flops import cost_varies, image_channels
@@ -92,7 +92,8 @@ def build_model(
     """
     with quiet_log():
         # a copy: some of upstream's models write into their config, which would build no second one
-        model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+        with user_errors('the model of the config cannot be built'):
+            model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
         if checkpoint:
             check_checkpoint(model, checkpoint)
         elif initialise and hasattr(model, 'init_weights'):
@@ -323,9 +324,12 @@ def _test_set(cfg: Config, instead: str):
     """
     if not cfg.get('test_dataloader'):
         raise UserError(f'the config has no test_dataloader to take pictures from; {instead}')
+    cfg = copy.deepcopy(cfg)
+    name_bad_files(cfg)
     try:
         check_datasets(cfg, ['test'])
-        dataset = DATASETS.build(cfg.test_dataloader.dataset)
+        with user_errors('test_dataloader.dataset cannot be built'):
+            dataset = DATASETS.build(cfg.test_dataloader.dataset)
     except (UserError, OSError) as error:
         raise UserError(f'{str(error).removesuffix(".")}; or {instead}') from error
     if not len(dataset):
@@ -373,6 +377,6 @@ def dataset_input(dataset: Any, i: int, model: nn.Module, key: str) -> Tensor:
     """
     try:
         data = dataset[i]
-    except (OSError, AssertionError) as error:  # the latter is mmcv's for what is no picture
+    except (OSError, ValueError) as error:
         raise UserError(f'{key}: item {i}: {error}; mend or remove the file') from error
     return model.data_preprocessor(pseudo_collate([data]), False)['inputs']

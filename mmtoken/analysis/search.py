@@ -1,7 +1,6 @@
 """Search of a method's own arguments for a target: the least loss at a speed, or the most speed at a loss."""
 
 import hashlib
-import json
 import keyword
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmtoken.core import HostInfo, Reducer, ReducerSequence
 from mmtoken.engine.errors import UserError
+from mmtoken.engine.files import write_json, write_text
 
 from .loading import read_config
 from .rivals import judge_rows
@@ -208,7 +208,7 @@ def write_config(path: Path, base: Path, cfg: Config, lines: list[str]) -> None:
     source = str(base) if '::' in str(base) else base.resolve().as_posix()  # a package's, or a file
     comments = ''.join(f'# {line}\n' for line in lines)
     body = ''.join(f'{key} = {as_text(value)}\n' for key, value in changes.items())
-    path.write_text(f'{comments}_base_ = {source!r}\n{body}', encoding='utf-8')
+    write_text(path, f'{comments}_base_ = {source!r}\n{body}')
 
 
 def write_found(config: Path, tradeoff: Tradeoff, best: Setting, goal: Goal, rows: list[dict]) -> None:
@@ -236,7 +236,7 @@ def write_found(config: Path, tradeoff: Tradeoff, best: Setting, goal: Goal, row
         lines.append(f'There it misses the {goal}: search on more images (--num) or with a margin.')
     write_config(path, config, best.cfg, lines)
     about = dict(command=sys.argv, goal=str(goal), rows=[dense, row])
-    (tradeoff.work_dir / 'found.json').write_text(json.dumps(about, indent=1) + '\n')
+    write_json(tradeoff.work_dir / 'found.json', about)
     print('\n'.join(['', *lines[1:], f'reducer={best.cfg.model.backbone.reducer}', str(path)]))
 
 

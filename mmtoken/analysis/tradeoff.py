@@ -2,7 +2,7 @@
 
 import copy
 import csv
-import hashlib
+import io
 import itertools
 import json
 import logging
@@ -19,8 +19,10 @@ from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
 from mmtoken.engine.checkpoints import check_checkpoint
-from mmtoken.engine.configs import check_datasets, datasets_of
+from mmtoken.engine.configs import check_datasets, datasets_of, name_bad_files
+from mmtoken.engine.digests import code_digest, data_digest, file_digest, joint
 from mmtoken.engine.errors import UserError
+from mmtoken.engine.files import locked, read_json, write_json, write_text
 from mmtoken.engine.models import build_runner, deploy, unwrap
 
 from .counter import MacReport, count_macs
@@ -31,7 +33,8 @@ from .rivals import say
 from .tasks import Metric
 
 #: What decides the numbers of a config.
-_SECTIONS = ('model', 'val_dataloader', 'val_evaluator', 'val_cfg')
+_SECTIONS = ('model', 'val_dataloader', 'val_evaluator', 'val_cfg', 'custom_hooks', 'default_scope')
+_NEEDED = _SECTIONS[:4]
 #: What validation does without.
 _UNUSED = (
     'train_dataloader',
@@ -92,6 +95,7 @@ class Contender:
             if len(sets) != 1:
                 raise UserError(f'--num: val_dataloader holds {len(sets)} datasets; it can cut a single one only')
             sets[0].indices = num
+        name_bad_files(cfg)
         self.runner = build_runner(cfg)
         check_checkpoint(self.runner.model, setting.checkpoint)
         deploy(self.runner.model)
@@ -141,8 +145,9 @@ class Contender:
 class Tradeoff:
     """Measures settings against the dense model and writes each number down as soon as it is there.
 
-    A number is known by all that decides it: config, weights and images, of times the machine and the rounds too. What
-    ``points.json`` in the work dir holds already is not measured again.
+    A number is known by all that decides it: config, weights, code, and the bytes of pictures and labels; of times the
+    machine and the rounds too. What ``points.json`` in the work dir holds already is not measured again. Several runs
+    may share a work dir.
 
     Args:
         work_dir (Path): Folder of the points and the logs.
@@ -155,30 +160,31 @@ class Tradeoff:
     def __init__(self, work_dir: Path, dense: Setting, num: int | None = None, pictures: int = 8, rounds: int = 10):
         self.work_dir, self.dense, self.num, self.pictures, self.rounds = work_dir, dense, num, pictures, rounds
         self.path = work_dir / 'points.json'
-        self.points: dict[str, dict] = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.points: dict[str, dict] = read_json(self.path, {})
         about = environment('cuda' if torch.cuda.is_available() else 'cpu')
         self.machine = {key: about.get(key) for key in ('device', 'torch', 'threads')}
-        self._weights: dict[str, str] = {}
+        self._data: dict[str, str] = {}
         self._contenders: dict[str, Contender] = {}
-        for section in _SECTIONS:
+        for section in _NEEDED:
             if dense.cfg.get(section) is None:
                 raise UserError(f'the config has no {section}, which scoring needs')
         check_datasets(dense.cfg, ['val'])
 
     def key(self, setting: Setting, stage: str) -> str:
         """Digest of all that decides the numbers of a stage, see :meth:`measure`."""
-        if setting.checkpoint not in self._weights:
-            if not Path(setting.checkpoint).is_file():
-                raise UserError(f'checkpoint not found: {setting.checkpoint}')
-            digest = hashlib.sha256(Path(setting.checkpoint).read_bytes()).hexdigest()
-            self._weights[setting.checkpoint] = digest[:12]
+        if not Path(setting.checkpoint).is_file():
+            raise UserError(f'checkpoint not found: {setting.checkpoint}')
         config = setting.cfg.to_dict()
-        parts = [stage, {name: config.get(name) for name in _SECTIONS}, self._weights[setting.checkpoint], self.num]
+        loader = json.dumps(config.get('val_dataloader'), sort_keys=True, default=str)
+        if loader not in self._data:
+            self._data[loader] = data_digest(setting.cfg, 'val')
+        parts = [stage, {name: config.get(name) for name in _SECTIONS}, self.num, self._data[loader]]
+        parts += [file_digest(setting.checkpoint), code_digest()]
         if stage != 'metrics':
             parts += [self.pictures, _RULES]
         if stage == 'seconds':
             parts += [self.rounds, self.machine, None if setting is self.dense else self.key(self.dense, stage)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return joint(parts)
 
     def contender(self, setting: Setting) -> Contender:
         """The model of a setting; beside the dense one only the last is kept."""
@@ -229,11 +235,10 @@ class Tradeoff:
         return {'dense_seconds': seconds['seconds'], **seconds, 'inputs': unlike}
 
     def save(self) -> None:
-        """Writes all points, whole or not at all."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix('.part')
-        part.write_text(json.dumps(self.points, indent=1) + '\n')
-        part.replace(self.path)
+        """Writes all points, beside those that another run has written meanwhile."""
+        with locked(self.path):
+            self.points = {**read_json(self.path, {}), **self.points}
+            write_json(self.path, self.points)
 
     def speedup(self, setting: Setting) -> float:
         """How many times faster than the dense model."""
@@ -322,7 +327,8 @@ def write_csv(path: Path, rows: Sequence[dict], metric: Metric) -> None:
         line = {'name': row['name'], 'kind': row['kind'], 'images': images_of(row)}
         line |= {key: '' if number is None else f'{number:.4f}' for key, number in numbers.items()}
         lines.append(line | {'verdict': found.get('verdict', '')})
-    with path.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.DictWriter(file, lines[0])
-        writer.writeheader()
-        writer.writerows(lines)
+    file = io.StringIO(newline='')
+    writer = csv.DictWriter(file, lines[0])
+    writer.writeheader()
+    writer.writerows(lines)
+    write_text(path, file.getvalue())

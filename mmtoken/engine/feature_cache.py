@@ -3,12 +3,10 @@
 import hashlib
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -18,6 +16,7 @@ from mmtoken import core
 from mmtoken.registry import HOOKS
 
 from .configs import datasets_of
+from .digests import describe, raw_bytes
 from .errors import UserError
 from .files import replacing
 
@@ -160,48 +159,6 @@ def folder_name(backbone: nn.Module, cfg: Any, dtype: torch.dtype) -> str:
     for file in sorted(sources(backbone)):
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def raw_bytes(tensor: Tensor) -> bytes:
-    """The numbers of a tensor of any type."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-#: What each module has, and what says nothing of its output.
-_PLUMBING = {*vars(nn.Module()), 'init_cfg', '_is_init'}
-
-
-def describe(thing: Any, seen: set[int]) -> Any:
-    """Plain data that are equal for things that act alike, in every process: settings, not addresses.
-
-    Args:
-        thing: Settings, modules or whatever they hold.
-        seen: Ids of the objects that are being described.
-    """
-    if thing is None or isinstance(thing, (bool, int, float, complex, str, bytes, torch.dtype, torch.device)):
-        return repr(thing)
-    if isinstance(thing, Tensor):
-        return [tuple(thing.shape), str(thing.dtype), hashlib.blake2b(raw_bytes(thing)).hexdigest()]
-    if isinstance(thing, np.ndarray):
-        return [thing.shape, str(thing.dtype), hashlib.blake2b(thing.tobytes()).hexdigest()]
-    if isinstance(thing, (set, frozenset)):
-        return sorted(repr(describe(item, seen)) for item in thing)
-    name = getattr(thing, '__qualname__', type(thing).__qualname__)
-    if id(thing) in seen:
-        return name
-    seen = seen | {id(thing)}
-    if isinstance(thing, dict):
-        return sorted((str(key), describe(value, seen)) for key, value in thing.items() if key != 'init_cfg')
-    if isinstance(thing, (list, tuple)):
-        return [describe(item, seen) for item in thing]
-    if isinstance(thing, partial):
-        return [describe(part, seen) for part in (thing.func, thing.args, thing.keywords)]
-    if isinstance(thing, nn.Module):
-        own = {key: value for key, value in vars(thing).items() if key not in _PLUMBING}
-        return [name, describe(own, seen), describe(thing._modules, seen)]
-    if isinstance(thing, type) or callable(thing) or not hasattr(thing, '__dict__'):
-        return name
-    return [name, describe(vars(thing), seen)]
 
 
 def sources(backbone: nn.Module) -> set[Path]:

@@ -90,14 +90,22 @@ def read_json(path: str | Path, default: Any = None) -> Any:
     """Returns what a JSON file holds, or ``default`` if there is none.
 
     Raises:
-        UserError: If the file is cut or is no JSON.
+        UserError: If the file is cut, is no JSON, or holds something of another type than ``default``.
     """
     if not Path(path).exists():
         return default
     try:
-        return json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+        found = json.loads(Path(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f'{path}: cannot be read as JSON ({error}); mend or remove it') from error
+    if default is not None and not isinstance(found, type(default)):
+        raise UserError(f'{path}: holds a {type(found).__name__}, and not what was written here; mend or remove it')
+    return found
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Writes a JSON file whole or not at all; raises :class:`UserError` if it cannot."""
+    write_text(path, json.dumps(data, indent=1) + '\n')
 
 
 @contextmanager

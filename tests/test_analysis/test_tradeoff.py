@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -297,6 +298,50 @@ def test_a_point_is_known_by_all_that_decides_it(town, tmp_path):
     assert [a == b for a, b in zip(keys(dense=Setting('d', 'dense', cfg, str(weights))), same)] == [True, True, False]
 
 
+def test_a_point_knows_pictures_labels_and_code(town, tmp_path, monkeypatch):
+    from mmtoken.analysis import tradeoff
+
+    data = shutil.copytree(town / 'data', tmp_path / 'data')
+    cfg = read_config(town / 'dense.py', {'val_dataloader.dataset.data_root': str(data)})
+    dense = Setting('dense', 'dense', cfg, str(town / 'weights.pth'))
+
+    def key():
+        return Tradeoff(tmp_path / 'work', dense).key(dense, 'metrics')
+
+    seen = [key(), key()]
+    assert seen.pop() == seen[0]
+    label, picture = data / 'labels/val/2.png', data / 'images/val/1.jpg'
+    for path in (label, picture):
+        other = path.with_stem(str(3 - int(path.stem)))
+        before, about = path.read_bytes(), path.stat()
+        shutil.copyfile(other, path)  # in place
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns + 1))
+        seen.append(key())
+        path.write_bytes(before)
+    (data / 'images/train/0.jpg').write_text('not scored')
+    assert key() == seen[0]
+    monkeypatch.setattr(tradeoff, 'code_digest', lambda: 'other')
+    seen.append(key())
+    assert len(set(seen)) == 4
+
+
+def test_two_runs_in_one_work_dir_keep_the_points_of_both(town, tmp_path):
+    dense = Setting('dense', 'dense', read_config(town / 'dense.py'), str(town / 'weights.pth'))
+    one, other = Tradeoff(tmp_path, dense), Tradeoff(tmp_path, dense)
+    for run, name in ((one, 'a'), (other, 'b'), (one, 'c')):
+        run.points[name] = dict(name=name)
+        run.save()
+    assert list(json.loads((tmp_path / 'points.json').read_text())) == ['a', 'b', 'c']
+    assert not list(tmp_path.glob('*.part')) and not list(tmp_path.glob('.*.part'))
+
+
+@pytest.mark.parametrize('text', ['{"a": ', '[]', '7'])
+def test_a_points_file_that_is_none_is_one_line(town, refuses, tmp_path, text):
+    (tmp_path / 'points.json').write_text(text)
+    flags = ['--work-dir', tmp_path, '--sweep', 'reducer.grid=0.5']
+    refuses('tradeoff', town / 'pooled.py', town / 'weights.pth', *flags, words=['points.json', 'mend or remove it'])
+
+
 @pytest.mark.skipif(not Path('/proc/self/fd').exists(), reason='looks at the open files of Linux')
 def test_a_setting_that_is_done_holds_no_file(town, tmp_path):
     def logs():
@@ -395,8 +440,6 @@ def test_bad_input_is_one_line(town, refuses, tmp_path, change, words):
 @pytest.fixture
 def torn(town, tmp_path):
     """A copy of the town whose last picture is none."""
-    import shutil
-
     data = shutil.copytree(town / 'data', tmp_path / 'torn')
     (data / 'images/val/3.jpg').write_text('no picture')
     return [f'{split}_dataloader.dataset.data_root={data}' for split in ('val', 'test')]

@@ -13,9 +13,7 @@ of the baseline's test set if it is there, else noise, which is no input for met
 """
 
 import argparse
-import json
 import sys
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +26,9 @@ from mmtoken.analysis.benchmark import Bench, break_even_points, ladder
 from mmtoken.analysis.report import latency_table, operator_line, run_lengths
 from mmtoken.analysis.rivals import FACTORS
 from mmtoken.engine.devices import check_device
-from mmtoken.engine.errors import one_line_errors
-from mmtoken.engine.files import check_output
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import check_output, write_json
+from mmtoken.engine.flags import check_apart, check_least, check_parts
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     add('--batch', type=int, nargs='+', help='batch sizes (1; 2 with --train)')
     add('--checkpoint', nargs='+', help='weights, one file for all or one for each; without, random')
     add('--images', metavar='DIR', help='time on the pictures of this folder')
-    add('--num', type=int, default=8, help='at most so many pictures (8)')
+    add('--num', type=int, help='at most so many pictures (8)')
     add('--train', action='store_true', help='time a training step: forward, backward, optimizer')
     sweep = 'sweep the image height (a quarter to 1.5 of --shape) for where a method starts to win'
     add('--breakeven', type=int, nargs='*', metavar='SIDE', help=sweep)
@@ -56,16 +55,15 @@ def parse_args() -> argparse.Namespace:
     add('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     add('--json', metavar='FILE', help='write the numbers, every sample and the command to this file')
     args = parser.parse_args()
+    check_least(args, rounds=5, warmup=1, num=1, batch=1, threads=1, shape=1, breakeven=1)
+    check_parts(args, 'smaller_input')
+    check_apart(args, 'smaller_input', 'no_smaller_input', why='give one of them')
+    if args.breakeven is not None and len(args.configs) == 1 and not (args.stock or args.smaller_input):
+        raise UserError('--breakeven: there is nothing to compare the baseline with; name a second config')
     args.batch = args.batch or [2 if args.train else 1]
     # a sweep over sizes and a training step have no use for the rival
     left_out = args.no_smaller_input or args.breakeven is not None or args.train
     args.factors = args.smaller_input or ([] if left_out else FACTORS)
-    least = dict(rounds=5, warmup=1, num=1, batch=1, threads=1)
-    for flag, value in dict(vars(args), batch=min(args.batch), threads=args.threads or 1).items():
-        if flag in least and value < least[flag]:
-            parser.error(f'--{flag} {value}: give {least[flag]} or more')
-    if any(not 0 < factor < 1 for factor in args.factors):
-        parser.error('--smaller-input: give parts of the size, between 0 and 1')
     return args
 
 
@@ -106,7 +104,10 @@ def main():
     configs, models = loading.build_models(args.configs, args.checkpoint, args.stock, args.device, args.train)
     baseline = next(iter(models))
     shape = loading.image_shape(configs[baseline], args.shape)
-    images, what = loading.timing_pictures(models, configs[baseline], args.images, shape, args.num, max(args.batch))
+    num = args.num or 8
+    images, what = loading.timing_pictures(models, configs[baseline], args.images, shape, num, max(args.batch))
+    if args.num and what == 'noise':
+        raise UserError(f'--num {args.num}: there are no pictures, only noise; give --images DIR, or leave --num out')
     optimizers = {name: cfg.get('optim_wrapper') or {} for name, cfg in configs.items()} if args.train else None
     patch = getattr(getattr(models[baseline], 'backbone', None), 'patch_size', 32)
     bench = Bench(models, args.device, args.amp, args.compile, args.cuda_graph, optimizers, patch)
@@ -135,7 +136,7 @@ def main():
         print(f'tokens in each block, {name}: {run_lengths([f"{round(count, 1):g}" for count in counts])}')
     if args.json:
         out = dict(command=sys.argv, **about, tokens=tokens, rows=rows)
-        Path(args.json).write_text(json.dumps(out | (dict(break_even=points) if points else {}), indent=1) + '\n')
+        write_json(args.json, out | (dict(break_even=points) if points else {}))
     if missed:
         print(f'MACs are too low, no formula for {operator_line(missed)}; see get_flops.py', file=sys.stderr)
 

@@ -15,13 +15,12 @@ input.
 
 import argparse
 import dataclasses
-import json
 import statistics
 import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import CONVENTION, environment
@@ -30,9 +29,12 @@ from mmtoken.analysis.loading import build_model, dataset_inputs, image_shape, r
 from mmtoken.analysis.report import cost_table, costs, operator_line, token_line
 from mmtoken.analysis.second_opinion import SecondOpinion, second_opinion
 from mmtoken.analysis.tasks import task_of
+from mmtoken.analysis.variants import without
+from mmtoken.engine.configs import CfgOptions
 from mmtoken.engine.devices import check_device
 from mmtoken.engine.errors import UserError, one_line_errors
-from mmtoken.engine.files import check_output
+from mmtoken.engine.files import check_output, write_json
+from mmtoken.engine.flags import check_least
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('config', help='config file, or mmseg::… or mmdet::…')
     add('checkpoint', nargs='?', help='weights, which decide the token count of dynamic methods')
-    add('--dataset', type=int, metavar='N', default=10, help='at most so many pictures (10)')
+    add('--dataset', type=int, metavar='N', help='at most so many pictures (10)')
     add('--images', metavar='DIR', help='the pictures of this folder, resized to --shape')
     shape = "H W, one number for a square, none for the config's own size; alone: one blank image"
     add('--shape', type=int, nargs='*', metavar='SIDE', help=shape)
@@ -48,12 +50,15 @@ def parse_args() -> argparse.Namespace:
     add('--modules', action='store_true', help='list every block by itself')
     add('--no-fvcore', action='store_true', help='leave the second opinion out, which runs the model once more')
     add('--device', default='cpu', help='where to run it (cpu)')
-    add('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    options = 'override settings of the config; of the dense twin those that are not of the model'
+    add('--cfg-options', nargs='+', action=CfgOptions, help=options)
     add('--json', metavar='FILE', help='write the numbers to this file too')
     args = parser.parse_args()
     args.blank = args.shape is not None and not args.images
-    if args.dataset < 1:
-        parser.error(f'--dataset {args.dataset}: give a number of pictures, 1 or more')
+    check_least(args, dataset=1, shape=1)
+    if args.blank and args.dataset:
+        raise UserError('--dataset would do nothing beside --shape: one blank image is counted; add --images DIR')
+    args.dataset = args.dataset or 10
     return args
 
 
@@ -98,7 +103,7 @@ def main():
     check_device(args.device)
     check_output('--json', args.json)
     cfg = read_config(args.config, args.cfg_options)
-    twin = read_config(args.baseline) if args.baseline else None
+    twin = read_config(args.baseline, without(args.cfg_options, 'model.')) if args.baseline else None
     shape = image_shape(cfg, args.shape) if args.images or args.shape is not None else None
     model = build_model(cfg, args.checkpoint, initialise=not args.blank)
     images, what = pictures(args, cfg, model, shape)
@@ -129,7 +134,7 @@ def main():
         about |= dict(shape=cost['sizes'][0], parameters=parameters, convention=CONVENTION, command=sys.argv)
         about |= dict(environment(args.device), macs_mean=statistics.mean(cost['macs']))
         about |= dict(cost, baseline=baseline, fvcore=theirs and dataclasses.asdict(theirs))
-        Path(args.json).write_text(json.dumps(about, indent=1) + '\n')
+        write_json(args.json, about)
     low = False
     for whose, counted in (('The total', cost), ("The baseline's total", baseline)):
         missed = {name: counted['uncounted'][name] for name in counted['missed']} if counted else {}

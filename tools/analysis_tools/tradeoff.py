@@ -13,11 +13,10 @@ the config to use.
 
 import argparse
 import itertools
-import json
 import sys
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import variants
@@ -27,8 +26,11 @@ from mmtoken.analysis.rivals import FACTORS, judge_rows
 from mmtoken.analysis.tasks import Metric
 from mmtoken.analysis.tradeoff import Setting, Tradeoff, describe, images_of, write_csv
 from mmtoken.core import TokenHost
+from mmtoken.engine.configs import CfgOptions
 from mmtoken.engine.devices import check_installed
 from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import check_output, write_json
+from mmtoken.engine.flags import check_apart, check_finite, check_needs, check_parts, check_positive
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     goal.add_argument('--target-speedup', type=float, metavar='X', help='search: least loss that is X times faster')
     goal.add_argument('--max-drop', type=float, metavar='D', help='search: fastest that is worse by at most D')
     add('--search', **several, metavar='KEY=LOW:HIGH | KEY=A,B,…', help='where to search; one value fixes it')
-    add('--trials', type=int, default=30, help='settings that a search tries (30)')
+    add('--trials', type=int, help='settings that a search tries (30)')
     add('--smaller-input', type=float, nargs='+', metavar='F', help='sides of smaller pictures (0.8 0.65 0.5)')
     add('--no-smaller-input', action='store_true', help='leave the dense model on smaller pictures out')
     add('--competitor', **several, metavar='CONFIG:CKPT[:LABEL]', help='another model, such as a smaller backbone')
@@ -51,16 +53,20 @@ def parse_args() -> argparse.Namespace:
     add('--pictures', type=int, default=8, help='images to count and time on (8)')
     add('--rounds', type=int, default=10, help='timed runs of each model (10), or more where pictures differ in cost')
     add('--work-dir', type=Path, help='folder (work_dirs/tradeoff/<name of the config>)')
-    add('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    add('--cfg-options', nargs='+', action=CfgOptions, help='override settings of the config')
     args = parser.parse_args()
     args.search_wanted = args.target_speedup is not None or args.max_drop is not None
     args.metric = Metric.named(args.metric, args.lower_is_better)
     args.factors = [] if args.no_smaller_input else args.smaller_input or FACTORS
     if not (args.sweep or args.search_wanted):
         raise UserError('Nothing to do: give --sweep KEY=A,B,…, --target-speedup X or --max-drop D')
-    for flag in ('num', 'pictures', 'rounds', 'trials', 'target_speedup'):
-        if (value := getattr(args, flag)) is not None and not value > 0:
-            raise UserError(f'--{flag.replace("_", "-")} {value}: must be above 0')
+    check_positive(args, 'num', 'pictures', 'rounds', 'trials', 'target_speedup')
+    check_finite(args, 'max_drop')
+    check_parts(args, 'smaller_input')
+    check_apart(args, 'smaller_input', 'no_smaller_input', why='give one of them')
+    for flag in ('search', 'trials'):
+        check_needs(args, flag, 'target_speedup', 'max_drop')
+    args.trials = args.trials or 30
     return args
 
 
@@ -106,12 +112,13 @@ def measure(args: argparse.Namespace, tradeoff: Tradeoff, settings: list[Setting
 def main():
     args = parse_args()
     check_installed('matplotlib', *['optuna'] * args.search_wanted)
-    from mmtoken.analysis.figures import tradeoff_figure
+    from mmtoken.analysis.figures import save_figure, tradeoff_figure
 
     cfg = read_config(args.config, args.cfg_options)
     variants.check_reducer(cfg, args.config)
     given = variants.by_key(cfg, '--search', [variants.parse_space('--search', text) for text in args.search])
     args.work_dir = args.work_dir or Path('work_dirs/tradeoff') / args.config.stem
+    check_output('--work-dir', args.work_dir / 'tradeoff.json')
     dense = Setting('dense', 'dense', variants.dense_config(cfg), args.checkpoint)
     tradeoff = Tradeoff(args.work_dir, dense, args.num, args.pictures, args.rounds)
     host = tradeoff.contender(dense).model.backbone
@@ -137,11 +144,11 @@ def main():
 
     about = dict(command=sys.argv, config=str(args.config), checkpoint=args.checkpoint, **tradeoff.machine)
     about |= dict(metric=args.metric.name, lower_is_better=args.metric.lower, rows=rows)
-    (args.work_dir / 'tradeoff.json').write_text(json.dumps(about, indent=1) + '\n')
+    write_json(args.work_dir / 'tradeoff.json', about)
     write_csv(args.work_dir / 'tradeoff.csv', rows, args.metric)
     rounds = '-'.join(map(str, sorted({len(row['seconds']) for row in rows})))  # more where pictures differ in cost
     title = f'{args.config.stem}\n{images_of(rows[0])}, {tradeoff.machine["device"]}, {rounds} rounds, batch 1'
-    tradeoff_figure(rows, args.metric, title, best and best.name).savefig(args.work_dir / 'tradeoff.png', dpi=150)
+    save_figure(tradeoff_figure(rows, args.metric, title, best and best.name), args.work_dir / 'tradeoff.png')
     print(f'{args.work_dir}/tradeoff.png, .csv, .json ({rounds} rounds)')
     for row in filter(lambda row: row['missed'], rows):
         missed = operator_line(row['missed'])

@@ -13,7 +13,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmengine.config import DictAction
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis import trace_tokens
@@ -28,9 +27,11 @@ from mmtoken.analysis.loading import (
 )
 from mmtoken.analysis.tasks import task_of
 from mmtoken.analysis.variants import check_reducer, dense_config
+from mmtoken.engine.configs import CfgOptions
 from mmtoken.engine.devices import check_device, check_installed
 from mmtoken.engine.errors import UserError, one_line_errors
 from mmtoken.engine.files import check_output
+from mmtoken.engine.flags import check_least
 
 PANELS = 8
 
@@ -49,9 +50,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--shape', type=int, nargs='+', help='size H W that the picture is resized to')
     parser.add_argument('--out', type=Path, help='PNG to write (outputs/<config>_<image>.png)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override settings of the config')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_least(args, layers=0, shape=1)
+    return args
 
 
 @one_line_errors()
@@ -59,7 +62,7 @@ def main():
     args = parse_args()
     check_installed('matplotlib')
     check_device(args.device)
-    from mmtoken.analysis.figures import check_format, tokens_figure
+    from mmtoken.analysis.figures import check_format, save_figure, tokens_figure
 
     name = Path(args.config).stem
     out = args.out or Path('outputs') / f'{name}_{Path(args.image).stem}.png'
@@ -92,7 +95,7 @@ def main():
 
     layers = args.layers or spread_out(trace.changes() or [0, depth - 1], PANELS)
     picture = np.ascontiguousarray(np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels[..., 2::-1])
-    tokens_figure(picture, trace, layers, name, labels, classes, palette).savefig(out, dpi=150)
+    save_figure(tokens_figure(picture, trace, layers, name, labels, classes, palette), out)
     print('tokens in each block: ' + ', '.join(str(count[0]) for count in trace.counts))
     for what, value in task.compare(theirs, ours).items():
         print(f'{what} with the dense model: {value:.4g}')

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import write_image
 
 SPLITS = dict(train='training', val='test')
 IGNORED = 255
@@ -60,8 +61,6 @@ def convert(src: Path, dst: Path, split: str) -> int:
         found = [path for path in found if int(path.stem.split('_')[0]) % 2 == 0]
     if not found:
         fail(f'no .tif images in {src / "images"}')
-    for kind in ('images', 'labels'):
-        (dst / kind / split).mkdir(parents=True, exist_ok=True)
     for path in found:
         number = path.stem.split('_')[0]
         image = read(path, cv2.IMREAD_COLOR)
@@ -70,8 +69,9 @@ def convert(src: Path, dst: Path, split: str) -> int:
         if not image.shape[:2] == vessels.shape == field.shape:
             fail(f'{path}, its vessels and its field of view have different sizes')
         label = np.where(field > 127, (vessels > 127).astype(np.uint8), np.uint8(IGNORED))
-        cv2.imwrite(str(dst / 'images' / split / f'{number}.jpg'), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-        cv2.imwrite(str(dst / 'labels' / split / f'{number}.png'), label)
+        # the label first: an image without one would be trained on
+        write_image(dst / 'labels' / split / f'{number}.png', label)
+        write_image(dst / 'images' / split / f'{number}.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])
     return len(found)
 
 

@@ -14,15 +14,16 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, MODELS
+from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
 import mmtoken  # noqa: F401  before any config is read
-from mmtoken.analysis.loading import read_config, spread_out
+from mmtoken.analysis.loading import build_model, read_config, spread_out
 from mmtoken.engine.checkpoints import read_weights
-from mmtoken.engine.configs import check_datasets
-from mmtoken.engine.errors import UserError, one_line_errors
-from mmtoken.engine.files import check_output
+from mmtoken.engine.configs import check_datasets, name_bad_files
+from mmtoken.engine.errors import UserError, one_line_errors, user_errors
+from mmtoken.engine.files import check_output, replacing
+from mmtoken.engine.flags import check_positive
 from mmtoken.methods.mixed_scale import CoarseSelector, MixedScale, fit_linear
 from mmtoken.methods.mixed_scale.selectors import impurity
 
@@ -35,7 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--num', type=int, default=100, help='training pictures, spread over the set (100)')
     parser.add_argument('--ridge', type=float, default=1e-3, help='weight of the squared norm, a cell (1e-3)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_positive(args, 'num', 'ridge')
+    return args
 
 
 def find(model: nn.Module) -> tuple[str, MixedScale]:
@@ -55,7 +58,9 @@ def training_set(cfg: Config):
     while 'dataset' in dataset:
         dataset = dataset.dataset
     dataset.pipeline = cfg.test_dataloader.dataset.pipeline
-    return DATASETS.build(dataset)
+    name_bad_files(cfg)
+    with user_errors('train_dataloader.dataset cannot be built'):
+        return DATASETS.build(dataset)
 
 
 @torch.no_grad()
@@ -79,7 +84,7 @@ def main():
     args = parse_args()
     check_output('--out', args.out)
     cfg = read_config(args.config)
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg, training=True)
     name, reducer = find(model)
     weights = read_weights(args.checkpoint)
     missing = [key for key in model.load_state_dict(weights, strict=False).missing_keys if not key.startswith(name)]
@@ -89,9 +94,8 @@ def main():
     features, wanted = collect(model.to(args.device), reducer, training_set(cfg), args.num, args.device)
     weight, bias = fit_linear(features, wanted, args.ridge)
     weights[f'{name}.selector.head.weight'], weights[f'{name}.selector.head.bias'] = weight[None], bias[None]
-    part = args.out.with_suffix('.part')
-    torch.save(dict(state_dict=dict(weights), meta={}), part)
-    part.replace(args.out)
+    with replacing(args.out) as part:
+        torch.save(dict(state_dict=dict(weights), meta={}), part)
     said = features @ weight + bias
     agreement = torch.corrcoef(torch.stack([said, wanted]))[0, 1]
     print(f'{args.out}: fitted to {len(wanted)} cells, correlation {agreement:.3f}')

@@ -34,8 +34,9 @@ from mmtoken.analysis import MacReport, environment, interleave, segmentor_macs
 from mmtoken.analysis.benchmark import Bench
 from mmtoken.analysis.report import markdown
 from mmtoken.engine.devices import check_device
-from mmtoken.engine.errors import one_line_errors
-from mmtoken.engine.files import check_output
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import check_output, read_json, write_text
+from mmtoken.engine.flags import check_apart, check_positive
 from mmtoken.hosts.dinov2 import TokenDINOv2
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,14 +56,19 @@ SECONDS, FEWEST, MOST = 2.5, 10, 40
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', type=Path, help='folder for gpu_report.json')
-    parser.add_argument('--minutes', type=float, default=4, help='begin no section after so many (4)')
-    parser.add_argument('--device', default='cuda')
+    parser.add_argument('--minutes', type=float, help='begin no section after so many (4)')
+    parser.add_argument('--device', help='where to run it (cuda)')
     parser.add_argument('--dry-run', action='store_true', help='a toy on the CPU, to see that all sections run')
     parser.add_argument('--table', type=Path, metavar='JSON', help='print the tables of a file, and time nothing')
     parser.add_argument('--macs', type=Path, metavar='JSON', help='count what a file lacks, and time nothing')
     args = parser.parse_args()
     if sum(value is not None for value in (args.out, args.table, args.macs)) != 1:
-        parser.error('give one of --out, --table and --macs')
+        raise UserError('give one of --out, --table and --macs')
+    check_positive(args, 'minutes')
+    for flag in ('minutes', 'device', 'dry_run'):
+        check_apart(args, flag, 'table', 'macs', why='nothing is timed')
+    check_apart(args, 'device', 'dry_run', why='it runs on the CPU')
+    args.minutes, args.device = args.minutes or 4, args.device or 'cuda'
     return args
 
 
@@ -369,7 +375,15 @@ def write(file: Path, report: dict) -> None:
     """Writes a report, each row on a line of its own."""
     rows = ',\n  '.join(json.dumps(row) for row in report['rows'])
     head = json.dumps({key: value for key, value in report.items() if key != 'rows'}, indent=1)
-    file.write_text(f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n')
+    write_text(file, f'{head[:-2]},\n "rows": [\n  {rows}\n ]\n}}\n')
+
+
+def read_report(file: Path) -> dict:
+    """Reads what :func:`write` wrote."""
+    report = read_json(file, {})
+    if 'rows' not in report:
+        raise UserError(f'{file}: no report of this tool; give the gpu_report.json that --out wrote')
+    return report
 
 
 def count_rows(rows: list[dict], dry: bool) -> Iterator[None]:
@@ -432,13 +446,13 @@ def tables(rows: list[dict]) -> str:
 def main():
     args = parse_args()
     if args.macs:
-        report = json.loads(args.macs.read_text())
+        report = read_report(args.macs)
         for _ in count_rows(report['rows'], report['dry_run']):
             write(args.macs, report)
         write(args.macs, report)
         return
     if args.table:
-        print(tables(json.loads(args.table.read_text())['rows']))
+        print(tables(read_report(args.table)['rows']))
         return
     check_output('--out', args.out / 'gpu_report.json')
     check_device('cpu' if args.dry_run else args.device)

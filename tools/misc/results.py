@@ -4,7 +4,7 @@
                                  [--metric Dice.vessel] [--macs | --benchmark BENCH.json]
 
 The first config is the dense baseline. Each is scored by ``tools/test.py``; what is already in ``--out`` for the same
-checkpoint and the same config text is not run again, so an interrupted run goes on and a table is free. MACs and
+checkpoint, config text and pictures is not run again, so an interrupted run goes on and a table is free. MACs and
 latencies are those that ``tools/analysis_tools/benchmark.py --json`` measured for configs of the same names. ``--macs``
 counts MACs alone, on one blank picture: for methods whose cost does not depend on the picture.
 """
@@ -19,9 +19,10 @@ from pathlib import Path
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis.loading import one_for_each
-from mmtoken.engine.configs import load_config
+from mmtoken.engine.configs import check_datasets, load_config
+from mmtoken.engine.digests import data_digest
 from mmtoken.engine.errors import UserError, one_line_errors
-from mmtoken.engine.files import check_output, read_json, write_text
+from mmtoken.engine.files import check_output, locked, read_json, write_json
 
 TOOLS = Path(__file__).resolve().parents[1]
 HEAD = ('config', '{metric}', 'Δ', 'GMACs', 'MACs ×', 'ms, batch {0}', 'speed-up, batch {0}', 'speed-up ÷ MAC speed-up')
@@ -34,9 +35,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', required=True, type=Path, help='JSON file to write or to go on with')
     parser.add_argument('--metric', default='mIoU', help='the metric of the table (mIoU); the file holds all of them')
     parser.add_argument('--macs', action='store_true', help='count the MACs of one blank picture, into --out')
-    parser.add_argument('--benchmark', type=Path, nargs='*', default=[], help='JSON files of benchmark.py')
+    parser.add_argument('--benchmark', type=Path, nargs='+', default=[], help='JSON files of benchmark.py')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/results'), help='logs of the tests')
-    return parser.parse_args()
+    args = parser.parse_args()
+    stems = [config.stem for config in args.configs]
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        raise UserError(f'{twice[0]}: two configs have this name, by which rows are known; rename one')
+    return args
 
 
 def score(config: Path, checkpoint: str, work_dir: Path) -> dict:
@@ -90,11 +95,31 @@ def table(rows: list, latencies: dict, metric: str) -> str:
     return '\n'.join(lines)
 
 
-def read_latencies(paths: list) -> dict:
+def read_rows(path: Path) -> dict[str, dict]:
+    """Rows of ``--out`` by the name of their config."""
+    old = read_json(path, {})
+    # older files name one checkpoint for all of their rows
+    shared = {key: old.get(key) for key in ('checkpoint', 'weights')}
+    return {row['config']: shared | row for row in old.get('rows', [])}
+
+
+def add_row(path: Path, row: dict) -> dict[str, dict]:
+    """Writes a row beside those that are there, of another run that writes meanwhile too; returns all of them."""
+    with locked(path):
+        known = read_rows(path)
+        known[row['config']] = row
+        write_json(path, dict(command=' '.join(sys.argv), rows=list(known.values())))
+    return known
+
+
+def read_latencies(paths: list, names: list) -> dict:
     """Rows of ``benchmark.py --json`` by name and batch size; those of later files go first."""
     latencies = {}
     for path in paths:
-        for row in read_json(path)['rows']:
+        rows = read_json(path, {}).get('rows', [])
+        if not any(row.get('name') in names for row in rows):
+            raise UserError(f'--benchmark {path}: it has no row of any of these configs; give a file of benchmark.py')
+        for row in rows:
             key = row['name'], row['batch']
             if latencies.get(key, row).get('shape') != row.get('shape'):
                 raise UserError(
@@ -115,27 +140,28 @@ def main():
         missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             raise UserError(f'{flag}: file not found: {missing[0]}')
-    latencies = read_latencies(args.benchmark)
-    old = read_json(args.out, {})
-    # older files name one checkpoint for all of their rows
-    shared = {key: old.get(key) for key in ('checkpoint', 'weights')}
-    known = {row['config']: shared | row for row in old.get('rows', [])}
+    latencies = read_latencies(args.benchmark, [config.stem for config in args.configs])
+    known = read_rows(args.out)
     for config, cfg, checkpoint in zip(args.configs, configs, checkpoints):
         weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12]
         digest = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:12]
         row = known.get(config.stem, {})
         fresh = (row.get('digest'), row.get('weights')) != (digest, weights)
+        if fresh or 'data' in row:  # rows of older versions do not say what they were scored on, and stand
+            check_datasets(cfg, ['test'])
+            data = data_digest(cfg, 'test')
+            fresh = fresh or row['data'] != data
         if fresh:
             metrics = score(config, checkpoint, args.work_dir / config.stem)
-            row = known[config.stem] = dict(
-                config=config.stem, digest=digest, checkpoint=Path(checkpoint).name, weights=weights, metrics=metrics
-            )
+            about = dict(digest=digest, checkpoint=Path(checkpoint).name, weights=weights, data=data)
+            row = known[config.stem] = dict(config=config.stem, **about, metrics=metrics)
         if count := args.macs and 'macs' not in row:
             row['macs'] = count_macs(config)
             row['mac_ratio'] = row['macs'] / known[args.configs[0].stem]['macs']
         if fresh or count:
-            result = dict(command=' '.join(sys.argv), rows=list(known.values()))
-            write_text(args.out, json.dumps(result, indent=1) + '\n')
+            known = add_row(args.out, row)
+        if args.metric not in row['metrics']:
+            raise UserError(f'--metric {args.metric}: {config.stem} has {", ".join(row["metrics"])}')
         print(config.stem, row['metrics'], flush=True)
     print(table([known[config.stem] for config in args.configs], latencies, args.metric))
 
