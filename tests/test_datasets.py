@@ -159,3 +159,20 @@ def test_labels_alone_are_resized():
     out = resize(dict(img=image, gt_seg_map=labels, seg_fields=['gt_seg_map']))
     assert out['gt_seg_map'].tolist() == np.arange(12).reshape(3, 4).tolist()
     assert out['gt_seg_map'].dtype == np.uint8 and out['img'] is image
+
+
+@pytest.mark.parametrize('end', ['png', 'tif'])
+@pytest.mark.parametrize('backend', ['pillow', 'cv2'])
+def test_ids_of_two_bytes_are_read_where_they_fit_into_one(tmp_path, end, backend):
+    from mmtoken.datasets import LoadLabels
+
+    load, path = LoadLabels(num_classes=11, imdecode_backend=backend), tmp_path / f'wide.{end}'
+    for ids, refused in (([0, 10, 255], None), ([0, 256, 10], 256), ([0, 65535, 1], 65535)):
+        labels = np.array([ids, ids], np.uint16)
+        cv2.imwrite(str(path), labels)
+        results = dict(seg_map_path=str(path), reduce_zero_label=False, seg_fields=[], ori_shape=(2, 3))
+        if refused is None:
+            assert (load(results)['gt_seg_map'] == labels).all()
+            continue
+        with pytest.raises(ValueError, match=rf'wide.{end}: holds the id {refused}, .* 0 to 255'):
+            load(results)

@@ -1,8 +1,14 @@
 """Loading of pictures and labels that names the file where something is wrong; the tools put it in upstream's place."""
 
+import io
+from contextlib import suppress
+
+import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations
+from PIL import Image, UnidentifiedImageError
 
 from mmtoken.registry import TRANSFORMS
 
@@ -46,11 +52,17 @@ class LoadLabels(LoadAnnotations):
     def transform(self, results: dict) -> dict:
         path = results.get('seg_map_path')
         try:
+            wide = self.beyond_a_byte(path)
             results = super().transform(results)
         except Exception as error:
             raise ValueError(
                 f'{path}: cannot be read as a label map ({first_line(error)}); mend or remove it'
             ) from error
+        if wide is not None:
+            raise ValueError(
+                f'{path}: holds the id {wide}, and ids are kept in one byte: 0 to 255; write other ids, or none for '
+                'pixels that count nowhere'
+            )
         labels, size = results['gt_seg_map'], results.get('ori_shape')
         if size is not None and labels.shape != tuple(size):
             raise ValueError(
@@ -66,6 +78,16 @@ class LoadLabels(LoadAnnotations):
                     f'{self.num_classes - 1} and ignore_index={self.ignore_index}'
                 )
         return results
+
+    def beyond_a_byte(self, path: str) -> int | float | None:
+        """Returns an id that upstream's cast to eight bits would turn into another, unseen; None if there is none."""
+        data = fileio.get(path, backend_args=self.backend_args)
+        with suppress(UnidentifiedImageError), Image.open(io.BytesIO(data)) as image:  # reads the header alone
+            if image.mode in ('1', 'L', 'P', 'RGB', 'RGBA'):
+                return None
+        stored = mmcv.imfrombytes(data, flag='unchanged', backend=self.imdecode_backend)
+        wrong = stored[stored != stored.astype(np.uint8)]
+        return wrong[0].item() if wrong.size else None
 
 
 def _times(shape: tuple) -> str:

@@ -43,7 +43,8 @@ class GuardHook(Hook):
     """Ends a training in one line where mmengine would go on in silence; ``tools/train.py`` adds it.
 
     - Weights that are not finite are never saved: the older checkpoints stay.
-    - First weights (``pretrained``, ``init_cfg``) of which almost nothing arrived in the model are refused.
+    - First weights (``pretrained``, ``init_cfg``) of which almost nothing arrived in the model are refused, and weights
+      of a teacher that do not fit.
     - A run that is resumed where a validation was due makes up for it: the kill may have hit it, and the checkpoint,
       which is written before, does not know its result.
     """
@@ -59,6 +60,9 @@ class GuardHook(Hook):
         check_finite(dict(model.named_parameters()), 'the model at the start', dict(model.named_parameters()))
         if runner._load_from is None and not runner._resume:
             self.check_first_weights(model, runner.cfg)
+        teacher = getattr(model, 'teacher', None)
+        if teacher is not None:
+            teacher.prepare()
         loop = runner.train_loop
         done, goal = (
             (loop.epoch, loop.max_epochs) if isinstance(loop, EpochBasedTrainLoop) else (loop.iter, loop.max_iters)

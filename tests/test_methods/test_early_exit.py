@@ -16,9 +16,11 @@ from mmseg.structures import SegDataSample
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmtoken.core import HostInfo, Layout, Packing
+from mmtoken.engine.errors import UserError
 from mmtoken.methods.dovit import DoViT
 from mmtoken.methods.dtop import DToP
 from mmtoken.methods.early_exit import Attention, Map, Pointwise, kind_of
+from mmtoken.models.distill import Teacher
 from mmtoken.registry import MODELS
 from mmtoken.testing import DEPTH, PATCH, SIDE, randomize
 
@@ -601,13 +603,51 @@ def test_a_teacher_adds_its_losses_and_nothing_else(tmp_path):
     assert student.decode_head.conv_seg.weight.grad.abs().sum() > 0
     again = copy.deepcopy(student)  # as an exponential moving average does
     assert again.teacher.model is None and student.teacher.model is not None
-    with pytest.raises(ValueError, match=r'teacher\.checkpoint=nowhere\.pth is not there'):
+    with pytest.raises(UserError, match=r'model\.teacher: checkpoint not found: nowhere\.pth'):
         model(exits('DoViT'), teacher=dict(checkpoint='nowhere.pth')).loss(inputs, targets)
-    torch.save(dict(state_dict=dict(foo=torch.zeros(1))), tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match=r'is of another model: it lacks backbone\.'):
-        model(exits('DoViT'), teacher=dict(checkpoint=str(tmp_path / 'other.pth'))).loss(inputs, targets)
+    key = 'decode_head.conv_seg.bias'
+    for change, words in [
+        ({'backbone.cls_token': None}, r'does not fit .* backbone\.cls_token is missing'),
+        ({key: torch.zeros(9)}, f'does not fit .* {key}'),
+        ({key: torch.full_like(dense.state_dict()[key], torch.nan)}, f'{key} that are not finite'),
+        ({'decode_head.more': torch.zeros(1)}, r'does not fit .* decode_head\.more is unknown'),
+    ]:
+        state = {name: value for name, value in {**dense.state_dict(), **change}.items() if value is not None}
+        torch.save(dict(state_dict=state), tmp_path / 'other.pth')
+        other = model(exits('DoViT'), teacher=dict(checkpoint=str(tmp_path / 'other.pth')))
+        with pytest.raises(UserError, match=f'model.teacher: checkpoint .*other.pth .*{words}') as error:
+            other.teacher.prepare()
+        assert '\n' not in str(error.value)
     with pytest.raises(ValueError, match='gives no map of logits'):
         model(exits('DToP', ATM), ATM, teacher=teacher).train().loss(inputs, targets)
+
+
+@pytest.mark.parametrize('classes, sigmoid', [(1, True), (3, True), (3, False)])
+def test_a_sigmoid_head_learns_each_channel_by_itself(classes, sigmoid):
+    goal, ours = (torch.randn(2, classes, 4, 5, dtype=torch.double) for _ in range(2))
+    head = dict(in_channels=4, channels=4, num_convs=0, concat_input=False, num_classes=max(2, classes))
+    loss = dict(type='CrossEntropyLoss', use_sigmoid=sigmoid)
+    head = MODELS.build(
+        dict(
+            head, type='mmseg.FCNHead', out_channels=classes, threshold=0.5 if classes == 1 else None, loss_decode=loss
+        )
+    )
+    feats = (torch.zeros(2, 4, 4, 5),)
+    head.forward = lambda _: goal
+
+    class Dense(torch.nn.Module):
+        decode_head = head
+        extract_feat = staticmethod(lambda images: feats)
+
+    teacher = Teacher(None, 'dense.pth', tau=2.0)
+    teacher.model = Dense()
+    ours.requires_grad_()
+    got = teacher.losses(torch.zeros(1), feats, ours)['loss_logits']
+    t, s = ((one / 2).sigmoid() if sigmoid else (one / 2).softmax(1) for one in (goal, ours))
+    pairs = [(t, s), (1 - t, 1 - s)] if sigmoid else [(t, s)]
+    want = 4 * sum(p * (p / q).log() for p, q in pairs).sum(1).mean()
+    assert torch.allclose(got.double(), want, atol=1e-5) and got > 0.1
+    assert torch.autograd.grad(got, ours)[0].abs().min() > 0
 
 
 @pytest.mark.parametrize('method', ['DToP', 'DoViT'])

@@ -100,6 +100,7 @@ BAD_DATA = [
     ('labels', no_bytes, ['0.png: cannot be read as a label map']),
     ('labels', cut, ['0.png: cannot be read as a label map']),
     ('labels', draw(LABEL + 11), ['0.png: holds the id 11', 'num_classes=11']),
+    ('labels', draw(np.full(LABEL.shape, 256, np.uint16)), ['0.png: holds the id 256', '0 to 255']),
     ('labels', draw(LABEL[:40]), ['0.png: the label map is 40×56, its picture 42×56']),
     ('labels', draw(np.zeros((42, 56, 3), np.uint8)), ['0.png: the label map is 42×56×3']),
 ]
