@@ -54,11 +54,14 @@ def use_cpu_if_needed(cfg: Config):
         cfg.model_wrapper_cfg = {**wrapper, **(cfg.get('model_wrapper_cfg') or {}), 'device_ids': None}
 
 
-def check_installed(*packages: str):
-    """Fail if a package that only the analysis tools need is not there."""
+def check_installed(*packages: str, extra: str = 'analysis'):
+    """Fails if a package that only some tools need is not there.
+
+    Args:
+        *packages: Their names.
+        extra: The extra of mmtoken that brings them; empty if none does.
+    """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"{' and '.join(missing)} not installed: pip install 'mmtoken[analysis]', or pip install "
-            f'{" ".join(missing)}'
-        )
+        ways = [f"pip install 'mmtoken[{extra}]'"] * bool(extra) + [f'pip install {" ".join(missing)}']
+        raise UserError(f'{" and ".join(missing)} not installed: {", or ".join(ways)}')

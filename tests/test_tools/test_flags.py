@@ -67,6 +67,7 @@ REFUSED = [
     ('misc/gpu_report', ['--out', 'a', '--table', 'b'], 'give one of --out, --table and --macs'),
     ('misc/fit_selector', ['a.py', 'a.pth', '--out', 'b', '--num', '0'], '--num 0: must be above 0'),
     ('misc/fit_selector', ['a.py', 'a.pth', '--out', 'b', '--ridge', 'nan'], '--ridge nan: must be above 0'),
+    ('misc/bake_body', ['--samples', '0'], '--samples 0: give 40 or more'),
     ('demo', ['--rounds', '0'], '--rounds 0: give 1 or more'),
     ('test', ['a.py', 'a.pth', '--wait-time', '1'], '--wait-time would do nothing without --show'),
     ('test', ['a.py', 'a.pth', '--show', '--wait-time', 'nan'], '--wait-time nan: give 0 or more'),

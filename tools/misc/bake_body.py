@@ -14,6 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mmtoken.engine.devices import check_installed
+from mmtoken.engine.errors import one_line_errors
+from mmtoken.engine.files import check_output, replacing
+from mmtoken.engine.flags import check_least
 from mmtoken.hmr.body.joints import JOINT_NAMES, PARENTS
 
 OUT = Path(__file__).parents[2] / 'mmtoken/hmr/body/free_body.npz'
@@ -113,6 +117,7 @@ def landmarks(vertices: np.ndarray, topology: str) -> np.ndarray:
     return np.linalg.norm(points[:, None] - vertices, axis=-1).argmin(1)
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--topology', default='notoes_collapse10pc', help='mesh of Anny, by name')
@@ -121,6 +126,9 @@ def main() -> None:
     )
     parser.add_argument('--out', type=Path, default=OUT)
     args = parser.parse_args()
+    check_least(args, samples=40)  # 10 shapes are left of three quarters of them
+    check_output('--out', args.out)
+    check_installed('anny', extra='')
     from anny import Anny
 
     body = Anny(rig='cmu_mb', topology=args.topology, skinning_method='lbs')
@@ -153,8 +161,7 @@ def main() -> None:
         f'the regressor misses their joints by {1e3 * wrong.mean():.1f} mm, by {1e3 * wrong.mean(0).max():.1f} at worst'
         f' ({JOINT_NAMES[wrong.mean(0).argmax()]}); sum of |weights| at most {abs(regressor).sum(1).max():.1f}'
     )
-    np.savez_compressed(
-        args.out,
+    arrays = dict(
         v_template=mean.astype(np.float32),
         shapedirs=shapes.astype(np.float32),
         J_regressor=regressor.astype(np.float32),
@@ -163,6 +170,8 @@ def main() -> None:
         f=body.get_triangular_faces().numpy().astype(np.int32),
         landmarks=landmarks(middle, args.topology).astype(np.int32),
     )
+    with replacing(args.out) as part, part.open('wb') as file:
+        np.savez_compressed(file, **arrays)
     print(f'{args.out}: {args.out.stat().st_size / 1e3:.0f} kB')
 
 
