@@ -1,8 +1,10 @@
 """What every test starts from: mmtoken imported (its compat hooks in place) and the same random numbers."""
 
 import random
+from functools import cache
 from pathlib import Path
 
+import mmengine.config.utils
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,14 @@ def _same_random_numbers():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _model_indices_are_read_once():
+    """mmengine reads a hundred YAML files for each config of mmseg that another derives from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.utils, 'load', cache(mmengine.config.utils.load))
+        yield
 
 
 def pytest_collection_modifyitems(items):
