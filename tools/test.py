@@ -1,6 +1,6 @@
-"""Evaluate a checkpoint: mmseg's ``tools/test.py`` and its flags, for configs that use mmtoken.
+"""Evaluate a checkpoint: ``tools/test.py`` of mmseg and mmdet and their flags, for configs that use mmtoken.
 
-    python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out DIR] [--show-dir DIR] [--tta]
+    python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out PATH] [--show-dir DIR] [--tta]
 
 The checkpoint may come from the dense model: CONFIG then says how it is accelerated.
 """
@@ -14,6 +14,7 @@ from mmengine.config import Config
 import mmtoken  # noqa: F401  before any config is read: it makes `mmtoken::` and `mmseg::` known to mmengine
 from mmtoken.engine.checkpoints import check_checkpoint
 from mmtoken.engine.configs import CfgOptions, check_datasets, load_config, name_bad_files
+from mmtoken.engine.detection import add_tta, check_detection, dump_predictions, is_detection
 from mmtoken.engine.devices import use_cpu_if_needed
 from mmtoken.engine.errors import UserError, one_line_errors
 from mmtoken.engine.flags import check_least, check_needs
@@ -25,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='folder for the log and the metrics (work_dirs/<name of the config>)')
-    parser.add_argument('--out', help='folder for the predicted label maps')
+    parser.add_argument('--out', help='folder for the predicted label maps; of a detector a .pkl file for its boxes')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument(
         '--show-dir', help='folder for painted predictions, one of every default_hooks.visualization.interval'
@@ -66,17 +67,24 @@ def main():
     if args.show or args.show_dir:
         hook = need(cfg, 'default_hooks.visualization', '--show-dir' if args.show_dir else '--show')
         hook.update(draw=True, show=args.show, wait_time=2 if args.wait_time is None else args.wait_time)
-        if args.show_dir:
+        if args.show_dir and is_detection(cfg):
+            hook.test_out_dir = args.show_dir
+        elif args.show_dir:
             need(cfg, 'visualizer', '--show-dir').save_dir = args.show_dir
     if args.tta:
+        if is_detection(cfg):
+            add_tta(cfg)
         cfg.test_dataloader.dataset.pipeline = need(cfg, 'tta_pipeline', '--tta')
         cfg.model = dict(need(cfg, 'tta_model', '--tta'), module=cfg.model)
-    if args.out:
+    if args.out and is_detection(cfg):
+        dump_predictions(cfg, args.out)
+    elif args.out:
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         for evaluator in evaluators:
             evaluator.update(output_dir=args.out, keep_results=True)
 
     check_datasets(cfg, ['test'])
+    check_detection(cfg, ['test'])
     use_cpu_if_needed(cfg)
     name_bad_files(cfg)
     runner = build_runner(cfg)

@@ -1,6 +1,6 @@
-"""Train a model: mmseg's ``tools/train.py`` and its flags, for configs that use mmtoken.
+"""Train a model: ``tools/train.py`` of mmseg and mmdet and their flags, for configs that use mmtoken.
 
-python tools/train.py CONFIG [--work-dir DIR] [--resume] [--amp] [--cfg-options KEY=VALUE ...]
+python tools/train.py CONFIG [--work-dir DIR] [--resume] [--amp] [--auto-scale-lr] [--cfg-options KEY=VALUE ...]
 """
 
 import argparse
@@ -11,6 +11,7 @@ import mmtoken  # noqa: F401  before any config is read: it makes `mmtoken::` an
 from mmtoken.engine import GuardHook
 from mmtoken.engine.checkpoints import check_checkpoint, check_frozen, check_resume, latest_checkpoint
 from mmtoken.engine.configs import CfgOptions, check_datasets, check_pretrained, load_config, name_bad_files
+from mmtoken.engine.detection import check_detection
 from mmtoken.engine.devices import check_amp, use_cpu_if_needed
 from mmtoken.engine.errors import UserError, one_line_errors
 from mmtoken.engine.models import build_runner, build_training, dry_run
@@ -28,6 +29,7 @@ def parse_args() -> argparse.Namespace:
         help='go on from a checkpoint, or from the latest one in the work dir',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -57,6 +59,10 @@ def main():
             raise UserError(f'--amp works with optim_wrapper.type=OptimWrapper, not with {kind}')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+            raise UserError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config')
+        cfg.auto_scale_lr.enable = True
     cfg.resume = args.resume is not None
     if cfg.resume:
         resumed = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
@@ -67,6 +73,7 @@ def main():
             cfg.load_from = resumed
 
     check_datasets(cfg, ['train', 'val'])
+    check_detection(cfg, ['train', 'val'])
     check_pretrained(cfg)
     check_amp(cfg)
     use_cpu_if_needed(cfg)

@@ -1,7 +1,14 @@
 """Datasets and transforms that OpenMMLab lacks."""
 
+import importlib.util
+
 from .camvid import CamVidDataset
 from .loading import LoadImage, LoadLabels
 from .transforms import ResizeLabels
 
 __all__ = ['CamVidDataset', 'LoadImage', 'LoadLabels', 'ResizeLabels']
+
+if importlib.util.find_spec('mmdet'):
+    from .coco import CocoDataset
+
+    __all__ += ['CocoDataset']
