@@ -75,7 +75,7 @@ ANALYSIS = ['matplotlib', 'optuna']
 # torchvision's wheel says which torch it belongs to, so pip takes the one that fits; see compat (f).
 TIMM = ['timm>=1.0.20', 'torchvision']
 PRETRAIN = ['mmpretrain>=1.2', *TIMM]
-TEST = ['pytest', 'pytest-xdist', 'onnx', 'ruff', 'mypy', 'setuptools>=64', 'wheel', *ANALYSIS, *TIMM]
+TEST = ['pytest', 'pytest-xdist', 'ruff', 'mypy', 'setuptools>=64', 'wheel', *ANALYSIS, *EXPORT, *TIMM]
 
 setup(
     name='mmtoken',

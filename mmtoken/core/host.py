@@ -1,5 +1,6 @@
 """TokenHost: the pass of every backbone: stem, blocks with a reducer between them, features."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -369,7 +370,7 @@ class TokenHost(Upstream):
             if reducer is not None:
                 state.keys = keys if reducer.needs_keys else None
                 reducer.between(state, i)
-            state.counts.append(state.x.shape[:-1].numel())
+            state.counts.append(math.prod(state.x.shape[:-1]))  # numel() would fix the batch of an exported graph
             if outs is not None:
                 for see in self.watchers:
                     see(state, i)

@@ -118,7 +118,7 @@ def rows_at(values: Tensor, index: Tensor) -> Tensor:
     Returns:
         Tensor: ``(B, m, …)``.
     """
-    values = values.expand(len(index), *values.shape[1:])
+    values = values.expand(index.shape[0], *values.shape[1:])  # len() would fix the batch of a graph
     return values.gather(1, index.view(*index.shape, *[1] * (values.dim() - 2)).expand(-1, -1, *values.shape[2:]))
 
 

@@ -295,7 +295,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         grid = tuple(x.shape[-2:])
         cls_position, positions = self.positions(grid)
         x = x.flatten(2).transpose(1, 2) + positions
-        prefix = self.prefix_tokens(cls_position, len(x), x)
+        prefix = self.prefix_tokens(cls_position, x.shape[0], x)
         return TokenState(torch.cat([prefix, x], dim=1), grid, self.num_prefix)
 
     def attend(self, block, x, layout):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmtoken.methods.expedit.cells import neighbours, scatter_to_neighbours
+from mmtoken.methods.expedit.cells import _sum_shifted, neighbours, scatter_to_neighbours
 
 
 @pytest.mark.parametrize('grid', [(4, 5), (2, 3), (1, 1)])
@@ -38,3 +38,11 @@ def test_scatter_is_the_adjoint_of_neighbours(grid, window):
 def test_scatter_passes_gradients():
     y = torch.randn(1, 6, 9, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda t: scatter_to_neighbours(t, (2, 3), 3), y)
+
+
+@pytest.mark.parametrize('grid', [(4, 5), (2, 3), (1, 1)])
+@pytest.mark.parametrize('window', [1, 3, 5])
+def test_scatter_for_graphs_is_the_same_sum(grid, window):
+    values = torch.randn(2, grid[0] * grid[1], window * window, 3)
+    graph = _sum_shifted(values.unflatten(1, grid), window).flatten(1, 2)
+    assert torch.equal(graph, scatter_to_neighbours(values, grid, window))

@@ -1,5 +1,6 @@
 """Expedit: the windows of centres around each cell."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,6 +33,8 @@ def scatter_to_neighbours(values: Tensor, grid: tuple[int, int], window: int) ->
     Returns:
         Tensor: ``(B, h·w, C)``.
     """
+    if torch.compiler.is_compiling():  # exports included
+        return _sum_shifted(values.unflatten(1, grid), window).flatten(1, 2)
     h, w = grid
     radius = window // 2
     values = values.unflatten(1, grid)
@@ -40,3 +43,26 @@ def scatter_to_neighbours(values: Tensor, grid: tuple[int, int], window: int) ->
         dy, dx = divmod(k, window)
         plane[:, dy : dy + h, dx : dx + w] += values[:, :, :, k]
     return plane[:, radius : radius + h, radius : radius + w].flatten(1, 2)
+
+
+def _sum_shifted(values: Tensor, window: int) -> Tensor:
+    """Does the sum of :func:`scatter_to_neighbours` without writes into slices.
+
+    Bit-equal, and half as fast in eager mode; but a graph of writes takes minutes to export or compile.
+
+    Args:
+        values (Tensor): ``(B, h, w, λ², C)``.
+        window (int): λ, odd.
+
+    Returns:
+        Tensor: ``(B, h, w, C)``.
+    """
+    h, w = values.shape[1:3]
+    total = values.new_zeros(1)
+    for k in range(window * window):
+        down, right = (offset - window // 2 for offset in divmod(k, window))
+        if abs(down) >= h or abs(right) >= w:
+            continue
+        part = values[:, max(0, -down) : h - max(0, down), max(0, -right) : w - max(0, right), k]
+        total = total + F.pad(part, (0, 0, max(0, right), max(0, -right), max(0, down), max(0, -down)))
+    return total

@@ -48,12 +48,13 @@ def merge_plan(source: Tensor, target: Tensor, n: int) -> tuple[Tensor, Tensor]:
         of each old token's value ``(B, n)``.
     """
     batch, r = source.shape
-    gone = torch.zeros(batch, n, dtype=torch.bool, device=source.device).scatter(1, source, True)
-    place = (~gone).cumsum(1) - 1
+    # Integers: the exporter has no scatter of a bool.
+    stays = torch.ones(batch, n, dtype=torch.int64, device=source.device).scatter(1, source, 0)
+    place = stays.cumsum(1) - 1
     index = place.scatter(1, source, place.gather(1, target))
     # Inverts `place` for tokens that stay; merged tokens all write into one column, which is cut off.
     positions = torch.arange(n, device=source.device).expand(batch, -1)
-    stay = positions.new_empty(batch, n - r + 1).scatter(1, place.masked_fill(gone, n - r), positions)[:, : n - r]
+    stay = positions.new_empty(batch, n - r + 1).scatter(1, place.masked_fill(stays == 0, n - r), positions)[:, : n - r]
     return stay, index
 
 
