@@ -82,6 +82,6 @@ class Servable(nn.Module):
         return model(images, mode='tensor')
 
 
-def names_of(outputs: tuple[Tensor, ...], output: str) -> list[str]:
-    """Returns the names of a graph's outputs."""
-    return [output] if len(outputs) == 1 else [f'{output}_{i}' for i in range(len(outputs))]
+def names_of(outputs: tuple[Tensor, ...]) -> list[str]:
+    """Returns the names of a graph's outputs, none of which an operator in the graph has too."""
+    return ['output'] if len(outputs) == 1 else [f'output_{i}' for i in range(len(outputs))]

@@ -53,7 +53,7 @@ def export_onnx(
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # torch's own, on what it will deprecate
-            names = names_of(servable(images), servable.output)
+            names = names_of(servable(images))
             exported = torch.export.export(servable, (images,), dynamic_shapes=dynamic, strict=False)
             program = torch.onnx.export(
                 exported,

@@ -22,12 +22,19 @@ from mmengine.config import Config, DictAction
 
 import mmtoken  # before any config is read
 from mmtoken.analysis.flops import image_channels, segmentor_macs
-from mmtoken.analysis.loading import build_model, class_colors, image_shape, read_config, timing_pictures
+from mmtoken.analysis.loading import (
+    build_model,
+    class_colors,
+    dataset_pictures,
+    image_shape,
+    read_config,
+    read_images,
+)
 from mmtoken.deployment import OUTPUTS, Servable, compare, export_onnx, forbidden_operators, operators, session
 from mmtoken.deployment.onnx import need
 from mmtoken.deployment.runtime import run
 from mmtoken.engine.devices import check_device
-from mmtoken.engine.errors import one_line_errors
+from mmtoken.engine.errors import UserError, one_line_errors
 from mmtoken.engine.files import check_output
 
 
@@ -76,6 +83,21 @@ def notes(cfg: Config, args: argparse.Namespace, model: torch.nn.Module, shape: 
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in known.items()}
 
 
+def pictures(
+    args: argparse.Namespace, cfg: Config, model: torch.nn.Module, shape: tuple[int, int]
+) -> tuple[torch.Tensor, str]:
+    """Normalised pictures ``(N, C, H, W)`` to compare on, and what they are."""
+    source = args.images
+    if source is None:
+        try:
+            source = dataset_pictures(cfg, '')
+        except UserError:  # the test set is not here
+            generator = torch.manual_seed(0)
+            return torch.randn(args.num, image_channels(model), *shape, generator=generator), 'images of noise'
+    images = read_images(model, source, shape, args.num, cfg)
+    return images, 'pictures' + ('' if args.images else ' of the test set')
+
+
 @one_line_errors()
 def main():
     args = parse_args()
@@ -88,7 +110,8 @@ def main():
     model = build_model(cfg, args.checkpoint).to(args.device)
     servable = Servable(model, args.output, args.pixels).eval()
     metadata = notes(cfg, args, model, shape)
-    images, what = timing_pictures({'model': model}, cfg, args.images, shape, args.num, args.num)
+    images, what = pictures(args, cfg, model, shape)
+    images = images.to(args.device)
     if args.pixels:
         mean, std = (getattr(model.data_preprocessor, name, 0) for name in ('mean', 'std'))
         images = images * std + mean if getattr(model.data_preprocessor, '_enable_normalize', False) else images
@@ -108,7 +131,7 @@ def main():
     print(f'{args.out}: {size:.1f} MiB, opset {args.opset}, {shape[0]}x{shape[1]}, {args.dynamic or "one picture"}')
     print(f'Operators: {", ".join(f"{name} {count}" for name, count in operators(args.out).items())}')
     print(
-        f'ONNX Runtime against PyTorch on {len(images)} of {what}: largest difference {worst["difference"]:.2e}, '
+        f'ONNX Runtime against PyTorch on {len(images)} {what}: largest difference {worst["difference"]:.2e}, '
         f'relative {worst["relative"]:.2e}'
         + (f', equal labels {worst["agreement"]:.2%}' if 'agreement' in worst else '')
     )
