@@ -8,11 +8,11 @@ import torch
 
 from mmtoken.core.arguments import check_choice
 from mmtoken.hmr.geometry import matrix_to_axis_angle, rotation_6d_to_matrix
+from mmtoken.hmr.unpickle import read_pickle
 from mmtoken.registry import BODY_MODELS
 
 from .joints import PARENTS
 from .skinned import SkinnedBody
-from .unpickle import read_pickle, to_array
 
 #: Vertices of SMPL that people use as joints 24 to 44: face, feet, finger tips, in the order of ``JOINT_NAMES``.
 LANDMARKS = (332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787)
@@ -91,14 +91,13 @@ def read(path: Path) -> dict[str, Any]:
         except Exception as error:
             raise ValueError(f'{path}: not read as SMPL ({str(error).splitlines()[0]}); save plain arrays') from error
     else:
-        found = {key: value for key, value in read_pickle(path).items() if key in NEEDED}
+        found = read_pickle(path)
+        if not isinstance(found, dict):
+            raise ValueError(f'{path}: holds no body model but {type(found).__name__}; SMPL files hold named arrays')
     missing = [key for key in NEEDED if key not in found]
     if missing:
         raise ValueError(f'{path}: is no SMPL file, it lacks {missing[0]}; it must hold {", ".join(NEEDED)}')
-    try:
-        data = {key: to_array(value) for key, value in found.items()}
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(f'{path}: its arrays are broken ({str(error).splitlines()[0]}); get it anew') from error
+    data = {key: np.asarray(found[key]) for key in NEEDED}
     check(path, data)
     return data
 

@@ -2,6 +2,17 @@
 
 from .crowd import SyntheticCrowd
 from .formatting import PackPeople
+from .loading import LoadPeople
 from .scale_map import MakeScaleMap
+from .transforms import OccludePeople, RandomAffinePeople, RandomFlipPeople, ResizePeople
 
-__all__ = ['MakeScaleMap', 'PackPeople', 'SyntheticCrowd']
+__all__ = [
+    'LoadPeople',
+    'MakeScaleMap',
+    'OccludePeople',
+    'PackPeople',
+    'RandomAffinePeople',
+    'RandomFlipPeople',
+    'ResizePeople',
+    'SyntheticCrowd',
+]

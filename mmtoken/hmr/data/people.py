@@ -51,6 +51,11 @@ def boxes_of(keypoints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return points_to_boxes(torch.from_numpy(np.asarray(keypoints, np.float32)), size, ENLARGE).numpy()
 
 
+def inside_picture(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns which points ``(…, 2)`` in pixels lie in a picture of height and width ``size``: ``(…,)``, bool."""
+    return ((points >= 0) & (points < [size[1], size[0]])).all(-1)
+
+
 def project_people(results: dict) -> None:
     """Sets ``gt_keypoints`` and ``gt_bboxes`` from 3D joints, camera and ``img_shape``, in place."""
     camera = torch.from_numpy(np.asarray(results['cam_intrinsics'], np.float32))
