@@ -41,6 +41,18 @@ def paint_labels(picture: np.ndarray, labels: np.ndarray, palette: np.ndarray, a
     return np.where(inside[..., None], mixed, picture).round().astype(np.uint8)
 
 
+def paint_boxes(
+    picture: np.ndarray, sample: Any, classes: Sequence[str], palette: Sequence[Sequence[int]], score: float
+) -> np.ndarray:
+    """A picture ``(h, w, 3)``, uint8, with the boxes and masks of a ``DetDataSample`` from a score on."""
+    from mmdet.visualization import DetLocalVisualizer
+
+    visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = dict(classes=tuple(classes), palette=[tuple(map(int, color)) for color in palette])
+    visualizer.add_datasample('picture', picture, sample, draw_gt=False, pred_score_thr=score)
+    return visualizer.get_image()
+
+
 def paint_tokens(picture: np.ndarray, index: np.ndarray, left: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """Patches that share a token in their mean colour within a border; those that left in the colour of the block.
 
@@ -73,6 +85,7 @@ def tokens_figure(
     labels: dict[str, np.ndarray] | None = None,
     classes: Sequence[str] = (),
     palette: Sequence[Sequence[int]] = (),
+    painted: dict[str, np.ndarray] | None = None,
 ) -> Figure:
     """What happened to the tokens of one picture.
 
@@ -84,6 +97,7 @@ def tokens_figure(
         labels (dict[str, np.ndarray], optional): Label maps ``(h, w)`` of the model, the dense one last, by title.
         classes (Sequence[str]): Names by label.
         palette (Sequence): RGB colours by label, 0 to 255.
+        painted (dict[str, np.ndarray], optional): Predictions as pictures ``(h, w, 3)``, uint8, by title.
     """
     depth, patches = len(trace.index), trace.index[0][0].size
     width, height = 4.0, 4.0 * picture.shape[0] / picture.shape[1]
@@ -115,6 +129,8 @@ def tokens_figure(
         handles = [Patch(color=colors[c] / 255, label=classes[c] if c < len(classes) else str(c)) for c in seen]
         figure.legend(handles=handles, loc='outside lower center', ncols=min(len(seen), 12), fontsize=9, frameon=False)
 
+    for column, (name, image) in enumerate((painted or {}).items(), 1):
+        show(0, column, image, name)
     blocks = (matplotlib.colormaps['plasma'](np.linspace(0, 0.95, depth))[:, :3] * 255).astype(np.uint8)
     for number, i in enumerate(layers):
         left = trace.left(i)[0]

@@ -18,7 +18,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmtoken.engine.checkpoints import check_checkpoint
-from mmtoken.engine.configs import check_datasets, load_config, name_bad_files
+from mmtoken.engine.configs import check_datasets, datasets_of, load_config, name_bad_files
 from mmtoken.engine.errors import UserError, user_errors
 from mmtoken.engine.models import check_host, deploy
 
@@ -167,15 +167,26 @@ def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, i
         shape = (
             test_cfg.get('crop_size')
             or (cfg.model.get('data_preprocessor') or {}).get('size')
+            or _resized(cfg)
             or (cfg.model.get('backbone') or {}).get('img_size')
         )
     if not shape:
         raise ValueError(
-            'The config names no image size (test_cfg.crop_size, data_preprocessor.size or '
-            'backbone.img_size); give --shape H W.'
+            'The config names no image size (test_cfg.crop_size, data_preprocessor.size, the scale of a Resize in the '
+            'test pipeline or backbone.img_size); give --shape H W.'
         )
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     return shape * 2 if len(shape) == 1 else shape
+
+
+def _resized(cfg: Config) -> tuple[int, int] | None:
+    """``(H, W)`` that a detector's test pipeline resizes pictures to; segmentors resize, then crop or slide."""
+    if cfg.get('default_scope') != 'mmdet':
+        return None
+    _, dataset = next(datasets_of(cfg.get('test_dataloader') or {}, ''), (None, {}))
+    step = next((step for step in dataset.get('pipeline') or () if str(step.type).endswith('Resize')), {})
+    scale = step.get('scale')
+    return (scale[1], scale[0]) if isinstance(scale, (list, tuple)) else None
 
 
 def read_images(

@@ -38,7 +38,7 @@ def _meta(shape: tuple[int, int]) -> dict:
     return dict(ori_shape=shape, img_shape=shape, pad_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0))
 
 
-def _fewest(model: nn.Module, name: str) -> int:
+def fewest(model: nn.Module, name: str) -> int:
     """The least that a module of the model has of something, such as ``num_classes``; 0 if none says."""
     counts = [getattr(module, name, None) for module in model.modules()]
     return min((count for count in counts if isinstance(count, int)), default=0)
@@ -49,7 +49,7 @@ def _label_map(model: nn.Module, rng: np.random.Generator, shape: tuple[int, int
     from mmseg.structures import SegDataSample
 
     sample = SegDataSample(metainfo=_meta(shape))
-    classes = _fewest(model.decode_head, 'num_classes')
+    classes = fewest(model.decode_head, 'num_classes')
     sample.gt_sem_seg = PixelData(data=torch.from_numpy(rng.integers(0, classes, (1, *shape))))
     return sample
 
@@ -69,8 +69,8 @@ def _objects(model: nn.Module, rng: np.random.Generator, shape: tuple[int, int])
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData, PixelData
 
-    things = _fewest(model, 'num_things_classes') or _fewest(model, 'num_classes')
-    stuff = _fewest(model, 'num_stuff_classes')
+    things = fewest(model, 'num_things_classes') or fewest(model, 'num_classes')
+    stuff = fewest(model, 'num_stuff_classes')
     size = np.array(shape[::-1])
     extent = rng.uniform(0.1, 0.5, (OBJECTS, 2)) * size
     corner = rng.uniform(0, 1, (OBJECTS, 2)) * (size - extent)

@@ -215,3 +215,23 @@ def test_a_config_of_mmseg_is_left_alone():
     before = copy.deepcopy(cfg.to_dict())
     check_detection(cfg, ['val'])
     assert cfg.to_dict() == before
+
+
+def test_analysis_tools(boxes, tmp_path, monkeypatch, capsys):
+    """Metrics are AP, the picture shows boxes beside the dense model's, costs go through to the boxes."""
+    monkeypatch.chdir(boxes)
+    if not (boxes / 'retina/iter_2.pth').exists():
+        call('train', monkeypatch, 'retina.py', '--work-dir', 'retina')
+    files = ['retina.py', 'retina/iter_2.pth']
+    call('analysis_tools/vis_tokens', monkeypatch, *files, 'data/images/0.png', '--out', tmp_path / 'tokens.png')
+    said = capsys.readouterr().out
+    assert 'tokens in each block: 44, 40' in said and 'box match with the dense model' in said
+    assert cv2.imread(str(tmp_path / 'tokens.png')).shape[0] > 200
+    argv = ['--sweep', 'reducer.r=4,8', '--smaller-input', '0.5', '--metric', 'coco/bbox_mAP', '--pictures', '1']
+    call('analysis_tools/tradeoff', monkeypatch, *files, *argv, '--rounds', '1', '--work-dir', tmp_path / 'curve')
+    rows = json.loads((tmp_path / 'curve/tradeoff.json').read_text())['rows']
+    assert [row['name'] for row in rows] == ['dense', 'input ×0.5', 'r=4', 'r=8']
+    assert all({'coco/bbox_mAP', 'coco/bbox_mAP_s'} <= set(row['metrics']) and row['images'] == 4 for row in rows)
+    assert rows[3]['macs'] < rows[2]['macs'] < rows[0]['macs']
+    call('analysis_tools/get_flops', monkeypatch, 'retina.py', '--shape', '--json', tmp_path / 'flops.json')
+    assert json.loads((tmp_path / 'flops.json').read_text())['macs_mean'] == rows[2]['macs']

@@ -25,6 +25,7 @@ from mmtoken.analysis.loading import (
     read_picture,
     spread_out,
 )
+from mmtoken.analysis.synthetic import fewest
 from mmtoken.analysis.tasks import task_of
 from mmtoken.analysis.variants import check_reducer, dense_config
 from mmtoken.engine.configs import CfgOptions
@@ -62,7 +63,7 @@ def main():
     args = parse_args()
     check_installed('matplotlib')
     check_device(args.device)
-    from mmtoken.analysis.figures import check_format, save_figure, tokens_figure
+    from mmtoken.analysis.figures import check_format, paint_boxes, save_figure, tokens_figure
 
     name = Path(args.config).stem
     out = args.out or Path('outputs') / f'{name}_{Path(args.image).stem}.png'
@@ -87,15 +88,20 @@ def main():
         with trace_tokens(model.backbone) as trace:
             ours = task.run(model)(image)
         theirs = task.run(dense)(image)
-    labels, classes, palette = None, [], []
+    picture = np.ascontiguousarray(np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels[..., 2::-1])
+    both = {'prediction': ours, 'prediction of the dense model': theirs}
+    labels, painted, classes, palette = None, {}, [], []
     if task.name == 'segment':
-        both = {'prediction': ours, 'prediction of the dense model': theirs}
         labels = {title: task.labels(logits)[0].cpu().numpy() for title, logits in both.items()}
         classes, palette = class_colors(cfg, args.checkpoint, max(2, ours.shape[1]))
+    elif task.name == 'detect':
+        classes, palette = class_colors(cfg, args.checkpoint, fewest(model, 'num_classes'))
+        painted = {
+            title: paint_boxes(picture, samples[0], classes, palette, task.score) for title, samples in both.items()
+        }
 
     layers = args.layers or spread_out(trace.changes() or [0, depth - 1], PANELS)
-    picture = np.ascontiguousarray(np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels[..., 2::-1])
-    save_figure(tokens_figure(picture, trace, layers, name, labels, classes, palette), out)
+    save_figure(tokens_figure(picture, trace, layers, name, labels, classes, palette, painted), out)
     print('tokens in each block: ' + ', '.join(str(count[0]) for count in trace.counts))
     for what, value in task.compare(theirs, ours).items():
         print(f'{what} with the dense model: {value:.4g}')
