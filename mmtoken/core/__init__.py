@@ -11,7 +11,15 @@ from .restores import Gather, Interpolate, Restore, Scatter, WeightedSum
 from .rotary import Rotation, rotary_dinov3, rotary_eva02
 from .state import Reduction, TokenState
 from .tokens import Tokens
-from .windows import Windows, assign_windows, read_bias, token_attention, window_attention
+from .windows import (
+    Windows,
+    assign_windows,
+    partition,
+    read_bias,
+    token_attention,
+    unpartition,
+    window_attention,
+)
 
 __all__ = [
     'REDUCERS',
@@ -39,11 +47,13 @@ __all__ = [
     'build_reducer',
     'dense_attention',
     'method_of',
+    'partition',
     'ragged_attention',
     'read_bias',
     'rotary_dinov3',
     'rotary_eva02',
     'self_attention',
     'token_attention',
+    'unpartition',
     'window_attention',
 ]

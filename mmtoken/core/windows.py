@@ -1,11 +1,13 @@
-"""Attention inside windows for tokens that do not fill the grid: pruned, merged or clustered ones.
+"""Attention inside windows.
 
-Each token is put into a slot of the window that its centre lies in, windows become the batch, and empty slots are
-masked. Shapes depend on the number of tokens only, so a reduced windowed model stays static.
+Each token, also a merged or clustered one, is put into a slot of the window that its centre lies in, windows become the
+batch, and empty slots are masked. Shapes depend on the number of tokens only, so a reduced windowed model stays static.
+:func:`partition` cuts the full grid as ViTDet does, which fills up the windows at the border.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -166,6 +168,41 @@ def _places(window: Tensor, count: int, slots: int, valid: Tensor | None) -> Ten
     return torch.empty_like(place).scatter(1, order, place)
 
 
+def partition(x: Tensor, grid: tuple[int, int], window: int | tuple[int, int], fill: Tensor | None = None) -> Tensor:
+    """Cuts the full grid into windows, filled up at the bottom and on the right as in ViTDet (arXiv 2203.16527).
+
+    What fills them takes part in attention there.
+
+    Args:
+        x (Tensor): One row for each patch in raster order, ``(B, H·W, C)``.
+        grid (tuple[int, int]): ``(H, W)``.
+        window (int | tuple[int, int]): Sides of a window in patches.
+        fill (Tensor, optional): Row that fills up, ``(C,)``, or that of each image ``(B, 1, 1, C)``; zeros if None.
+
+    Returns:
+        Tensor: ``(B·count, slots, C)``, windows and slots in raster order.
+    """
+    sides = _pair(window)
+    x = x.unflatten(1, grid)
+    fill = x.new_zeros(x.shape[-1]) if fill is None else fill.to(x.dtype)
+    for axis, side in zip((1, 2), sides):
+        more = list(x.shape)
+        more[axis] = -more[axis] % side
+        if more[axis]:
+            x = torch.cat([x, fill.expand(more)], dim=axis)
+    down, across = x.shape[1] // sides[0], x.shape[2] // sides[1]
+    x = x.unflatten(2, (across, sides[1])).unflatten(1, (down, sides[0])).transpose(2, 3)
+    return x.flatten(3, 4).flatten(0, 2)
+
+
+def unpartition(x: Tensor, grid: tuple[int, int], window: int | tuple[int, int]) -> Tensor:
+    """Undoes :func:`partition`: ``(B·count, slots, C)`` → ``(B, H·W, C)``."""
+    sides = _pair(window)
+    down, across = (-(-n // side) for n, side in zip(grid, sides))
+    x = x.unflatten(0, (x.shape[0] // (down * across), down, across)).unflatten(3, sides)
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, : grid[0], : grid[1]].flatten(1, 2)
+
+
 def window_attention(
     qkv: Tensor,
     num_heads: int,
@@ -175,7 +212,7 @@ def window_attention(
     lengths: Packing | None = None,
     rotate: Rotation | None = None,
     scale: float | None = None,
-    bias: Tensor | None = None,
+    bias: Tensor | Callable[[Tensor], Tensor] | None = None,
     key_bias: Tensor | None = None,
     dropout_p: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
@@ -193,8 +230,9 @@ def window_attention(
         lengths (Packing, optional): Where the images of a packed batch lie, prefix included; needed with a prefix only.
         rotate (Rotation, optional): Rotary positions, one row a patch token.
         scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
-        bias (Tensor, optional): Added to the scores inside windows, ``(B·count, heads, slots, slots)``; ``count``
-            windows or one serve all images. See :func:`read_bias`. Not with a prefix.
+        bias (Tensor | Callable, optional): Added to the scores inside windows, ``(B·count, heads, slots, slots)``;
+            ``count`` windows or one serve all images; see :func:`read_bias`. Or a function that makes it of the queries
+            ``(B·count, heads, slots, d)``, rotated. Not with a prefix.
         key_bias (Tensor, optional): Added to the scores of each key, ``(B or 1, P+n)``, packed ``(ΣL,)``, fp32.
         dropout_p (float): Dropout of the attention weights. Defaults to 0.
 
@@ -228,7 +266,9 @@ def window_attention(
     if inner is not None:
         inner = windows.split(inner, fill=EMPTY)
     if first is None:
-        if bias is not None and bias.shape[0] > 1:
+        if callable(bias):
+            bias = bias(inside[0])
+        elif bias is not None and bias.shape[0] > 1:
             bias = bias.repeat(inside.shape[1] // bias.shape[0], 1, 1, 1)
         out = attention.dense_attention(*inside, bias=bias, key_bias=inner, **options)
         return windows.join(out.transpose(1, 2)).flatten(-2), keys

@@ -107,8 +107,8 @@ class TimmHost(TokenHost, BaseModule):
     ):
         check_init_cfg(init_cfg)
         super().__init__(init_cfg)
-        stock = build_stock(type(self).__name__, model, options)
-        self.adopt(model, stock)
+        options = self.with_windows(options, window_size, global_blocks)
+        self.adopt(model, build_stock(type(self).__name__, model, options))
         self.final_norm = check_flag('backbone.final_norm', final_norm)
         if not self.final_norm:
             self.drop_norm()
@@ -121,6 +121,12 @@ class TimmHost(TokenHost, BaseModule):
         self.init_windows(window_size, global_blocks)
         self.init_reducer(reducer)
         self.freeze(check_int('backbone.frozen_stages', frozen_stages, -1, len(self.blocks)))
+
+    def with_windows(
+        self, options: dict[str, Any], size: int | None, global_blocks: Sequence[int] | None
+    ) -> dict[str, Any]:
+        """Returns the options of timm with the windows, if timm's class knows any."""
+        return options
 
     def adopt(self, model: str, stock: Any) -> None:
         """Takes over the parts of a model of timm, under its names; a classifier is left behind.
@@ -220,15 +226,26 @@ class TimmHost(TokenHost, BaseModule):
         """Returns the rotary positions of the patch tokens; none by default."""
         return None
 
+    def attention(self, attn: Any, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Runs attention from the projections to the attended values.
+
+        Args:
+            attn (nn.Module): Attention of the block.
+            x (Tensor): Tokens ``(B, n, C)``, packed ``(ΣL, C)``.
+            layout (Layout): Where they lie, with the window that the block attends in.
+
+        Returns:
+            tuple[Tensor, Tensor]: Attended values ``(…, C)`` before the output projection, and the keys
+            ``(…, heads, d)``.
+        """
+        dropout = attn.attn_drop.p if attn.training else 0.0
+        return token_attention(
+            self.project(attn, x), self.num_heads, layout, rotate=self.rotation(layout), dropout_p=dropout
+        )
+
     def attend(self, block, x, layout):
         attn, x1 = block.attn, block.norm1(x)
-        out, keys = token_attention(
-            self.project(attn, x1),
-            self.num_heads,
-            layout,
-            rotate=self.rotation(layout),
-            dropout_p=attn.attn_drop.p if attn.training else 0.0,
-        )
+        out, keys = self.attention(attn, x1, layout)
         return x + block.drop_path1(self.scale(block, 1, self.merge_heads(attn, out, x1))), keys
 
     def merge_heads(self, attn: Any, out: Tensor, x: Tensor) -> Tensor:
