@@ -1,17 +1,16 @@
-# Fine-tuned: the last six blocks, from the checkpoint with the trained head; 60 steps of 4 pictures of 930 tokens.
+# Fine-tuned: the last six blocks, from the checkpoint with the trained head; 120 steps of 2 pictures of 930 tokens.
 _base_ = './dinov2-s14_subpatch_drive-420x434.py'
 load_from = 'checkpoints/dinov2-s14_subpatch_drive-420x434.pth'
 load, resize, annotations, flip, pack = _base_.train_pipeline
 train_pipeline = [
     load,
-    dict(type='PhotoMetricDistortion'),
     resize,
     annotations,
     flip,
     dict(type='RandomFlip', prob=0.5, direction='vertical'),
     pack,
 ]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(batch_size=2, dataset=dict(pipeline=train_pipeline))
 model = dict(backbone=dict(frozen=False, frozen_stages=6, init_cfg=None))
 optim_wrapper = dict(
     type='mmtoken.BF16OptimWrapper',
@@ -22,8 +21,8 @@ optim_wrapper = dict(
     clip_grad=dict(_delete_=True, max_norm=1.0),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-2, begin=0, end=6, by_epoch=False),
-    dict(type='PolyLR', eta_min=0.0, power=1.0, begin=6, end=60, by_epoch=False),
+    dict(type='LinearLR', start_factor=1e-2, begin=0, end=10, by_epoch=False),
+    dict(type='PolyLR', eta_min=0.0, power=1.0, begin=10, end=120, by_epoch=False),
 ]
-train_cfg = dict(max_iters=60, val_interval=60)
+train_cfg = dict(max_iters=120, val_interval=120)
 custom_hooks = []  # features change

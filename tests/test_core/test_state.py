@@ -446,6 +446,32 @@ def test_a_reducer_undoes_its_own_and_what_came_after():
     assert torch.equal(state.patches, full), 'nothing left to undo'
 
 
+@pytest.mark.parametrize('between', ['merge', 'mix'])
+def test_all_reductions_of_a_reducer_are_undone_at_once(monkeypatch, between):
+    """With what others did in between; dropped tokens come back as they left, and one map does it where it can."""
+    state, calls = make_state(), []
+    merge(state, surjection(2, N, 10), 10)
+    whole, layout = state.x.clone(), state.layout
+    state.rejoin('me')
+    assert torch.equal(state.x, whole), 'it made none yet'
+    state.keep(torch.tensor([[0, 1, 3, 4, 6, 8, 9], [1, 2, 3, 5, 6, 7, 8]]), 'me')
+    state.x = state.x + 1
+    if between == 'merge':
+        merge(state, surjection(2, 7, 5), 5)
+    else:  # no map of rows to rows
+        state.reduce(state.patches[:, :5], WeightedSum(torch.rand(2, 7, 5)), coords=lambda c: c[:, :5], sizes=None)
+    state.keep(torch.tensor([[0, 2], [1, 4]]), 'me')
+    slow = state.x
+    for reduction in reversed(state.trail[1:]):
+        slow = reduction.restore(slow, state.num_prefix)
+    patches = Gather.patches
+    monkeypatch.setattr(Gather, 'patches', lambda self, x: calls.append(self) or patches(self, x))
+    state.rejoin('me')
+    assert torch.equal(state.x, slow) and state.layout is layout and len(state.trail) == 1
+    assert len(calls) == (1 if between == 'merge' else 2)
+    assert torch.equal(state.patches[0, [2, 5, 7]], whole[0, 2:][[2, 5, 7]])
+
+
 def test_keys_of_other_tokens_are_not_kept():
     state = make_state()
     state.keys = torch.randn(2, 2 + N, 1, 5)
