@@ -55,6 +55,7 @@ MAE = 12 * 1024**2
 def test_counts_and_costs_on_ade20k():
     tokens = on_paper(24, 1024, 1, (32, 32), r=40, multiple=8)
     assert tokens == [1025, *range(984, 143, -40), 1025]
+    assert tokens == on_paper(24, 1024, 1, (32, 32), keep=143 / 1024, multiple=8)
     assert macs([1025] * 24, 1024, EVA) == pytest.approx(361.1, abs=0.05)
     assert macs(tokens, 1024, EVA) == pytest.approx(203.4, abs=0.05)
     assert sum(tokens) / 24 == pytest.approx(602.4, abs=0.05)
@@ -318,7 +319,9 @@ def test_patch_targets_follow_the_grid_of_queries():
     changed = right.clone()
     changed[:, 12:18] = right[:, 12:18].roll(1, 2)
     assert losses('patches', [sample], changed) < 1e-6, 'ignored cells have no say'
-    sample.gt_sem_seg.data.fill_(255)
+    sample.gt_sem_seg = PixelData(sem_seg=sample.gt_sem_seg.data)
+    assert losses('patches', [sample], right) < 1e-6 < losses('patches', [sample], right.roll(1, 2)), "mmdet's name"
+    sample.gt_sem_seg.sem_seg.fill_(255)
     assert losses('patches', [sample], right) == 0, 'and nothing but ignored cells is no NaN'
 
 

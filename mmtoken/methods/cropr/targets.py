@@ -10,6 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def label_map(target: Any) -> Tensor:
+    """Returns the label map ``(1, H, W)`` of a data sample of mmseg, or of mmdet, which names it otherwise."""
+    return target.gt_sem_seg.sem_seg if 'sem_seg' in target.gt_sem_seg else target.gt_sem_seg.data
+
+
 def patch_labels(targets: Sequence[Any], shape: tuple[int, int], span: tuple[int, int], ignore: int) -> Tensor:
     """Returns the class in each cell of a grid over the picture, by nearest interpolation ``(B, h, w)``, int64.
 
@@ -19,7 +24,7 @@ def patch_labels(targets: Sequence[Any], shape: tuple[int, int], span: tuple[int
         span (tuple[int, int]): Pixels down and across that the grid covers; pixels beyond the map are ignored.
         ignore (int): Label of ignored pixels.
     """
-    labels = torch.stack([target.gt_sem_seg.data for target in targets]).float()
+    labels = torch.stack([label_map(target) for target in targets]).float()
     below, right = (max(side - size, 0) for side, size in zip(span, labels.shape[-2:]))
     labels = F.pad(labels, (0, right, 0, below), value=ignore)
     return F.interpolate(labels, shape, mode='nearest')[:, 0].long()
@@ -35,7 +40,7 @@ def image_labels(targets: Sequence[Any], num_classes: int, device: torch.device)
     """
     found = torch.zeros(len(targets), num_classes, device=device)
     for row, target in zip(found, targets):
-        labels = target.gt_instances.labels if 'gt_instances' in target else target.gt_sem_seg.data.unique()
+        labels = target.gt_instances.labels if 'gt_instances' in target else label_map(target).unique()
         labels = labels.to(device).long()
         row[labels[(labels >= 0) & (labels < num_classes)]] = 1
     return found
