@@ -129,6 +129,10 @@ class SkinnedBody(nn.Module):
         maps = (self.weights[rows] @ maps).unflatten(2, (3, 4))
         return (maps[..., :3] @ vertices[..., None])[..., 0] + maps[..., 3], posed
 
+    def pelvis(self, betas: Tensor) -> Tensor:
+        """Returns where the pelvis of bodies ``(N, num_betas)`` is at rest, without translation ``(N, 3)``, metres."""
+        return self.rest_joints[0] + betas @ self.joint_shapes[:, :3]
+
     def chain(self, rotations: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
         """Walks down the skeleton.
 

@@ -34,8 +34,10 @@ def keep(results: dict, chosen: np.ndarray) -> None:
 
     Args:
         results (dict): Of a pipeline.
-        chosen (np.ndarray): Their numbers, or a mask ``(N,)``.
+        chosen (np.ndarray): Mask ``(N,)``.
     """
+    if 'gender' in results:
+        results['gender'] = [gender for gender, stays in zip(results['gender'], chosen) if stays]
     for key in FIELDS:
         if key in results:
             results[key] = results[key][chosen]
