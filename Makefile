@@ -38,7 +38,7 @@ reproduce-gpu:  ## on a GPU machine: the CUDA tests (100 s at most), then the la
 
 # By name: the others import what a GPU machine need not have. Quick ones first.
 GPU_TESTS := tests/test_static_paths.py tests/test_core tests/test_analysis/test_latency.py \
-	tests/test_analysis/test_benchmark.py tests/contract/test_contract.py tests/test_ext_standin.py
+	tests/test_analysis/test_benchmark.py tests/contract/test_graphs.py tests/test_ext_standin.py
 
 lint: setup  ## ruff and mypy
 	$(PY) -m ruff check .

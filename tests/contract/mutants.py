@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from newcomer_hosts import Plain
+from newcomer_hosts import Plain, Pyramid
 from newcomers import Hardest, Runs
 
 from mmtoken.core import REDUCERS, Cost, Reducer, TokenHost
@@ -112,6 +112,16 @@ class Hides(TokenVisionTransformer):
         super().init_reducer(reducer)
         if self.reducer is not None:
             self.extra = torch.nn.Linear(1, 1)
+
+
+@MODELS.register_module()
+class Straight(Pyramid):
+    """Never shifts its windows, so nothing crosses their borders."""
+
+    def build(self, widths):
+        super().build(widths)
+        for block in self.blocks:
+            block.shift = 0
 
 
 @MODELS.register_module()

@@ -14,23 +14,25 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+CONTRACT = [f'tests/contract/test_{part}.py' for part in ('hosts', 'methods', 'stacking', 'training', 'cost', 'graphs')]
 #: Test of the contract that catches a mutant, and the case that must fail.
 CAUGHT = {
-    'Leaky': 'test_a_batch_is_its_images[Leaky-TokenVisionTransformer-length=2-size0]',
-    'Careless': 'test_prefix_tokens_stay_where_and_what_they_are[Careless]',
-    'Wasteful': 'test_token_counts_are_those_on_paper[Wasteful-TokenVisionTransformer-length=2-size2]',
-    'Undeployable': 'test_what_only_training_needs_can_go[Undeployable-TokenVisionTransformer-part=0.5]',
-    'No_paper': 'test_a_method_brings_what_its_tests_need[No_paper]',
-    'No_examples': 'test_a_method_brings_what_its_tests_need[No_examples]',
-    'No_identity_example': 'test_a_method_brings_what_its_tests_need[No_identity_example]',
-    'No_closed_form': 'test_a_method_brings_what_its_tests_need[No_closed_form]',
-    'Flips': 'test_what_is_in_a_place_shows_in_that_place[Flips]',
-    'Mixes': 'test_a_batch_is_its_images_without_a_method[Mixes]',
-    'Weightless': 'test_a_host_weighs_keys_by_the_sizes_of_tokens[Weightless]',
-    'Forgets': 'test_every_tap_gets_the_full_grid[AvgPool-Forgets-layer=2-grid=0.5-size0]',
-    'Renames': 'test_a_host_has_the_names_of_the_class_it_derives_from[Renames]',
-    'Hides': 'test_state_dict_round_trip[AvgPool-Hides-layer=2-grid=0.5]',
-    'Toyless': 'test_a_host_brings_what_its_tests_need[Toyless]',
+    'Leaky': 'test_methods.py::test_a_batch_is_its_images[Leaky-TokenVisionTransformer-length=2-size0]',
+    'Careless': 'test_methods.py::test_prefix_tokens_stay_where_and_what_they_are[Careless]',
+    'Wasteful': 'test_cost.py::test_token_counts_are_those_on_paper[Wasteful-TokenVisionTransformer-length=2-size2]',
+    'Undeployable': 'test_training.py::test_what_only_training_needs_can_go[Undeployable-TokenMAE-part=0.5]',
+    'No_paper': 'test_methods.py::test_a_method_brings_what_its_tests_need[No_paper]',
+    'No_examples': 'test_methods.py::test_a_method_brings_what_its_tests_need[No_examples]',
+    'No_identity_example': 'test_methods.py::test_a_method_brings_what_its_tests_need[No_identity_example]',
+    'No_closed_form': 'test_methods.py::test_a_method_brings_what_its_tests_need[No_closed_form]',
+    'Flips': 'test_hosts.py::test_what_is_in_a_place_shows_in_that_place[Flips]',
+    'Mixes': 'test_hosts.py::test_a_batch_is_its_images_without_a_method[Mixes]',
+    'Weightless': 'test_hosts.py::test_a_host_weighs_keys_by_the_sizes_of_tokens[Weightless]',
+    'Forgets': 'test_methods.py::test_every_tap_gets_the_full_grid[AvgPool-Forgets-layer=2-grid=0.5-size0]',
+    'Renames': 'test_hosts.py::test_a_host_has_the_names_of_the_class_it_derives_from[Renames]',
+    'Hides': 'test_training.py::test_state_dict_round_trip[AvgPool-Hides-layer=2-grid=0.5]',
+    'Straight': 'test_hosts.py::test_what_is_in_a_place_is_seen_by_its_neighbours[Straight]',
+    'Toyless': 'test_hosts.py::test_a_host_brings_what_its_tests_need[Toyless]',
 }
 
 
@@ -56,15 +58,15 @@ def test_newcomers_inherit_the_contract():
     methods = '((Runs or Loud or Hardest or Margin) and (Rotary or TokenVisionTransformer))'
     alone = '[Pyramid] or [Rotary] or [Runs] or [Loud] or [Hardest] or [Margin]'
     graphs = '(compilation or export) and (AvgPool or Runs or (Hardest and not Pyramid))'
-    tests = ['tests/contract/test_contract.py', 'tests/test_analysis/test_closed_form.py']
+    tests = [*CONTRACT, 'tests/test_analysis/test_closed_form.py']
     out = run_pytest(*tests, '-k', f'({hosts} or {methods} or {alone}) and not ({graphs})', plugin='newcomers')
     assert passed(out) > 700, out
 
 
 def test_mutants_are_caught():
-    tests = [f'tests/contract/test_contract.py::{test}' for test in CAUGHT.values()]
+    tests = [f'tests/contract/{test}' for test in CAUGHT.values()]
     out = run_pytest(*tests, plugin='mutants')
-    missed = [name for name, test in CAUGHT.items() if f'FAILED tests/contract/test_contract.py::{test}' not in out]
+    missed = [name for name, test in CAUGHT.items() if f'FAILED tests/contract/{test}' not in out]
     assert not missed and f'{len(CAUGHT)} failed' in out, out
 
 
@@ -104,7 +106,7 @@ def test_a_method_of_the_readme_and_an_exit_are_a_folder_and_a_config(copy):
     config = f"_base_ = '../baselines/{base}'\nmodel = dict(type='mmtoken.TokenEncoderDecoder', backbone={backbone})\n"
     add(copy, 'margin', 'Margin', source, (base, config))
 
-    tests = ['tests/contract/test_contract.py', 'tests/test_analysis/test_closed_form.py', 'tests/test_configs.py']
+    tests = [*CONTRACT, 'tests/test_analysis/test_closed_form.py', 'tests/test_configs.py']
     hosts = 'not Token or TokenVisionTransformer or (BEiT and not export and not compilation)'
     out = run_pytest(*tests, '-k', f'(maxpool or margin) and ({hosts})', root=copy)
     assert passed(out) > 100, out

@@ -127,7 +127,11 @@ class Expedit(GridReducer):
         'Expediting Large-Scale Vision Transformer for Dense Prediction without Fine-tuning, NeurIPS 2022, 2210.01035'
     )
     identity_example = dict(layer=1, grid=1.0)
-    examples = (dict(layer=2, grid=0.75), dict(layer=2, grid=0.5), dict(layer=1, grid=0.5, proportional=True))
+    examples = (
+        dict(layer=2, grid=0.75),
+        dict(layer=2, grid=0.5),
+        dict(layer=1, grid=0.5, proportional=True, iterations=2),
+    )
 
     def __init__(
         self,
