@@ -9,6 +9,13 @@ from .view import View
 
 #: Pixels of a texture and metres that they cover.
 TEXTURE, METRES = 256, 2.0
+#: Colours of grounds, BGR: asphalt, concrete, sand, wood, earth, grass, tiles, snow.
+GROUNDS = np.array(
+    [
+        *([0.35, 0.34, 0.33], [0.6, 0.6, 0.6], [0.55, 0.68, 0.75], [0.3, 0.42, 0.58], [0.25, 0.33, 0.42]),
+        *([0.22, 0.45, 0.3], [0.3, 0.5, 0.42], [0.45, 0.48, 0.62], [0.65, 0.6, 0.5], [0.85, 0.82, 0.8]),
+    ]
+)
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
 
@@ -75,7 +82,9 @@ def _noise(random: np.random.Generator, height: int, width: int, cell: int) -> n
 
 def texture(random: np.random.Generator) -> np.ndarray:
     """Draws a texture ``(TEXTURE, TEXTURE, 3)`` that can be repeated: tiles, planks, gravel or grass."""
-    base, other = _color(random), _color(random, spread=0.05)
+    hue = GROUNDS[random.integers(len(GROUNDS))]
+    base = (hue * random.uniform(0.6, 1.4) * random.normal(1, 0.06, 3)).clip(0.03, 0.97)
+    other = (base * random.uniform(0.5, 1.5) * random.normal(1, 0.05, 3)).clip(0.03, 0.97)
     y, x = np.mgrid[:TEXTURE, :TEXTURE]
     kind = random.choice(4)
     if kind == 0:  # tiles with joints, perhaps chequered

@@ -2,54 +2,84 @@
 
 import numpy as np
 
-from mmtoken.hmr.body import SkinnedBody
+from mmtoken.hmr.body import JOINT_NAMES, SkinnedBody
 
-#: Parts, and the joints whose skin they are. What a sleeve or a trouser leg covers depends on the clothes.
-PARTS = ('skin', 'hair', 'shirt', 'upper arm', 'forearm', 'thigh', 'shin', 'shoe')
-OWNERS = dict(zip(range(24), ['thigh', 'thigh', 'thigh', 'shirt', 'shin', 'shin', 'shirt', 'shoe', 'shoe', 'shirt']))
-OWNERS |= {10: 'shoe', 11: 'shoe', 12: 'skin', 13: 'shirt', 14: 'shirt', 15: 'skin', 16: 'upper arm', 17: 'upper arm'}
-OWNERS |= {18: 'forearm', 19: 'forearm', 20: 'skin', 21: 'skin', 22: 'skin', 23: 'skin'}
+from .cutting import CutMesh
+
+#: Parts of the skin; what of them clothes cover is drawn for each person.
+PARTS = ('skin', 'hair', 'trunk', 'sleeve', 'arm', 'thigh', 'shin', 'foot')
 SKIN = np.array([[0.36, 0.24, 0.17], [0.55, 0.38, 0.27], [0.72, 0.53, 0.4], [0.87, 0.69, 0.56], [0.95, 0.78, 0.68]])
 HAIR = np.array([[0.07, 0.06, 0.05], [0.2, 0.13, 0.08], [0.4, 0.27, 0.15], [0.72, 0.58, 0.35], [0.6, 0.6, 0.6]])
 
 
 class Wardrobe:
-    """Cuts a body along its clothes, so that colours end sharply, and draws colours.
+    """Cuts a body along its clothes and draws colours.
 
     Args:
-        body (SkinnedBody): Whose mesh it is.
+        body (SkinnedBody): Whose mesh it is; at rest it stands in a T.
 
     Attributes:
-        source (np.ndarray): ``(V',)``: vertices of the body, those at seams several times.
-        faces (np.ndarray): ``(F, 3)``, into ``source``.
+        source (np.ndarray): ``(V', 3)``: three vertices of the body for each vertex of the clothes.
+        weights (np.ndarray): ``(V', 3)``: the mean of them that it is.
+        faces (np.ndarray): ``(F', 3)``.
         part (np.ndarray): ``(V',)``, number in ``PARTS``.
     """
 
     def __init__(self, body: SkinnedBody):
-        weights, faces = body.weights.cpu(), body.faces.cpu().numpy()
-        owner = weights[faces].sum(1).argmax(1).numpy()
-        part = np.array([PARTS.index(OWNERS[j]) for j in range(24)])[owner]
-        centre = body.template.cpu().numpy()[faces].mean(1)
-        joints = body.rest_joints.cpu().numpy()
-        head = np.isin(owner, [12, 15]) & (centre[:, 1] > joints[15, 1])
-        top = centre[head, 1].max()
-        # Above a line that rises from the neck behind to the forehead.
-        line = joints[15, 1] + (top - joints[15, 1]) * (0.35 + 4.5 * (centre[:, 2] - joints[15, 2])).clip(0.0, 0.75)
-        part[head & (centre[:, 1] > line)] = PARTS.index('hair')
-        corners = np.stack([faces, np.repeat(part[:, None], 3, axis=1)], axis=-1).reshape(-1, 2)
-        pairs, index = np.unique(corners, axis=0, return_inverse=True)
-        self.source, self.part = pairs.T
-        self.faces = index.reshape(-1, 3).astype(np.int32)
-        height = body.template.cpu().numpy()[self.source, 1]
+        place = dict(zip(JOINT_NAMES, body.rest_joints.cpu().numpy()))
+        mesh = CutMesh(body.template.cpu().numpy(), body.faces.cpu().numpy())
+        wrist, elbow, shoulder = (place[f'left_{name}'][0] for name in ('wrist', 'elbow', 'shoulder'))
+        sleeves = shoulder + 0.03, shoulder + 0.6 * (elbow - shoulder), wrist - 0.02
+        heights = place['left_ankle'][1] + 0.03, place['left_knee'][1] + 0.07, place['left_hip'][1] + 0.07
+        collar, head = place['neck'][1], place['head']
+        top = mesh.points[:, 1].max()
+
+        def above_hairline(points: np.ndarray) -> np.ndarray:
+            """How far above a line that rises from the neck behind to the forehead, metres."""
+            rise = (0.35 + 4.5 * (points[:, 2] - head[2])).clip(0, 0.75)
+            return points[:, 1] - head[1] - (top - head[1]) * rise
+
+        for height in heights:
+            mesh.cut(mesh.points[:, 1] - height, abs(mesh.points[:, 0]) < shoulder)
+        mesh.cut(mesh.points[:, 1] - collar)
+        mesh.cut(above_hairline(mesh.points), mesh.points[:, 1] > collar + 0.03)
+        for reach in sleeves:
+            mesh.cut(abs(mesh.points[:, 0]) - reach, mesh.points[:, 1] > heights[-1])
+        centre = mesh.points[mesh.faces].mean(1)
+        aside = abs(centre[:, 0])
+        part = np.select(
+            [
+                centre[:, 1] > collar,
+                (centre[:, 1] > heights[2]) & (aside > sleeves[0]),
+                centre[:, 1] > heights[2],
+                centre[:, 1] > heights[1],
+                centre[:, 1] > heights[0],
+            ],
+            [
+                np.where((above_hairline(centre) > 0) & (centre[:, 1] > collar + 0.03), 1, 0),
+                np.select([aside > sleeves[2], aside > sleeves[1]], [0, 4], 3),
+                2,
+                5,
+                6,
+            ],
+            7,
+        )
+        self.source, self.weights, self.part, self.faces = mesh.split(part)
+        height = self.fit(body.template.cpu().numpy()[None])[0, :, 1]
         self.height = (height - height.min()) / np.ptp(height)
+
+    def fit(self, values: np.ndarray) -> np.ndarray:
+        """Takes values of the body's vertices ``(N, V, …)`` to those of the clothes ``(N, V', …)``."""
+        weights = self.weights.reshape(*self.weights.shape, *[1] * (values.ndim - 2))
+        return sum(values[:, self.source[:, i]] * weights[:, i] for i in range(3))
 
     def colors(self, random: np.random.Generator) -> np.ndarray:
         """Draws the colours of somebody's vertices ``(V', 3)``, float32, 0 to 1, without light."""
         skin = _between(random, SKIN)
         shirt, trousers, shoes = (_cloth(random) for _ in range(3))
         sleeves, legs = random.choice(3, p=[0.15, 0.4, 0.45]), random.choice(3, p=[0.05, 0.2, 0.75])
-        palette = dict(skin=skin, hair=_between(random, HAIR), shirt=shirt, shoe=shoes * 0.7)
-        palette['upper arm'], palette['forearm'] = shirt if sleeves > 0 else skin, shirt if sleeves > 1 else skin
+        palette = dict(skin=skin, hair=_between(random, HAIR), trunk=shirt, foot=shoes * 0.7)
+        palette['sleeve'], palette['arm'] = shirt if sleeves > 0 else skin, shirt if sleeves > 1 else skin
         palette['thigh'], palette['shin'] = trousers if legs > 0 else skin, trousers if legs > 1 else skin
         if random.random() < 0.1:
             palette['hair'] = skin
@@ -57,9 +87,9 @@ class Wardrobe:
             palette['thigh'] = shirt
         colors = np.array([palette[name] for name in PARTS])[self.part]
         if random.random() < 0.25:  # stripes
-            stripes = 0.5 + 0.5 * np.sign(np.sin(self.height * random.uniform(60, 200)))
-            worn = np.isin(self.part, [PARTS.index('shirt'), PARTS.index('upper arm')])[:, None]
-            colors = np.where(worn, colors + (_cloth(random) - colors) * 0.7 * stripes[:, None], colors)
+            stripes = 0.5 + 0.5 * np.sin(self.height * random.uniform(60, 200))
+            worn = (self.part == PARTS.index('trunk'))[:, None]
+            colors = np.where(worn, colors + (_cloth(random) - colors) * 0.8 * stripes[:, None], colors)
         return colors.astype(np.float32)
 
 

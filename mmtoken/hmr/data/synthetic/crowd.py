@@ -131,8 +131,8 @@ class CrowdRenderer:
     def draw(self, random, view, image, depth, vertices, brightness, boxes, light, ambient) -> None:
         """Draws people and things into the picture."""
         cloth, up = self.wardrobe, view.axes[1]
-        points = [vertices[:, cloth.source].reshape(-1, 3)]
-        colors = [cloth.colors(random) * bright[cloth.source, None] for bright in brightness]
+        points = [cloth.fit(vertices).reshape(-1, 3)]
+        colors = [cloth.colors(random) * bright[:, None] for bright in cloth.fit(brightness)]
         faces = [cloth.faces + i * len(cloth.source) for i in range(len(vertices))]
         count = len(points[0])
         for corners, color in boxes:

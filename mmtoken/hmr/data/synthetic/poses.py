@@ -79,14 +79,14 @@ def _stand(random: np.random.Generator, pose: np.ndarray) -> None:
             pose[shoulder], pose[elbow] = (-0.25, 0, -side * 1.15), (-0.5, -side * bend, 0)
 
 
-def _walk(random: np.random.Generator, pose: np.ndarray, stride: float = 0.45, lean: float = 0.04) -> None:
+def _walk(random: np.random.Generator, pose: np.ndarray, stride: float = 0.36, lean: float = 0.04) -> None:
     phase = random.uniform(0, 2 * np.pi)
     stride = stride * random.uniform(0.6, 1.2)
     pose[3, 0] = lean
     for leg, (hip, knee, ankle, shoulder, elbow, side) in enumerate(zip(HIP, KNEE, ANKLE, SHOULDER, ELBOW, SIDE)):
         t = phase + np.pi * leg
-        pose[hip, 0] = -stride * np.sin(t) - 0.3 * stride
-        pose[knee, 0] = 0.1 + 1.6 * stride * max(0.0, np.cos(t)) ** 2
+        pose[hip, 0] = -stride * np.sin(t) - 0.25 * stride
+        pose[knee, 0] = 0.1 + 2.0 * stride * max(0.0, np.cos(t)) ** 2
         pose[ankle, 0] = 0.3 * stride * np.sin(t)
         pose[shoulder] = 0.8 * stride * np.sin(t), 0, -side * random.uniform(1.2, 1.35)
         pose[elbow, 1] = -side * (0.25 + 0.5 * stride)
@@ -94,7 +94,7 @@ def _walk(random: np.random.Generator, pose: np.ndarray, stride: float = 0.45, l
 
 
 def _run(random: np.random.Generator, pose: np.ndarray) -> None:
-    _walk(random, pose, stride=0.95, lean=0.15)
+    _walk(random, pose, stride=0.7, lean=0.15)
     for elbow, side in zip(ELBOW, SIDE):
         pose[elbow, 1] = -side * random.uniform(1.2, 1.7)
 
