@@ -1,6 +1,10 @@
 """Detectors of mmdet that serve token reducers: they pass the padding of a batch on, and add losses."""
 
+from typing import Any
+
+import torch
 from mmdet.models import detectors as stock
+from torch import Tensor, nn
 
 from mmtoken.core import TokenHost
 from mmtoken.registry import MODELS
@@ -13,8 +17,20 @@ __all__ = []
 DETECTORS = ('RetinaNet', 'FasterRCNN', 'MaskRCNN', 'CascadeRCNN', 'FCOS', 'ATSS', 'Mask2Former', 'DINO')
 
 
+def in_float(module: nn.Module, args: tuple, outs: Any) -> Any:
+    """Returns outputs of a module with half-precision tensors in fp32; a forward hook.
+
+    mmdet makes anchors and boxes in the type of the maps. A coordinate above 512 in bf16 is a multiple of 4 pixels.
+    """
+    if isinstance(outs, Tensor):
+        return outs.float() if outs.dtype in (torch.float16, torch.bfloat16) else outs
+    if type(outs) in (tuple, list):
+        return type(outs)(in_float(module, args, out) for out in outs)
+    return outs
+
+
 class TokenDetectorMixin(TokenModelMixin):
-    """Mixin over a detector whose backbone has a token reducer.
+    """Mixin over a detector whose backbone has a token reducer; under autocast, boxes stay in fp32.
 
     Args:
         *args: Those of the stock class.
@@ -28,6 +44,9 @@ class TokenDetectorMixin(TokenModelMixin):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.bind_reducer()
+        for name, part in self.named_modules():
+            if name == 'neck' or hasattr(part, 'predict_by_feat'):
+                part.register_forward_hook(in_float)
         host = self.backbone
         if isinstance(host, TokenHost) and host.fit == 'resize':
             divisor = getattr(self.data_preprocessor, 'pad_size_divisor', 1)

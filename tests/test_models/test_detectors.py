@@ -294,3 +294,21 @@ def test_stretched_pictures_are_refused_unless_they_are_padded_to_whole_patches(
     with pytest.raises(ValueError, match=r"backbone.fit='resize'.*set backbone.fit='pad', or .*pad_size_divisor=4"):
         build(name, 'TokenDINOv2', fit='resize', divisor=6)
     assert build(name, 'TokenDINOv2', fit='resize', divisor=8).backbone.fit == 'resize'
+
+
+@detectors
+@torch.no_grad()
+def test_boxes_are_fp32_under_autocast(name):
+    """In bf16 every coordinate would be one of 256 steps; here pictures are wide, and small boxes far on the right."""
+    model = build(name)
+    data = model.data_preprocessor(batch(picture(16, 1200)))
+    with torch.autocast('cpu', torch.bfloat16):
+        (sample,) = model(**data, mode='predict')
+        losses = model.train()(**model.data_preprocessor(batch(picture(24, 30)), training=True), mode='loss')
+    found = sample.pred_instances
+    assert found.bboxes.dtype == found.scores.dtype == torch.float32
+    far = found.bboxes[found.bboxes[:, 0] > 600]
+    assert len(far) > 0 and (far % 4 != 0).any()
+    assert all(
+        v.dtype == torch.float32 for value in losses.values() for v in (value if isinstance(value, list) else [value])
+    )
