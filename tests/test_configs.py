@@ -57,7 +57,7 @@ def small_model(cfg: Config):
     if 'DINOv2' in backbone.type:
         backbone.arch = check_arch(backbone.arch)
     model = cfg.model.to_dict()
-    model['pretrained'] = None
+    model.pop('pretrained', None)
     if {'embed_dims', 'embed_dim'} & set(model['backbone']) or isinstance(model['backbone'].get('arch'), dict):
         model = narrow(model)
     return revert_sync_batchnorm(MODELS.build(ConfigDict(model))), patch

@@ -84,6 +84,29 @@ def test_costs_on_coco():
     assert linear(tokens) == pytest.approx(1273, rel=0.005)
 
 
+def test_costs_of_eva02_as_counted():
+    """The same figures from the backbone itself, with what scoring costs: n·C for each module."""
+    pytest.importorskip('timm')
+    from mmtoken.analysis.flops import count_macs
+    from mmtoken.registry import MODELS
+
+    def count(size, reducer=None, **args):
+        with torch.device('meta'):
+            host = MODELS.get('TokenTimmEva')(
+                'eva02_large_patch14_224', img_size=size, patch_size=16, reducer=reducer, **args
+            )
+            return count_macs(host.eval(), torch.zeros(1, 3, size, size))
+
+    cropr = dict(type='mmtoken.Cropr', r=40, multiple=8, num_classes=150, queries=1)
+    dense, reduced = count(512), count(512, cropr)
+    stem, scoring = 1024 * 3 * 16**2 * 1024, sum(range(144 + 39, 1025, 40)) * 1024
+    assert (dense.total - stem) / 1e9 == pytest.approx(361.1, abs=0.05)
+    assert (reduced.total - stem - scoring) / 1e9 == pytest.approx(203.4, abs=0.05)
+    detector = count(1536, class_token=False, window_size=16, global_blocks=[2, 5, 8, 11, 14, 17, 20, 23])
+    operators = detector.by_operator
+    assert (operators['linear'] + operators['conv']) / 1e9 == pytest.approx(2789.9, abs=0.05)
+
+
 @pytest.mark.parametrize(('queries', 'classes', 'number'), [(1, 1000, 9423848), (1024, 150, 9600150), (1, 80, 8480848)])
 def test_parameters_of_a_module(queries, classes, number):
     with torch.device('meta'):

@@ -1,0 +1,37 @@
+# EVA-02-L (patch 16) with a norm and one linear map of each patch token.
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(
+        type='SegDataPreProcessor',
+        mean=[127.5] * 3,
+        std=[127.5] * 3,
+        bgr_to_rgb=True,
+        size=(512, 512),
+        pad_val=0,
+        seg_pad_val=255,
+    ),
+    backbone=dict(
+        type='mmtoken.TokenTimmEva',
+        model='eva02_large_patch14_224',
+        img_size=512,
+        patch_size=16,
+        embed_dim=1024,
+        num_heads=16,
+        drop_path_rate=0.2,
+        fit='pad',
+    ),
+    decode_head=dict(
+        type='FCNHead',
+        in_channels=1024,
+        channels=1024,
+        num_convs=0,
+        concat_input=False,
+        dropout_ratio=0.0,
+        norm_cfg=None,
+        num_classes=150,
+        align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    ),
+    train_cfg=dict(),
+    test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
+)
