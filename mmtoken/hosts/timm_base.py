@@ -114,7 +114,7 @@ class TimmHost(TokenHost, BaseModule):
             self.drop_norm()
         self.with_cp = check_flag('backbone.with_cp', with_cp)
         self.output_cls_token = check_flag('backbone.output_cls_token', output_cls_token)
-        if output_cls_token and getattr(self, 'cls_token', None) is None:
+        if output_cls_token and self.cls_token is None:
             raise ValueError(f'backbone.output_cls_token=True: {model} has no class token here; set it to False.')
         self.out_indices = check_out_indices(out_indices, len(self.blocks))
         self.init_fit(fit)
@@ -156,15 +156,19 @@ class TimmHost(TokenHost, BaseModule):
                 self.add_module(name, part)
         if isinstance(getattr(self, 'norm', None), nn.Identity):  # a classifier may have it after pooling
             self.norm = stock.fc_norm
+        for name in (*PREFIX, 'pos_embed'):
+            if not hasattr(self, name):
+                setattr(self, name, None)
+        self.head = nn.Identity()  # timm's checkpoint filters look at it
         self.patch_size, self.embed_dims, self.num_heads = patch[0], stock.embed_dim, attention.num_heads
         self.table_grid: tuple[int, int] = tuple(stock.patch_embed.grid_size)
-        self.num_prefix = sum(getattr(self, name).shape[1] for name in self.prefix_names())
+        self.num_prefix = self.num_prefix_tokens = sum(getattr(self, name).shape[1] for name in self.prefix_names())
         #: Whether the table of positions has no rows for the prefix tokens.
         self.no_embed_class = bool(getattr(stock, 'no_embed_class', False))
 
     def prefix_names(self) -> list[str]:
         """Returns the names of the prefix tokens."""
-        return [name for name in PREFIX if getattr(self, name, None) is not None]
+        return [name for name in PREFIX if getattr(self, name) is not None]
 
     def drop_norm(self) -> None:
         """Leaves the norm of the outputs away."""
@@ -200,7 +204,7 @@ class TimmHost(TokenHost, BaseModule):
 
     def stem(self, inputs: Tensor) -> TokenState:
         x, grid = self.patches(inputs)
-        table = None if getattr(self, 'pos_embed', None) is None else self.position_table(grid)
+        table = None if self.pos_embed is None else self.position_table(grid)
         if table is not None and self.no_embed_class:
             x = x + table
         prefix = [getattr(self, name).expand(len(x), -1, -1) for name in self.prefix_names()]
