@@ -17,6 +17,10 @@ from .windows import Windows, assign_windows
 Lazy = Tensor | Callable[[], Tensor] | None
 
 
+#: Size of a hidden token: beside one of size 1 it has no weight in any type, and its logarithm is finite.
+HIDDEN = 1e-30
+
+
 @dataclass(frozen=True)
 class Layout:
     """Where the tokens of a batch lie, and how many patches each stands for.
@@ -104,6 +108,15 @@ class Layout:
     def padded(self, padding: Tensor | None) -> 'Layout':
         """Returns the same layout with another ``padding``."""
         return replace(self, padding=padding, _made={})
+
+    def hiding(self, hidden: Tensor) -> 'Layout':
+        """Returns the same layout with tokens that no token attends to, as if they were not there.
+
+        Args:
+            hidden (Tensor): Patch tokens ``(B, n)`` or packed ``(Σn,)``, bool.
+        """
+        # Sizes weigh keys; none at all would leave nan where every token of an image is hidden.
+        return replace(self, make_sizes=self.sizes.masked_fill(hidden, HIDDEN), proportional=True, _made={})
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Returns ``make()``, made once for this layout, so that rotations or windows serve all blocks on its tokens.

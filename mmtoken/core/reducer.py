@@ -117,6 +117,8 @@ class Reducer(nn.Module):
     trainable: bool = False
     #: Whether the method reads ``state.keys`` in ``between`` or ``after``.
     needs_keys: bool = False
+    #: Whether tokens that a block left out may come back in a later one.
+    reactivates: bool = False
     #: Whether the method takes images of unequal token counts, with which some backbones start.
     takes_ragged: bool = False
     #: The paper, as 'Title, venue year, arXiv id'.

@@ -1,0 +1,3 @@
+from .reducer import SViT
+
+__all__ = ['SViT']
