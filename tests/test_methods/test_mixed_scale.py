@@ -227,6 +227,9 @@ def test_given_boxes_choose():
         host(inputs)
     host.reducer.selector.boxes = [torch.tensor([[0.0, 0, 24, 8]]), torch.tensor([[16.0, 16, 40, 24]])]
     fine = host.reducer.start(host, inputs, None).aux[host.reducer].fine.view(2, 3, 5)
+    host.reducer.selector.boxes[1] = torch.zeros(3, 5)
+    with pytest.raises(ValueError, match=r'selector\.boxes\[1\] is \(3, 5\); give a tensor \(N, 4\)'):
+        host(inputs)
     assert fine[0, 0, :3].all() and fine[1, 2, 2:].all() and fine.sum() == 6
 
 
@@ -247,6 +250,8 @@ def test_the_coarse_head_learns_where_labels_mix():
     for sample in boxes:
         sample.gt_instances = InstanceData(bboxes=torch.tensor([[0.0, 0, 8, 8]]))
     assert host.reducer.losses(state, boxes)['loss_need'] > 0
+    with pytest.raises(ValueError, match=r"selector='coarse' learns from gt_sem_seg.*hold neither"):
+        host.reducer.losses(state, [SegDataSample()])
 
 
 def test_the_learned_gate_gets_the_tasks_gradient_and_keeps_its_budget():
@@ -343,6 +348,14 @@ def test_everything_fine_is_the_dense_model_with_any_head():
         (dict(selector='edges'), "selector='edges' is unknown; choose one of 'detail'"),
         (dict(selector=dict(type='coarse', depth=3)), 'depth'),
         (dict(selector=dict(type='coarse', blocks=-1)), r'selector\.blocks=-1'),
+        (dict(selector=dict(type='learned', budget=0)), r'selector\.budget=0 must be a number in \(0, 1\]'),
+        (dict(selector=dict(type='learned', budget=1.2)), r'selector\.budget=1\.2'),
+        (dict(selector=dict(type='learned', width=0)), r'selector\.width=0'),
+        (dict(selector=dict(type='learned', weight=-1)), r'selector\.weight=-1'),
+        (dict(selector=['coarse']), r"selector=\['coarse'\] must be a name"),
+        (dict(fine=float('nan')), 'fine=nan'),
+        (dict(random=0.5), r'random=0\.5 must be a list with 2 entries'),
+        (dict(random=(0.5, 1.5)), 'random=1.5'),
         (dict(proportional='False'), 'proportional'),
         (dict(restore='late'), "restore='late' is unknown"),
         (dict(coarse_head=HEAD), "restore='logits'"),

@@ -216,6 +216,15 @@ def test_padding_may_leave():
     assert host(inputs)[0].shape == kept(inputs)[0].shape
 
 
+@pytest.mark.parametrize('size', [(PATCH, PATCH), (3, 9), (PATCH, 5 * PATCH)])
+@torch.no_grad()
+def test_a_picture_smaller_than_a_cell_is_padded_to_one(size):
+    host, inputs = build(blocks=1), images(2, size)
+    out = host(inputs)[0]
+    assert out.shape[2:] == tuple(-(-n // PATCH) for n in size) and out.isfinite().all()
+    torch.testing.assert_close(out[1:], host(inputs[1:])[0], rtol=0, atol=2e-5)
+
+
 # ---------------------------------------------------------------------- weights
 def test_the_low_resolution_branch_starts_from_the_backbone():
     dense = HOSTS['TokenDINOv2']()

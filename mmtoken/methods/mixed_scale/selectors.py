@@ -106,7 +106,10 @@ class CoarseSelector(Selector):
 
     def losses(self, needs: Tensor, fine: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
         if labels is None:
-            return {'loss_need': needs.sum() * 0}
+            raise ValueError(
+                "reducer.selector='coarse' learns from gt_sem_seg or from the boxes of gt_instances, and the data "
+                'samples hold neither; train it on a task that has them, or take another selector.'
+            )
         return {'loss_need': F.binary_cross_entropy_with_logits(needs, labels)}
 
     def closed_form(self, host: HostInfo, cells: int) -> int:
@@ -161,6 +164,13 @@ class BoxSelector(Selector):
                 "reducer.selector='boxes' needs model.backbone.reducer.selector.boxes, one tensor (N, 4) for each of "
                 f'the {len(images)} images, before each pass.'
             )
+        for number, boxes in enumerate(self.boxes):
+            if not isinstance(boxes, Tensor) or boxes.dim() != 2 or boxes.shape[1] != 4:
+                shape = tuple(boxes.shape) if isinstance(boxes, Tensor) else type(boxes).__name__
+                raise ValueError(
+                    f'reducer.selector.boxes[{number}] is {shape}; give a tensor (N, 4): left, top, right, bottom in '
+                    'pixels.'
+                )
         return covered(self.boxes, cells, patch)
 
 
