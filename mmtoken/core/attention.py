@@ -90,6 +90,7 @@ def ragged_attention(
     lengths: Tensor | Packing,
     *,
     scale: float | None = None,
+    bias: Tensor | None = None,
     key_bias: Tensor | None = None,
     dropout_p: float = 0.0,
     backend: str = 'auto',
@@ -104,6 +105,9 @@ def ragged_attention(
         lengths (Tensor | Packing): Tokens of each image ``(B,)``, int64, summing to ΣL. A packing saves a GPU→CPU
             sync, since it knows them already.
         scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
+        bias (Tensor, optional): Added to the scores between the rows of each image,
+            ``(B or 1, heads or 1, longest, longest)`` with the longest image of the batch; what lies beyond an image's
+            own rows is not read. For packed queries.
         key_bias (Tensor, optional): Added to the scores of each key ``(ΣL,)``.
         dropout_p (float): Dropout of the attention weights. Defaults to 0.
         backend (str): ``varlen``, ``padded``, ``loop`` or ``auto``. The last takes the dense kernel if all images have
@@ -119,33 +123,33 @@ def ragged_attention(
     if backend not in RAGGED_BACKENDS:
         raise ValueError(f"backend='{backend}' is not an attention backend; choose one of {RAGGED_BACKENDS}.")
     can_varlen = varlen_attn is not None and q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and not dropout_p
-    can_varlen = can_varlen and q.shape[-1] == v.shape[-1] <= 256  # the flash kernel's limit
+    can_varlen = can_varlen and bias is None and q.shape[-1] == v.shape[-1] <= 256  # the flash kernel's limits
     if backend == 'varlen' and not can_varlen:
         raise ValueError(
-            "backend='varlen' needs torch >= 2.11, CUDA, fp16 or bf16, no dropout, and heads of one width up to 256; "
-            "use 'padded'."
+            "backend='varlen' needs torch >= 2.11, CUDA, fp16 or bf16, no dropout, no position bias, and heads of one "
+            "width up to 256; use 'padded'."
         )
     packing = Packing.of(lengths)
     if backend == 'auto' and packing.is_even and len(packing):
-        return _even(q, k, v, packing, scale, key_bias, dropout_p)
+        return _even(q, k, v, packing, scale, bias, key_bias, dropout_p)
     if backend == 'auto':
         backend = 'varlen' if can_varlen else 'padded' if q.is_cuda else 'loop'
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    return _RAGGED[backend](q, k, v, packing, scale, key_bias, dropout_p)
+    return _RAGGED[backend](q, k, v, packing, scale, bias, key_bias, dropout_p)
 
 
-def _even(q, k, v, packing, scale, key_bias, dropout_p):
+def _even(q, k, v, packing, scale, bias, key_bias, dropout_p):
     shape = (len(packing), packing.longest)
     packed = q.dim() == 3
     if packed:
         q = q.unflatten(0, shape).transpose(1, 2)
     k, v = (t.unflatten(0, shape).transpose(1, 2) for t in (k, v))
     key_bias = None if key_bias is None else key_bias.unflatten(0, shape)
-    out = dense_attention(q, k, v, scale=scale, key_bias=key_bias, dropout_p=dropout_p)
+    out = dense_attention(q, k, v, scale=scale, bias=bias, key_bias=key_bias, dropout_p=dropout_p)
     return out.transpose(1, 2).flatten(0, 1) if packed else out
 
 
-def _varlen(q, k, v, packing, scale, key_bias, dropout_p):
+def _varlen(q, k, v, packing, scale, bias, key_bias, dropout_p):
     width = v.shape[-1]
     if key_bias is not None:
         q, k, v = _key_bias_as_channels(q, k, v, key_bias[:, None], scale)
@@ -158,7 +162,7 @@ def _varlen(q, k, v, packing, scale, key_bias, dropout_p):
     return out.unflatten(0, (batch, number)).transpose(1, 2)[..., :width]
 
 
-def _padded(q, k, v, packing, scale, key_bias, dropout_p):
+def _padded(q, k, v, packing, scale, bias, key_bias, dropout_p):
     mask = torch.zeros(packing.valid.shape, device=q.device, dtype=q.dtype)
     mask = mask.masked_fill(~packing.valid, torch.finfo(q.dtype).min)
     if key_bias is not None:
@@ -168,16 +172,20 @@ def _padded(q, k, v, packing, scale, key_bias, dropout_p):
         q = packing.pad(q).transpose(1, 2)
     k, v = (packing.pad(t).transpose(1, 2) for t in (k, v))
     mask = mask[:, None, None, :].expand(-1, 1, q.shape[2], -1)
+    if bias is not None:
+        mask = mask + bias.to(q.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_p, scale=scale)
     return packing.unpad(out.transpose(1, 2)) if packed else out
 
 
-def _loop(q, k, v, packing, scale, key_bias, dropout_p):
+def _loop(q, k, v, packing, scale, bias, key_bias, dropout_p):
     packed = q.dim() == 3
-    biases = [None] * len(packing) if key_bias is None else key_bias.split(packing.sizes)
+    number = len(packing)
+    biases = [None] * number if bias is None else bias.expand(number, -1, -1, -1)
+    key_biases = [None] * number if key_bias is None else key_bias.split(packing.sizes)
     outs = []
-    for queries, keys, values, bias in zip(
-        q.split(packing.sizes) if packed else q, k.split(packing.sizes), v.split(packing.sizes), biases
+    for queries, keys, values, pairs, weights in zip(
+        q.split(packing.sizes) if packed else q, k.split(packing.sizes), v.split(packing.sizes), biases, key_biases
     ):
         queries = queries.transpose(0, 1) if packed else queries
         out = dense_attention(
@@ -185,7 +193,8 @@ def _loop(q, k, v, packing, scale, key_bias, dropout_p):
             keys.transpose(0, 1)[None],
             values.transpose(0, 1)[None],
             scale=scale,
-            key_bias=None if bias is None else bias[None],
+            bias=None if pairs is None else pairs[None, :, : len(keys), : len(keys)],
+            key_bias=None if weights is None else weights[None],
             dropout_p=dropout_p,
         )[0]
         outs.append(out.transpose(0, 1) if packed else out)
@@ -236,7 +245,8 @@ def self_attention(
         lengths (Tensor | Packing, optional): Tokens of each image ``(B,)`` of a packed batch.
         rotate (Rotation, optional): Rotary positions, one row for each patch token. Prefix tokens are not rotated.
         scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
-        bias (Tensor, optional): Added to the scores, broadcastable to ``(B, heads, L, L)``; dense batches only.
+        bias (Tensor, optional): Added to the scores, broadcastable to ``(B, heads, L, L)``; of a packed batch as for
+            :func:`ragged_attention`.
         key_bias (Tensor, optional): Added to the scores of each key, ``(B, L)``, packed ``(ΣL,)``, fp32.
         dropout_p (float): Dropout of the attention weights. Defaults to 0.
 
@@ -245,11 +255,9 @@ def self_attention(
         ``(…, heads, d)`` before rotation, by which ToMe compares tokens.
 
     Raises:
-        ValueError: If a packed batch is given a ``bias``, or ``rotate`` has more rows than there are tokens.
+        ValueError: If ``rotate`` has more rows than there are tokens.
     """
     if lengths is not None:
-        if bias is not None:
-            raise ValueError('A ragged batch takes no position bias; use a method with a static token count.')
         lengths = Packing.of(lengths)
     q, keys, v = qkv.unflatten(-1, (3, num_heads, -1)).unbind(-3)
     k = keys
@@ -261,5 +269,5 @@ def self_attention(
             *(t.transpose(1, 2) for t in (q, k, v)), scale=scale, bias=bias, key_bias=key_bias, dropout_p=dropout_p
         ).transpose(1, 2)
     else:
-        out = ragged_attention(q, k, v, lengths, scale=scale, key_bias=key_bias, dropout_p=dropout_p)
+        out = ragged_attention(q, k, v, lengths, scale=scale, bias=bias, key_bias=key_bias, dropout_p=dropout_p)
     return out.flatten(-2), keys

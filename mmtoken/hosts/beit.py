@@ -24,17 +24,20 @@ def relative_bias(table: Tensor, index: Tensor, window: tuple[int, int], layout:
         layout (Layout): Read for the centres of its tokens.
 
     Returns:
-        Tensor: ``(B or 1, heads, 1+n, 1+n)``.
+        Tensor: ``(B or 1, heads, 1+n, 1+n)``; of a packed batch with the n of its longest image.
     """
     if layout.is_full:
         return table[index.view(-1)].view(*index.shape, -1).permute(2, 0, 1)[None]
     height, width = window
     plane = table[:-3].t().reshape(1, -1, 2 * height - 1, 2 * width - 1)
-    batch, n, _ = layout.coords.shape
-    dy, dx = (layout.coords[:, :, None] - layout.coords[:, None]).unbind(-1)
+    coords = layout.coords
+    if layout.packing is not None:
+        coords = layout.packing.without(layout.num_prefix).pad(coords)
+    batch, n, _ = coords.shape
+    dy, dx = (coords[:, :, None] - coords[:, None]).unbind(-1)
     offsets = torch.stack([dx / max(width - 1, 1), dy / max(height - 1, 1)], dim=-1)  # grid_sample wants (x, y)
     bias = F.grid_sample(plane.float(), offsets.view(1, batch * n, n, 2), align_corners=True, padding_mode='border')
-    bias = bias.view(-1, batch, n, n).transpose(0, 1).to(table.dtype)
+    bias = bias.view(table.shape[1], batch, n, n).transpose(0, 1).to(table.dtype)
     to_tokens, from_tokens, to_itself = table[-3:].unsqueeze(-1).unbind(0)
     left = from_tokens.expand(-1, n).unsqueeze(-1)
     top = torch.cat([to_itself, to_tokens.expand(-1, n)], dim=1).unsqueeze(1)
@@ -46,7 +49,6 @@ class RelativeHost(TokenHost):
     """What BEiT and MAE share."""
 
     position = 'relative'
-    ragged = False
     pads = ''
     fit = 'crop'
     any_size = False
@@ -108,7 +110,7 @@ class TokenBEiT(RelativeHost, BEiT):
     """mmseg's ``BEiT`` (arXiv 2106.08254) with fused attention and a token reducer.
 
     Args:
-        reducer (dict | Sequence[dict], optional): Token reduction method; a static one.
+        reducer (dict | Sequence[dict], optional): Token reduction method.
         fit (str, optional): What comes of pictures whose sides are no multiple of the patch. ``crop`` leaves out what
             is left over at the bottom and on the right, as the stock class does, and is the default; ``resize``
             squeezes them to whole patches instead, so that the map covers the picture exactly.
@@ -123,7 +125,7 @@ class TokenMAE(RelativeHost, MAE):
     """mmseg's ``MAE`` (arXiv 2111.06377) with fused attention and a token reducer.
 
     Args:
-        reducer (dict | Sequence[dict], optional): Token reduction method; a static one.
+        reducer (dict | Sequence[dict], optional): Token reduction method.
         fit (str, optional): What comes of pictures whose sides are no multiple of the patch. ``crop`` leaves out what
             is left over at the bottom and on the right, as the stock class does, and is the default; ``resize``
             squeezes them to whole patches instead, so that the map covers the picture exactly.

@@ -232,9 +232,22 @@ def test_self_attention_of_a_packed_batch_is_that_of_its_images():
         start += length
 
 
-def test_self_attention_refuses_a_position_bias_on_a_packed_batch():
-    with pytest.raises(ValueError, match='ragged batch takes no position bias.*static'):
-        self_attention(torch.randn(10, 36), 3, lengths=torch.tensor([4, 6]), bias=torch.zeros(1, 3, 10, 10))
+@pytest.mark.parametrize('backend', ['auto', 'loop', 'padded'])
+@pytest.mark.parametrize('lengths', [LENGTHS, torch.tensor([5, 5])], ids=['unequal', 'equal'])
+@pytest.mark.parametrize('shape', [(None, 3), (1, 3), (None, 1)], ids=str)
+def test_a_position_bias_of_a_packed_batch_is_that_of_its_images(backend, lengths, shape):
+    longest = int(lengths.max())
+    qkv, key_bias = torch.randn(int(lengths.sum()), 3, 3, 12), torch.rand(int(lengths.sum()))
+    bias = torch.randn(shape[0] or len(lengths), shape[1], longest, longest)
+    q, k, v = qkv.unbind(1)
+    out = ragged_attention(q, k, v, lengths, bias=bias, key_bias=key_bias, backend=backend)
+    start = 0
+    for i, length in enumerate(lengths.tolist()):
+        part = slice(start, start + length)
+        alone = [t[part].transpose(0, 1) for t in (q, k, v)]
+        pairs = bias.expand(len(lengths), -1, -1, -1)[i, :, :length, :length] + key_bias[part]
+        assert close(out[part].transpose(0, 1), explicit(*alone, bias=pairs.double()))
+        start += length
 
 
 def test_dropout_reaches_the_attention_weights():

@@ -74,6 +74,21 @@ def test_a_subset_of_tokens_gets_the_sub_matrix_of_each_image(attention):
         torch.testing.assert_close(got[image], full[:, rows][:, :, rows], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize('counts', [(6, 2, 0), (0, 0, 0)], ids=str)
+def test_each_image_of_a_ragged_batch_gets_its_own(counts, attention):
+    window = (3, 5)
+    attn = attention(window)
+    state = TokenState(torch.zeros(3, 16, 8), window, 1)
+    keep = torch.stack([torch.randperm(15) < count for count in counts])
+    state.select(keep)
+    got = look_up(attn, window, state)
+    assert got.shape == (3, HEADS, 1 + max(counts), 1 + max(counts))
+    for image, kept in enumerate(keep):
+        rows = [0, *(1 + kept.nonzero()[:, 0]).tolist()]
+        expected = upstream_bias(attn)[:, rows][:, :, rows]
+        torch.testing.assert_close(got[image, :, : len(rows), : len(rows)], expected, rtol=0, atol=1e-5)
+
+
 def test_between_patches_it_is_bilinear(attention):
     """Token a stands at (0.5, 0.25), b at (2, 3): the bias of (a, b) mixes the four offsets around (-1.5, -2.75)."""
     window = (3, 5)
