@@ -114,11 +114,13 @@ def _ground(random: np.random.Generator, view: View, image: np.ndarray, edge: in
     pixel_to_tile = pixel_to_tile @ np.array([[1, 0, 0], [0, 1, edge], [0, 0, 1.0]])
     rows = len(image) - edge
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    ground = cv2.warpPerspective(tile, pixel_to_tile, (image.shape[1], rows), flags=flags, borderMode=cv2.BORDER_WRAP)
+    fine = (255 * tile).clip(0, 255).astype(np.uint8)  # twice as fast as floats
+    ground = cv2.warpPerspective(fine, pixel_to_tile, (image.shape[1], rows), flags=flags, borderMode=cv2.BORDER_WRAP)
     horizon = view.row_of(np.inf)
     distance = (view.row_of(1.0) - horizon) / np.maximum(np.arange(edge, len(image)) + 0.5 - horizon, 1e-3)
     clear = np.exp(-distance / random.uniform(6, 20)).astype(np.float32)[:, None, None]
-    image[edge:] = mean + (ground - mean) * clear
+    np.multiply(ground, clear / 255, out=image[edge:])
+    image[edge:] += mean * (1 - clear)
 
 
 def _wall(random: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -182,4 +184,7 @@ def cast_shadows(
             if points[group, 2].min() > 0.3:
                 cv2.fillConvexPoly(mask, cv2.convexHull(spot[group]), 255, cv2.LINE_8, 3)
     mask = cv2.GaussianBlur(mask, (0, 0), 1.5)
-    image *= 1 - (dark / 255) * mask[..., None].astype(np.float32)
+    rows = np.flatnonzero(mask.any(1))
+    if len(rows):
+        some = slice(rows[0], rows[-1] + 1)
+        image[some] *= 1 - np.float32(dark / 255) * mask[some, :, None]

@@ -158,8 +158,8 @@ class CrowdRenderer:
         y, x = random.integers(64, size=2)
         grain = self.grain[y : y + self.size[0], x : x + self.size[1]]
         tint = random.uniform(0.75, 1.15) * random.normal(1, 0.04, 3).astype(np.float32)
-        image = image * (255 * tint).astype(np.float32) + random.uniform(0.5, 6) * grain
-        return np.clip(image, 0, 255).astype(np.uint8)
+        image *= (255 * tint).astype(np.float32)
+        return cv2.addWeighted(image, 1, grain, random.uniform(0.5, 6), 0, dtype=cv2.CV_8U)
 
 
 def in_sight(keypoints: np.ndarray, joints: np.ndarray, depth: np.ndarray) -> np.ndarray:
