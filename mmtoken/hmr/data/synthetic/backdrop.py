@@ -80,6 +80,16 @@ def _noise(random: np.random.Generator, height: int, width: int, cell: int) -> n
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
+def _repeated_noise(random: np.random.Generator, cell: int) -> np.ndarray:
+    """Returns such noise ``(TEXTURE, TEXTURE)`` without seams where it is laid side by side."""
+    spots = TEXTURE // cell
+    small = random.uniform(-1, 1, (spots + 2, spots + 2)).astype(np.float32)[:spots, :spots]
+    wide = np.pad(small, 2, mode='wrap')
+    side, start = round((spots + 4) * TEXTURE / spots), round(2 * TEXTURE / spots)
+    large = cv2.resize(wide, (side, side), interpolation=cv2.INTER_CUBIC)
+    return large[start : start + TEXTURE, start : start + TEXTURE]
+
+
 def texture(random: np.random.Generator) -> np.ndarray:
     """Draws a texture ``(TEXTURE, TEXTURE, 3)`` that can be repeated: tiles, planks, gravel or grass."""
     hue = GROUNDS[random.integers(len(GROUNDS))]
@@ -96,7 +106,7 @@ def texture(random: np.random.Generator) -> np.ndarray:
         step = TEXTURE // 2 ** random.integers(2, 5)
         mix = random.uniform(0, 0.5, TEXTURE // step)[x // step] + 0.4 * (x % step < 2)
     else:
-        mix = 0.5 + 0.5 * _noise(random, TEXTURE, TEXTURE, int(random.choice([3, 6, 40])))
+        mix = 0.5 + 0.5 * _repeated_noise(random, int(random.choice([3, 6, 40])))
     grain = random.uniform(0.02, 0.12) * random.standard_normal((TEXTURE, TEXTURE, 1)).astype(np.float32)
     return (base + mix[..., None] * (other - base) * 0.8 + grain).astype(np.float32)
 
