@@ -28,7 +28,8 @@ def results(body):
     image = np.zeros((*SIZE, 3), np.uint8)
     for joint in (7, 8, 20, 21):
         cv2.circle(image, np.round(keypoints[0, joint].numpy() - 0.5).astype(int).tolist(), 4, (255, 255, 255), -1)
-    made = dict(img=image, img_shape=SIZE, ori_shape=SIZE, cam_intrinsics=CAMERA.copy())
+    depth = np.where(image[..., 0] > 0, 3, 9).astype(np.float32)
+    made = dict(img=image, depth=depth, img_shape=SIZE, ori_shape=SIZE, cam_intrinsics=CAMERA.copy())
     made |= dict(gt_pose=pose.numpy(), gt_betas=betas.numpy(), gt_transl=transl.numpy())
     made |= dict(gt_keypoints_3d=joints.numpy(), gt_keypoints=keypoints.numpy())
     made |= dict(gt_keypoints_visible=np.ones((3, 45), bool), gt_bboxes=np.zeros((3, 4), np.float32))
@@ -47,7 +48,7 @@ def check(results, body, joints=(7, 8, 20, 21), mm=1e-3):
     for joint in joints:
         x, y = results['gt_keypoints'][0, joint]
         if 2 < x < size[1] - 3 and 2 < y < size[0] - 3:
-            assert results['img'][int(y), int(x)].min() > 150
+            assert results['img'][int(y), int(x)].min() > 150 and results['depth'][int(y), int(x)] == 3
             seen += 1
     assert seen
     for key, (shape, kind) in FIELDS.items():

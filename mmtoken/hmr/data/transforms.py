@@ -10,6 +10,7 @@ from mmcv.transforms import BaseTransform
 from mmtoken.core.arguments import check_int, check_number
 from mmtoken.hmr.body import FLIP_JOINTS
 from mmtoken.hmr.geometry import axis_angle_to_matrix, matrix_to_axis_angle
+from mmtoken.hmr.render.raster import FAR
 from mmtoken.registry import TRANSFORMS
 
 from .people import boxes_of, inside_picture, keep
@@ -82,6 +83,8 @@ class ResizePeople(BaseTransform):
         size = max(1, round(height * factor)), max(1, round(width * factor))
         way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
         results['img'] = cv2.resize(results['img'], size[::-1], interpolation=way)
+        if 'depth' in results:
+            results['depth'] = cv2.resize(results['depth'], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         across, down = size[1] / width, size[0] / height
         map_pixels(results, np.array([[across, 0, 0], [0, down, 0.0]]), size)
         before = results.get('scale_factor', (1.0, 1.0))
@@ -127,6 +130,10 @@ class RandomAffinePeople(BaseTransform):
         pixels = matrix.copy()  # OpenCV's points are (0, 0) in the middle of the first pixel
         pixels[:, 2] += 0.5 * matrix[:, :2].sum(1) - 0.5
         results['img'] = cv2.warpAffine(results['img'], pixels, size[::-1], flags=cv2.INTER_LINEAR)
+        if 'depth' in results:
+            results['depth'] = cv2.warpAffine(
+                results['depth'], pixels, size[::-1], flags=cv2.INTER_NEAREST, borderValue=FAR
+            )
         map_pixels(results, matrix, size, turn)
 
 
@@ -155,7 +162,9 @@ class RandomFlipPeople(BaseTransform):
         if not results['flip']:
             return results
         width = results['img'].shape[1]
-        results['img'] = np.ascontiguousarray(results['img'][:, ::-1])
+        for key in ('img', 'depth'):
+            if key in results:
+                results[key] = np.ascontiguousarray(results[key][:, ::-1])
         # Mirrored people before the same camera are seen at cx - fx x/z; the mirrored picture wants w - cx - fx x/z.
         results['cam_intrinsics'] = results['cam_intrinsics'].copy()
         results['cam_intrinsics'][0, 2] = width - results['cam_intrinsics'][0, 2]
