@@ -118,6 +118,13 @@ def test_by_scale_and_over_pictures(body):
     assert (values['People_0-0.2'], values['People_0.2-1']) == (3, 1)
     assert values['Recall_0-0.2'] == pytest.approx(2 / 3) and values['Recall_0.2-1'] == 1
     assert values['MPJPE'] == pytest.approx(values['MPJPE_0.2-1'] / 3, rel=1e-3)
+    # Somebody far away is seen who is not there: a mistake among the small ones.
+    ghost = rows(far, [0, 1])
+    ghost['transl'][1] += torch.tensor([-9.0, 0, 0])
+    values = evaluate(HumanMeshMetric(scale_bins=(0, 0.2, 1)), sample(body, near, near), sample(body, far, ghost))
+    assert (values['Precision_0-0.2'], values['Precision_0.2-1'], values['Precision']) == (0.5, 1, pytest.approx(2 / 3))
+    assert values['F1_0-0.2'] == pytest.approx(1 / (1 + 0.5 * (1 + 2))) and values['F1_0.2-1'] == 1
+    assert values['NMVE_0-0.2'] == pytest.approx(values['MVE_0-0.2'] / values['F1_0-0.2'])
 
 
 def test_pixels_of_a_resized_picture(body):

@@ -264,3 +264,11 @@ def test_broken_annotations(people, pictures, tmp_path):
         BEDLAMDataset(str(tmp_path / 'x.npz'), **pictures)
     with pytest.raises(FileNotFoundError, match='no SMPL in data/body_models/smpl'):
         BEDLAMDataset(str(tmp_path / 'x.npz'))
+
+
+def test_scale_maps_of_another_body_are_refused(people, pictures, tmp_path, smpl_arrays):
+    np.savez(tmp_path / 'SMPL_NEUTRAL.npz', **smpl_arrays)
+    smpl = dict(type='SMPL', model_path=str(tmp_path))
+    dataset = BEDLAMDataset(save(tmp_path / 'x.npz', bedlam(people)), **dict(pictures, body_model=smpl))
+    with pytest.raises(ValueError, match='MakeScaleMap.body_model=FreeBody puts joints .* body_model of the dataset'):
+        dataset[0]

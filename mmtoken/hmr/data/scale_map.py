@@ -7,6 +7,9 @@ from mmtoken.core.arguments import check_flag, check_int
 from mmtoken.hmr.geometry import project
 from mmtoken.registry import BODY_MODELS, TRANSFORMS
 
+#: Mean distance of joints that says that labels are those of another body model, metres.
+OTHER_BODY = 0.1
+
 
 def scales_of(boxes: np.ndarray, side: int) -> np.ndarray:
     """Returns people's scales ``(N,)``: diagonal of the box over the longest side of the picture, 1 at most."""
@@ -80,7 +83,13 @@ class MakeScaleMap:
         known = np.flatnonzero(results['gt_smpl_valid'])
         fields = (torch.from_numpy(results[f'gt_{name}'][known]) for name in ('pose', 'betas', 'transl'))
         with torch.no_grad():
-            vertices = self.body(*fields).vertices
+            vertices, joints = self.body(*fields)
+        off = np.linalg.norm(joints.numpy() - results['gt_keypoints_3d'][known], axis=-1)[:, :24]
+        if len(known) and off.mean() > OTHER_BODY:
+            raise ValueError(
+                f'MakeScaleMap.body_model={type(self.body).__name__} puts joints {off.mean():.2f} m from where the '
+                'dataset has them; give it the body_model of the dataset.'
+            )
         vertices = torch.cat([vertices, vertices[:, self.edges].mean(2)], dim=1)
         spots = project(vertices, torch.from_numpy(results['cam_intrinsics'])).numpy()
         return {i: spot[front] for i, spot, front in zip(known.tolist(), spots, (vertices[..., 2] > 0.01).numpy())}

@@ -10,12 +10,17 @@ from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
 from mmtoken.core.arguments import check_choice, check_flag, check_number
+from mmtoken.hmr.data.people import boxes_of
 from mmtoken.hmr.data.scale_map import scales_of
 from mmtoken.registry import BODY_MODELS, METRICS
 
 from .agora import person_record, write_submission
 from .errors import Protocol, threedpw
 from .matching import match_people
+
+#: Which scales say to what bin the rows of a value belong.
+OF_SCALE = dict.fromkeys(('joints', 'aligned', 'vertices', 'paired_scales'), 'paired_scales')
+OF_SCALE |= dict(scales='scales', found='scales', mistakes='mistakes')
 
 
 @METRICS.register_module()
@@ -31,9 +36,9 @@ class HumanMeshMetric(BaseMetric):
     - ``PA-MPJPE``: mean distance of joints in mm, after the best similarity.
     - ``Precision``, ``Recall``, ``F1``; ``NMJE``, ``NMVE``: MPJPE and MVE over F1.
     - ``PCK``: share of joints within ``pck_thr``, in percent; ``PCK_all`` counts missed people's joints as wrong.
-    - ``MPJPE_0.1-0.2``, …: the same (MPJPE, PA-MPJPE, MVE, Recall) of labelled people of these scales (diagonal of
-    the box over the longest
-      side of the picture), and how many ``People`` there are.
+    - ``MPJPE_0.1-0.2``, …: all of these of people of such scales (diagonal of the box over the longest side of the
+      picture; that of the label, and of the prediction where it is a mistake), and how many labelled ``People`` there
+      are.
 
     What nobody was paired with, or divides by zero, is nan. Labelled people without SMPL parameters (``smpl_valid``)
     are paired and then left out; in pictures with ``all_people=False`` predictions without a partner are no mistakes.
@@ -123,7 +128,14 @@ class HumanMeshMetric(BaseMetric):
             self.results.append(record)
 
     def compare(self, predicted: dict[str, Tensor], sample: dict) -> dict:
-        """Returns errors of pairs ``(P, …)``, scales of the labelled ``(M,)``, who of them was found, and mistakes."""
+        """Compares the people of a picture.
+
+        Returns:
+            dict: Of the P pairs ``joints (P, K)``, ``aligned (P,)`` and ``vertices (P,)``, see
+                :class:`.errors.Protocol`, and
+            ``paired_scales (P,)``; of the M labelled people ``scales (M,)`` and ``found (M,)``, bool; the scales of
+            ``mistakes``.
+        """
         if 'gt_instances' not in sample:
             raise ValueError(
                 'HumanMeshMetric needs labels: the data samples hold no gt_instances (format_only=True does).'
@@ -134,7 +146,11 @@ class HumanMeshMetric(BaseMetric):
         pairs = match_people(predicted['keypoints'][:, :24].numpy(), keypoints, self.iou_thr)
         valid = labelled.get('smpl_valid', torch.ones(len(keypoints), dtype=torch.bool)).numpy().astype(bool)
         scales = scales_of(labelled['bboxes'].numpy(), max(sample['img_shape'][:2]))
-        mistakes = len(predicted['scores']) - len(pairs) if sample.get('all_people', True) else 0
+        mistakes = np.zeros(0)
+        if sample.get('all_people', True):
+            alone = np.setdiff1d(np.arange(len(predicted['scores'])), [i for i, _ in pairs])
+            size = sample.get('ori_shape', sample['img_shape'])[:2]
+            mistakes = scales_of(boxes_of(predicted['keypoints'].numpy()[alone], size), max(size))
         pairs = [(i, j) for i, j in pairs if valid[j]]
         rows, columns = (np.array([pair[k] for pair in pairs], int) for k in (0, 1))
         errors = self.protocol.errors(
@@ -166,29 +182,30 @@ class HumanMeshMetric(BaseMetric):
             write_submission(Path(f'{self.outfile}.zip'), (one for record in results for one in record['people']))
         if self.format_only:
             return {}
-        joints, aligned, skin, at, scales, found = (
-            np.concatenate([record[key] for record in results])
-            for key in ('joints', 'aligned', 'vertices', 'paired_scales', 'scales', 'found')
-        )
-        mistakes = sum(record['mistakes'] for record in results)
-        hits = int(found.sum())
-        precision, recall = _ratio(hits, hits + mistakes), _ratio(hits, len(found))
-        f1 = _ratio(hits, hits + 0.5 * (mistakes + len(found) - hits))
+        everybody = {key: np.concatenate([record[key] for record in results]) for key in results[0] if key != 'people'}
+        values = self.summary(**everybody)
+        for low, high in zip(self.bins, self.bins[1:]):
+            last = high == self.bins[-1]
+            some = {}
+            for key, rows in everybody.items():
+                scale = everybody[OF_SCALE[key]]
+                some[key] = rows[(scale >= low) & ((scale < high) | (last & (scale == high)))]
+            here = self.summary(**some) | dict(People=len(some['found']))
+            values |= {f'{name}_{low:g}-{high:g}': value for name, value in here.items()}
+        return values
+
+    def summary(self, joints, aligned, vertices, paired_scales, scales, found, mistakes) -> dict[str, float]:
+        """Returns the values of some people, see :meth:`compare` for what they are computed from."""
+        hits, labelled, wrong = int(found.sum()), len(found), len(mistakes)
+        precision, recall = _ratio(hits, hits + wrong), _ratio(hits, labelled)
+        f1 = _ratio(hits, hits + 0.5 * (wrong + labelled - hits))
         if self.round_f1:
             precision, recall, f1 = (round(x, 2) for x in (precision, recall, f1))
         close = joints <= self.pck_thr
-        values = {'MPJPE': _mean(joints), 'PA-MPJPE': _mean(aligned), 'MVE': _mean(skin)}
+        values = {'MPJPE': _mean(joints), 'PA-MPJPE': _mean(aligned), 'MVE': _mean(vertices)}
         values |= {'NMJE': _ratio(values['MPJPE'], f1), 'NMVE': _ratio(values['MVE'], f1)}
         values |= {'F1': f1, 'Precision': precision, 'Recall': recall}
-        values |= {'PCK': 100 * _mean(close), 'PCK_all': 100 * _ratio(close.mean(1).sum(), len(found))}
-        for low, high in zip(self.bins, self.bins[1:]):
-            last = high == self.bins[-1]
-            here, there = (((x >= low) & ((x < high) | (last & (x == high)))) for x in (at, scales))
-            name = f'{low:g}-{high:g}'
-            values |= {f'MPJPE_{name}': _mean(joints[here]), f'PA-MPJPE_{name}': _mean(aligned[here])}
-            values |= {f'MVE_{name}': _mean(skin[here]), f'Recall_{name}': _mean(found[there])}
-            values[f'People_{name}'] = int(there.sum())
-        return values
+        return values | {'PCK': 100 * _mean(close), 'PCK_all': 100 * _ratio(close.mean(1).sum(), labelled)}
 
 
 def _numbers(value: Any) -> Tensor:
