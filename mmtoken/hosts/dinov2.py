@@ -1,5 +1,6 @@
 """A plain ViT with the names of the official DINOv2 checkpoints, which neither mmseg nor mmdet ships."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -236,7 +237,8 @@ class TokenDINOv2(TokenHost, BaseModule):
         if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
             path, prefix = self.init_cfg['checkpoint'], self.init_cfg.get('prefix', '')
             remedy = 'set backbone.arch, num_registers, img_size and patch_size'
-            return load_strictly(self, path, prefix, spare=['mask_token'], remedy=remedy)
+            adapt = self.enlarge if self.table == 'crop' else None
+            return load_strictly(self, path, prefix, spare=['mask_token'], remedy=remedy, adapt=adapt)
         if self.init_cfg is not None:
             return super().init_weights()
         for name, parameter in self.named_parameters():
@@ -244,6 +246,17 @@ class TokenDINOv2(TokenHost, BaseModule):
                 continue
             if name in ('cls_token', 'pos_embed', 'register_tokens') or parameter.dim() == 2:
                 nn.init.trunc_normal_(parameter, std=0.02)
+
+    def enlarge(self, state: dict) -> None:
+        """Resizes a checkpoint's square table of positions to ours as DINOv2 does, for 0.1 patch more."""
+        table = state.get('pos_embed', self.pos_embed)
+        side = math.isqrt(table.shape[1] - 1)
+        if table.shape[1] != side**2 + 1 or (side, side) == self.table_grid:
+            return
+        plane = table[:, 1:].transpose(1, 2).unflatten(2, (side, side)).float()
+        scale = tuple((n + 0.1) / side for n in self.table_grid)
+        plane = F.interpolate(plane, scale_factor=scale, mode='bicubic', align_corners=False)
+        state['pos_embed'] = torch.cat([table[:, :1], plane.flatten(2).transpose(1, 2).to(table)], dim=1)
 
     def positions(self, grid: tuple[int, int], stride: int = 1) -> tuple[Tensor, Tensor]:
         """Returns the position embedding of the class token ``(1, 1, C)`` and of the patches ``(1, H·W, C)``.

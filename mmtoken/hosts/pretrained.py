@@ -1,6 +1,6 @@
 """Checkpoints of backbones: the form of ``init_cfg``, and strict loading."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.runner import CheckpointLoader
@@ -23,7 +23,12 @@ def check_init_cfg(cfg: dict | Sequence[dict] | None) -> None:
 
 
 def load_strictly(
-    module: nn.Module, path: str, prefix: str = '', spare: Sequence[str] = (), remedy: str = 'set its arguments'
+    module: nn.Module,
+    path: str,
+    prefix: str = '',
+    spare: Sequence[str] = (),
+    remedy: str = 'set its arguments',
+    adapt: Callable[[dict], None] | None = None,
 ) -> None:
     """Loads a checkpoint strictly, since a partial load would leave frozen weights random, unnoticed.
 
@@ -33,6 +38,7 @@ def load_strictly(
         prefix (str): Take the parameters under this name, such as ``backbone.``.
         spare (Sequence[str]): Beginnings of names that may be left over, such as a classifier's.
         remedy (str): What to set if it was made for another architecture.
+        adapt (Callable, optional): Changes the parameters by name, in place, before they are compared.
 
     Raises:
         ValueError: If it was made for another architecture.
@@ -41,6 +47,8 @@ def load_strictly(
     state = state.get('state_dict', state)
     state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     state = {k: v for k, v in state.items() if not k.startswith(tuple(spare))}
+    if adapt is not None:
+        adapt(state)
     own = {k: v for k, v in module.state_dict().items() if not k.startswith('reducer.')}
     wrong = [f'{k} is missing' for k in own if k not in state]
     wrong += [f'{k} is unknown' for k in state if k not in own and not k.startswith('reducer.')]

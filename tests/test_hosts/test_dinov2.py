@@ -365,3 +365,20 @@ def test_pretrained_checkpoint_of_another_architecture(tmp_path, other):
     assert all(torch.equal(v, same.state_dict()[k]) for k, v in made.state_dict().items())
     with pytest.raises(ValueError, match='was made for another architecture .*; set backbone.arch, num_registers'):
         MODELS.build(dict(args, init_cfg=init_cfg, **other)).init_weights()
+
+
+def test_a_cropped_table_is_enlarged_to_the_longest_side_when_it_is_loaded(tmp_path):
+    arch = dict(embed_dims=16, num_layers=1, num_heads=2)
+    small = MODELS.build(dict(type='mmtoken.TokenDINOv2', arch=arch, img_size=28, patch_size=4))
+    torch.nn.init.normal_(small.pos_embed)
+    torch.save(small.state_dict(), tmp_path / 'small.pth')
+    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'small.pth'))
+    large = dict(type='mmtoken.TokenDINOv2', arch=arch, img_size=64, patch_size=4, init_cfg=init)
+    model = MODELS.build(dict(large, table='crop'))
+    model.init_weights()
+    table = small.pos_embed[:, 1:].transpose(1, 2).unflatten(2, (7, 7))
+    grown = torch.nn.functional.interpolate(table, scale_factor=(16.1 / 7, 16.1 / 7), mode='bicubic')
+    torch.testing.assert_close(model.pos_embed[:, 1:], grown.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(model.pos_embed[:, :1], small.pos_embed[:, :1])
+    with pytest.raises(ValueError, match='made for another architecture'):
+        MODELS.build(large).init_weights()

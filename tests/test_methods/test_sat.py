@@ -339,3 +339,21 @@ def test_backbones_that_are_refused():
         HOSTS['TokenVisionTransformer'](reducer=dict(type='mmtoken.SAT'))
     with pytest.raises(ValueError, match=r'reducer\.blocks=3 must not come after the first output'):
         HOSTS['TokenDINOv2'](reducer=dict(type='mmtoken.SAT'), out_indices=(0, 3))
+
+
+def test_discarded_background_leaves_and_is_restored_as_it_was():
+    inputs = images(2)
+    host, kept = build(blocks=1, discard=True), build(blocks=1)
+    for each in (host, kept):
+        guided(each, maps_of(2, (4, 6), [(0, 0, 0)], [(0, 2, 3)]))  # nobody in the second picture
+    states = [each.reducer.start(each, inputs, None) for each in (host, kept)]
+    fewer, all_of_them = ([int(n) for n in state.lengths] for state in states)
+    pooled = [int((one == 16).sum()) for one in states[1].sizes.split([n - 2 - 1 for n in all_of_them])]
+    assert fewer == [a - b for a, b in zip(all_of_them, pooled)] and fewer[1] == states[0].num_prefix
+    torch.testing.assert_close(states[0].dense(), states[1].dense())
+    assert host(inputs)[0].isfinite().all()
+
+
+def test_a_frozen_branch_learns_in_its_head_alone():
+    reducer = build(blocks=1, frozen_branch=True).reducer
+    assert {name.split('.')[0] for name, p in reducer.named_parameters() if p.requires_grad} == {'head'}

@@ -56,6 +56,9 @@ class SAT(Reducer):
         scale (float): Those below it show somebody small. Defaults to 0.5.
         guided (float): Part of the training during which the labels decide instead of the head. Defaults to 0.
         mask_padding (bool): Let tokens that are padding leave; the paper keeps them. Defaults to False.
+        discard (bool): Let pooled background leave instead, an ablation of the paper. Defaults to False.
+        frozen_branch (bool): Keep the low-resolution branch as it is copied, so that only the scale head learns.
+            Defaults to False.
         weight_confidence (float): Weight of the confidence's focal loss. Defaults to 4.
         weight_scale (float): Weight of the scale's L1 loss. Defaults to 4.
 
@@ -72,6 +75,7 @@ class SAT(Reducer):
         dict(blocks=0, levels=2, confidence=0.0, scale=0.54),
         dict(blocks=0, levels=3, confidence=0.5, scale=0.54, mask_padding=True),
     )
+    lively_example = dict(confidence=1.0)
     #: Maps ``(B, 2, h·w)`` that decide instead of the scale head, see ``guided``.
     guide: Tensor | None = None
 
@@ -83,6 +87,8 @@ class SAT(Reducer):
         scale: float = 0.5,
         guided: float = 0.0,
         mask_padding: bool = False,
+        discard: bool = False,
+        frozen_branch: bool = False,
         weight_confidence: float = 4.0,
         weight_scale: float = 4.0,
     ):
@@ -92,6 +98,8 @@ class SAT(Reducer):
         self.confidence, self.scale = check_number('confidence', confidence, 0, 1), check_number('scale', scale, 0, 1)
         self.guided = check_number('guided', guided, 0, 1)
         self.mask_padding = check_flag('mask_padding', mask_padding)
+        self.discard = check_flag('discard', discard)
+        self.frozen_branch = check_flag('frozen_branch', frozen_branch)
         self.weights = (
             check_number('weight_confidence', weight_confidence, 0),
             check_number('weight_scale', weight_scale, 0),
@@ -118,7 +126,7 @@ class SAT(Reducer):
         hidden = [layer for _ in range(3) for layer in (nn.Linear(dims, dims), nn.ReLU())]
         self.head = nn.Sequential(*hidden, nn.Linear(dims, 2))
         for part in (self.blocks, self.patch_embed, self.norm):
-            part.requires_grad_(True)
+            part.requires_grad_(not self.frozen_branch)
 
     def copies(self) -> dict[str, str]:
         if self.levels == 1:
@@ -148,6 +156,8 @@ class SAT(Reducer):
         state.x = state.x.expand(len(fine), host.num_prefix + height * width, fine.shape[-1])
         padded = self.padded_patches(host.noted(state, padding), cells.grid)
         self.mix(state, fine, coarse, cells, level, padded)
+        if self.discard:
+            state.select(state.sizes < 16, self)
         if self.mask_padding and state.padding is not None:
             state.select(~state.padding, self)
         state.block = self.first
@@ -313,7 +323,8 @@ class SAT(Reducer):
         record = self.kept(state)
         counts = [int((record.levels == up).sum()) for up in range(self.levels)]
         fine, cells, dims = 4 * counts[0], record.cells.number, host.embed_dims
-        mixed = fine + counts[1] + sum(counts[up] // 4 ** (up - 1) for up in range(2, self.levels))
+        pooled = sum(counts[up] // 4 ** (up - 1) for up in range(2, self.levels))
+        mixed = fine + counts[1] + (0 if self.discard else pooled)
         tokens = [(cells, fine)] * self.first + [mixed] * (host.depth - self.first)
         patches = 3 * host.host.patch_size**2 * dims
         stem = (fine - grid[0] * grid[1]) * patches  # of the picture only the fine patches are embedded
