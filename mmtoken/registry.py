@@ -4,6 +4,8 @@ mmengine imports ``<scope>.registry`` when it first meets a scope prefix, and th
 ``type='mmtoken.TokenVisionTransformer'`` works in any mmseg or mmdet config without ``custom_imports``.
 """
 
+from typing import Any
+
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -13,9 +15,15 @@ from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
-from mmengine.registry import Registry
+from mmengine.registry import Registry, build_from_cfg
 
 from mmtoken.core.registry import REDUCERS
+
+
+def build_in_own_scope(cfg: dict, registry: Registry) -> Any:
+    """Builds from a registry that no package above has, without mmengine's warning that the default scope lacks it."""
+    return build_from_cfg({**cfg, '_scope_': registry.scope}, registry)
+
 
 MODELS = Registry(
     'models',
@@ -23,7 +31,7 @@ MODELS = Registry(
     scope='mmtoken',
     locations=['mmtoken.hosts', 'mmtoken.models', 'mmtoken.hmr.model'],
 )
-BODY_MODELS = Registry('body model', scope='mmtoken', locations=['mmtoken.hmr.body'])
+BODY_MODELS = Registry('body model', build_func=build_in_own_scope, scope='mmtoken', locations=['mmtoken.hmr.body'])
 DATASETS = Registry(
     'datasets', parent=MMENGINE_DATASETS, scope='mmtoken', locations=['mmtoken.datasets', 'mmtoken.hmr.data']
 )

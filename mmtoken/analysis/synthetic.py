@@ -14,7 +14,7 @@ def synthetic_samples(model: nn.Module, batch: int, shape: tuple[int, int], devi
     """Labels for a batch of pictures, random and the same at every call.
 
     Args:
-        model (nn.Module): A segmentor or depth estimator of mmseg, or a detector of mmdet.
+        model (nn.Module): A segmentor or depth estimator of mmseg, a detector of mmdet, or a human mesh model.
         batch (int): Number of pictures.
         shape (tuple[int, int]): ``(H, W)`` of the pictures in pixels.
         device (str): Where the labels lie.
@@ -25,7 +25,7 @@ def synthetic_samples(model: nn.Module, batch: int, shape: tuple[int, int], devi
     Raises:
         ValueError: If the model is none of these.
     """
-    makers = dict(segment=_label_map, detect=_objects, depth=_depth_map)
+    makers = dict(segment=_label_map, detect=_objects, depth=_depth_map, mesh=_people)
     task, rng = task_of(model).name, np.random.default_rng(0)
     if task not in makers:
         raise ValueError(
@@ -85,4 +85,32 @@ def _objects(model: nn.Module, rng: np.random.Generator, shape: tuple[int, int])
         masks=BitmapMasks(masks, *shape),
     )
     sample.gt_sem_seg = PixelData(sem_seg=torch.from_numpy(rng.integers(things, things + max(stuff, 1), (1, *shape))))
+    return sample
+
+
+def _people(model: nn.Module, rng: np.random.Generator, shape: tuple[int, int]):
+    """People who stand 2 to 12 metres away, seen by the camera that the model supposes."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    from mmtoken.hmr.geometry import fov_intrinsics, points_to_boxes, project
+
+    mean = model.body.mean_pose.cpu()
+    pose = mean + torch.from_numpy(rng.normal(0, 0.2, (OBJECTS, *mean.shape))).float()
+    betas = torch.from_numpy(rng.normal(0, 1, (OBJECTS, len(model.body.mean_shape)))).float()
+    depth = rng.uniform(2, 12, (OBJECTS, 1))
+    transl = torch.from_numpy(np.concatenate([rng.uniform(-0.4, 0.4, (OBJECTS, 2)) * depth, depth], 1)).float()
+    device = model.body.mean_pose.device
+    joints = model.body.joints(pose.to(device), betas.to(device), transl.to(device)).cpu()
+    points = project(joints, fov_intrinsics(shape))
+    sample = DetDataSample(metainfo=_meta(shape))
+    sample.gt_instances = InstanceData(
+        bboxes=points_to_boxes(points, shape),
+        labels=torch.zeros(OBJECTS, dtype=torch.int64),
+        smpl_pose=pose,
+        smpl_betas=betas,
+        transl=transl,
+        keypoints=points,
+        keypoints_3d=joints,
+    )
     return sample

@@ -44,10 +44,10 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
 
     Args:
         backbone (dict): A host; ``out_indices`` names one block.
-        body (dict): Body model of :data:`mmtoken.registry.BODY_MODELS`. Defaults to ``FreeBody``.
+        body_model (dict, optional): Body model of :data:`mmtoken.registry.BODY_MODELS`. Defaults to ``FreeBody``.
         input_size (int): Longest side S of a picture, pixels. Defaults to 1288.
         num_queries (int): Most people that can be found. Defaults to 50.
-        levels (int): Resolutions of tokens. Defaults to 3.
+        levels (int, optional): Resolutions of tokens. By default those of the reducer, but at least the paper's 3.
         decoder (dict, optional): Arguments of :class:`DABDecoder`.
         denoising (dict, optional): Arguments of :class:`Denoising`; ``dict(groups=0)`` leaves it out.
         matcher (dict, optional): Arguments of :class:`HungarianMatcher`.
@@ -68,10 +68,10 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
     def __init__(
         self,
         backbone: dict,
-        body: dict | None = None,
+        body_model: dict | None = None,
         input_size: int = 1288,
         num_queries: int = 50,
-        levels: int = 3,
+        levels: int | None = None,
         decoder: dict | None = None,
         denoising: dict | None = None,
         matcher: dict | None = None,
@@ -89,11 +89,11 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
         self.backbone.gives_tokens = True
         self.input_size = check_int('model.input_size', input_size, 1)
         check_int('model.num_queries', num_queries, 1)
-        check_int('model.levels', levels, 1)
+        levels = max(3, getattr(self.reducer, 'levels', 3)) if levels is None else check_int('model.levels', levels, 1)
         self.test_cfg, self.train_cfg = {'score_thr': 0.5, **(test_cfg or {})}, train_cfg
         check_number('model.test_cfg.score_thr', self.test_cfg['score_thr'], 0, 1)
 
-        self.body = BODY_MODELS.build(body or dict(type='FreeBody'))
+        self.body = BODY_MODELS.build(body_model or dict(type='FreeBody'))
         self.decoder = DABDecoder(**(decoder or {}))
         dims, layers = self.decoder.dims, len(self.decoder.layers)
         self.memory = TokenMemory(self.backbone.embed_dims, dims, levels, self.decoder.temperature)

@@ -104,7 +104,7 @@ class People:
         if keypoints.shape[1] != wanted or joints.shape[1] != wanted:
             raise ValueError(
                 f'gt_instances.keypoints has {keypoints.shape[1]} points, keypoints_3d {joints.shape[1]}, and '
-                f'model.body {wanted} joints; let the dataset use the same body model.'
+                f'model.body_model {wanted} joints; let the dataset use the same body model.'
             )
         visible = cat('keypoints_visible', lambda n: torch.ones(n, keypoints.shape[1])) > 0
         visible = visible & keypoints.isfinite().all(-1)

@@ -263,7 +263,7 @@ def test_bad_pictures_and_samples(batch):
         model.predict(images[:1], bad)
     samples[0].gt_instances.keypoints = samples[0].gt_instances.keypoints[:, :24]
     samples[1].gt_instances.keypoints = samples[1].gt_instances.keypoints[:, :24]
-    with pytest.raises(ValueError, match='24 points.*model.body 45 joints'):
+    with pytest.raises(ValueError, match='24 points.*model.body_model 45 joints'):
         model.loss(images, samples)
     for sample in samples:
         del sample.gt_instances.keypoints
