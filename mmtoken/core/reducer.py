@@ -266,6 +266,10 @@ class Reducer(nn.Module):
         """Returns the losses of the method by name; none by default."""
         return {}
 
+    def maps(self, state: TokenState) -> dict[str, Tensor]:
+        """Returns maps ``(B, C, h, w)`` that the method decided by, to look at, by name; none by default."""
+        return {}
+
     def set_progress(self, progress: float, iteration: int) -> None:
         """Stores how far training is; the model calls this before each training step.
 
@@ -360,6 +364,9 @@ class ReducerSequence(Reducer):
 
     def losses(self, state: TokenState, targets: list | None = None) -> dict[str, Tensor]:
         return {k: v for reducer in self.reducers for k, v in reducer.losses(state, targets).items()}
+
+    def maps(self, state: TokenState) -> dict[str, Tensor]:
+        return {k: v for reducer in self.reducers for k, v in reducer.maps(state).items()}
 
     def set_progress(self, progress: float, iteration: int) -> None:
         for reducer in self.reducers:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmtoken.core import TokenHost, Tokens
@@ -237,11 +237,13 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
         Returns:
             dict[str, Tensor]: For the P people of all pictures ``image (P,)``, ``scores (P,)``, ``bboxes (P, 4)`` in
             pixels (left, top, right, bottom), ``smpl_pose``, ``smpl_betas``, ``transl``, ``keypoints``,
-            ``keypoints_3d`` and ``vertices``, see the class; and the ``cameras (B, 3, 3)``.
+            ``keypoints_3d`` and ``vertices``, see the class; and the ``cameras (B, 3, 3)``. Also the
+            :meth:`Reducer.maps` of the pass, named ``pred_…``.
         """
         cameras, centres = self.views(batch_inputs, metas)
-        with self.serving(batch_inputs, metas):
+        with self.serving(batch_inputs, metas) as states:
             tokens = self.extract_feat(batch_inputs)
+        maps = self.reducer.maps(states[-1]) if states else {}
         last = self.decode(tokens)[-1]
         with full_precision(batch_inputs):
             scores = last.logits.sigmoid()
@@ -260,6 +262,7 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
                 keypoints_3d=joints,
                 vertices=vertices,
                 cameras=cameras,
+                **{f'pred_{name}': value for name, value in maps.items()},
             )
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True) -> list:
@@ -271,11 +274,12 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
             rescale (bool): Give boxes, keypoints and camera in pixels of the original picture. Defaults to True.
 
         Returns:
-            list[DetDataSample]: The samples, with ``pred_instances``, the surest person first.
+            list[DetDataSample]: The samples, with ``pred_instances``, the surest person first, and the reducer's maps.
         """
         metas = [sample.metainfo for sample in batch_data_samples]
         found = self.find(batch_inputs, metas)
         image, cameras = found.pop('image'), found.pop('cameras')
+        maps = {name: found.pop(name) for name in list(found) if name.startswith('pred_')}
         for i, (sample, meta) in enumerate(zip(batch_data_samples, metas)):
             here = (image == i).nonzero()[:, 0]
             here = here[found['scores'][here].argsort(descending=True)]
@@ -287,6 +291,8 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
                 people.bboxes, people.keypoints = people.bboxes / scale.repeat(2), people.keypoints / scale
                 camera[:2] /= scale[:, None]
             sample.pred_instances = people
+            for name, value in maps.items():
+                sample.set_data({name: PixelData(data=value[i])})
             sample.set_metainfo(dict(pred_cam_intrinsics=camera.cpu().numpy()))
         return batch_data_samples
 

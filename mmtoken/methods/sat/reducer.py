@@ -317,6 +317,14 @@ class SAT(Reducer):
             'loss_map_scale': self.weights[1] * error,
         }
 
+    def maps(self, state: TokenState) -> dict[str, Tensor]:
+        """Returns ``scale_map (B, 2, h, w)``, confidence and scale of each cell, and ``token_levels (B, 1, h, w)``."""
+        if self.levels == 1:
+            return {}
+        record = self.kept(state)
+        shape = record.cells.shape
+        return dict(scale_map=record.maps.unflatten(2, shape), token_levels=record.levels.unflatten(1, shape)[:, None])
+
     def closed_form(self, host: HostInfo, grid: tuple[int, int], state: TokenState | None = None) -> Cost:
         if self.levels == 1:
             return Cost([grid[0] * grid[1]] * host.depth, [grid[0] * grid[1]] * host.depth)

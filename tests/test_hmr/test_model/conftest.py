@@ -35,13 +35,19 @@ CONFIG = dict(
 
 
 @pytest.fixture
-def build():
+def config():
+    """Config of the small model."""
+    return copy.deepcopy(CONFIG)
+
+
+@pytest.fixture
+def build(config):
     """Builds the small model; keywords change its config."""
 
     def make(seed=0, **changes):
         torch.manual_seed(seed)
         with quiet_log():
-            model = MODELS.build({**copy.deepcopy(CONFIG), **changes})
+            model = MODELS.build({**copy.deepcopy(config), **changes})
             model.init_weights()
         return model.eval()
 
