@@ -1,10 +1,13 @@
 """A street of four pictures that is made up here, and how the tools are run on it."""
 
 import importlib.util
+import json
 import os
+import socket
 import subprocess
 import sys
 from collections import OrderedDict
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -91,8 +94,40 @@ def shell(street: Path, *command, **env) -> subprocess.CompletedProcess:
     return subprocess.run([str(c) for c in command], env=env, cwd=street, capture_output=True, text=True, timeout=300)
 
 
-def train(street: Path, work_dir: str, *flags, **env) -> subprocess.CompletedProcess:
-    return shell(street, sys.executable, ROOT / 'tools/train.py', 'config.py', '--work-dir', work_dir, *flags, **env)
+@cache
+def server() -> subprocess.Popen:
+    """See ``forks.py``; it ends with this process, which closes its input."""
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])}
+    command = [sys.executable, '-W', 'ignore', str(Path(__file__).parent / 'forks.py')]
+    return subprocess.Popen(command, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def fork(street: Path, tool: str, *argv, processes: int = 1, **env) -> subprocess.CompletedProcess:
+    """Runs a tool as ``python tools/TOOL.py`` does, in one process or in several that train together."""
+    for name in ('stdout', 'stderr'):
+        (street / name).write_text('')
+    ranks = [env] * processes
+    if processes > 1:
+        together = dict(WORLD_SIZE=str(processes), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()))
+        ranks = [{**env, **together, 'RANK': str(i), 'LOCAL_RANK': str(i)} for i in range(processes)]
+        argv = *argv, '--launcher', 'pytorch'
+    script = [str(ROOT / 'tools' / f'{tool}.py'), *map(str, argv)]
+    server().stdin.write(json.dumps(dict(folder=str(street), argv=script, env=ranks)) + '\n')
+    server().stdin.flush()
+    codes = json.loads(server().stdout.readline())
+    return subprocess.CompletedProcess(
+        script, next(filter(None, codes), 0), (street / 'stdout').read_text(), (street / 'stderr').read_text()
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
+
+
+def train(street: Path, work_dir: str, *flags, config: str = 'config.py', **more) -> subprocess.CompletedProcess:
+    return fork(street, 'train', config, '--work-dir', work_dir, *flags, **more)
 
 
 @pytest.fixture(scope='session')

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from mmengine.runner import Runner
 
 import mmtoken  # noqa: F401
 
-from .conftest import ROOT, call, shell, train, weights
+from .conftest import ROOT, call, fork, free_port, shell, train, weights
 
 
 def test_train_learns_and_validates(trained):
@@ -41,21 +40,9 @@ def test_resume_after_kill_ends_in_the_same_weights(street, trained):
 
 
 def test_test_reads_the_checkpoint(street, trained):
-    done = shell(
-        street,
-        sys.executable,
-        ROOT / 'tools/test.py',
-        'config.py',
-        trained / 'iter_6.pth',
-        '--work-dir',
-        'test',
-        '--out',
-        'maps',
-        '--show-dir',
-        'painted',
-        '--cfg-options',
-        'default_hooks.visualization.interval=1',
-    )
+    flags = ['--work-dir', 'test', '--out', 'maps', '--show-dir', 'painted']
+    flags += ['--cfg-options', 'default_hooks.visualization.interval=1']
+    done = fork(street, 'test', 'config.py', trained / 'iter_6.pth', *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     scores = [line for line in next((street / 'test').glob('*/*.log')).read_text().splitlines() if 'mIoU: ' in line]
     trained_log = next(trained.glob('*/*.log')).read_text()
@@ -71,24 +58,26 @@ def test_test_time_augmentation(street, trained, monkeypatch):
     assert 'mIoU: ' in next((street / 'tta').glob('*/*.log')).read_text()
 
 
-def two_processes(street: Path, script: str, work_dir: str, *argv, config: str = 'config.py') -> str:
+TWO_STEPS = [
+    '--cfg-options',
+    'train_cfg.max_iters=2',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+]
+
+
+def two_processes(street: Path, script: str, work_dir: str, *argv) -> str:
     """The log of a shell script run with two CPU processes."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     done = shell(
         street,
         'bash',
         ROOT / 'tools' / script,
-        config,
+        'config.py',
         *argv,
         '--work-dir',
         work_dir,
-        '--cfg-options',
-        'train_cfg.max_iters=2',
-        'train_dataloader.num_workers=0',
-        'train_dataloader.persistent_workers=False',
-        PORT=str(port),
+        *TWO_STEPS,
+        PORT=str(free_port()),
         CUDA_VISIBLE_DEVICES='',
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -125,23 +114,13 @@ model['decode_head'].update(in_index=2)
 del exit_head
 """
     )
-    two_processes(street, 'dist_train.sh', method, 2, config=name)
+    done = train(street, method, *TWO_STEPS, config=name, processes=2, CUDA_VISIBLE_DEVICES='')
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'GPU number: 2' in next((street / method).glob('*/*.log')).read_text()
     first = weights(street / method / 'iter_2.pth')
     assert any(name.startswith('backbone.reducer.heads.1.') for name in first)
-    logged = 'default_hooks.logger.interval=1'
-    done = shell(
-        street,
-        sys.executable,
-        ROOT / 'tools/train.py',
-        name,
-        '--work-dir',
-        method,
-        '--resume',
-        '--cfg-options',
-        'train_cfg.max_iters=4',
-        'train_cfg.val_interval=4',
-        logged,
-    )
+    longer = ['train_cfg.max_iters=4', 'train_cfg.val_interval=4', 'default_hooks.logger.interval=1']
+    done = train(street, method, '--resume', '--cfg-options', *longer, config=name)
     assert done.returncode == 0, done.stderr[-3000:]
     last = weights(street / method / 'iter_4.pth')
     # How far DoViT's threshold has fallen is read off the loop, which resumes by itself.
