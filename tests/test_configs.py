@@ -19,7 +19,8 @@ from mmtoken.hosts.dinov2 import check_arch
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(p.relative_to(ROOT / 'configs') for p in (ROOT / 'configs').glob('*/*.py') if '_base_' not in p.parts)
 ACCELERATED = [p for p in CONFIGS if p.parts[0] != 'baselines']
-SEGMENTORS = [p for p in CONFIGS if not {'retinanet', 'mask-rcnn', 'cascade-rcnn'} & set(p.stem.split('_'))]
+DETECTORS = [p for p in CONFIGS if re.search('_(retinanet|.*rcnn)_', p.stem)]  # see test_detection_configs.py
+SEGMENTORS = [p for p in CONFIGS if p not in DETECTORS]
 
 
 #: Every width is divided by this, so what does not fit together at full width does not either.

@@ -1,38 +1,25 @@
 """Every config of a detector builds, predicts and takes a training step, in an eighth of its width."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from mmdet.registry import MODELS
-from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmtoken.analysis.synthetic import synthetic_samples
-from mmtoken.hosts.dinov2 import check_arch
 
-ROOT = Path(__file__).parents[1] / 'configs'
-CONFIGS = sorted(
-    p.relative_to(ROOT)
-    for p in ROOT.glob('*/*.py')
-    if {'retinanet', 'mask-rcnn', 'cascade-rcnn'} & set(p.stem.split('_'))
-)
+from .test_configs import DETECTORS, load, small_model
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=str)
+@pytest.mark.parametrize('path', DETECTORS, ids=str)
 def test_builds_predicts_and_steps(path):
     torch.manual_seed(0)
-    cfg = Config.fromfile(str(ROOT / path))
+    cfg = load(path)
     assert cfg.default_scope == 'mmdet'
-    arch = check_arch(cfg.model.backbone.arch)
-    cfg.model.backbone.update(arch=dict(arch, embed_dims=arch['embed_dims'] // 8), init_cfg=None)
-    cfg.model.neck.in_channels //= 8
-    patch = 14
-    cfg.model.data_preprocessor.pad_size_divisor = patch
-    images = torch.randn(2, 3, 8 * patch, 6 * patch)
+    for key in ('init_cfg', 'pretrained'):
+        cfg.model.backbone.pop(key, None)
     with DefaultScope.overwrite_default_scope('mmdet'):
-        model = MODELS.build(cfg.model)
-        samples = synthetic_samples(model, 2, tuple(images.shape[2:]))
+        model, patch = small_model(cfg)
+        size = (8 * patch, 6 * patch)
+        images, samples = torch.randn(2, 3, *size), synthetic_samples(model, 2, size)
         losses = model.train().loss(images, samples)
         total = sum(sum(v) if isinstance(v, list) else v for name, v in losses.items() if 'loss' in name)
         total.backward()
