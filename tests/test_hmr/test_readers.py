@@ -114,6 +114,14 @@ def test_agora_and_bedlam(name, make, people, pictures, tmp_path):
         assert sample.gt_instances.valid_3d.all() and sample.all_people and sample.dataset == name
 
 
+@pytest.mark.parametrize('first', [1, 2])
+def test_pipelines_that_load_nothing(first, people, pictures, tmp_path):
+    pipeline = dict(pictures, pipeline=PIPELINE[first:])
+    dataset = BEDLAMDataset(save(tmp_path / 'x.npz', bedlam(people)), **pipeline)
+    with pytest.raises(ValueError, match='mmtoken.LoadPeople.* first in the pipeline'):
+        dataset[0]
+
+
 def test_closeups_are_stood_up(people, pictures, tmp_path):
     about = bedlam(people)['a/2.png']
     (tmp_path / 'x_closeup').mkdir()

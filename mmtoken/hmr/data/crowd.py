@@ -24,7 +24,8 @@ class SyntheticCrowd(BaseDataset):
         size (tuple[int, int]): Height and width of a picture, pixels. Defaults to (644, 644).
         people (tuple[int, int]): Least and most people who look for a place; some find none. Defaults to (1, 8).
         scales (tuple[float, float]): Range of the scale, the box's diagonal over the longest side of the picture. Its
-            logarithm is uniform, so that there are many small people. Defaults to (0.06, 1.0).
+            logarithm is uniform, so that there are many small people. It is that of somebody who stands: who crouches
+            or joins others may be somewhat outside. Defaults to (0.06, 1.0).
         things (tuple[int, int]): Least and most boxes that stand about. Defaults to (0, 4).
         fov (tuple[float, float]): Range of the field of view over the longest side, degrees. Defaults to (60, 60),
             which SAT-HMR assumes.

@@ -32,13 +32,21 @@ class PackPeople(BaseTransform):
         self,
         meta_keys: tuple[str, ...] = (
             *('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'cam_intrinsics'),
-            *('ori_cam_intrinsics', 'all_people', 'dataset', 'names', 'gender'),
+            *('all_people', 'dataset', 'gender'),
         ),
     ):
         self.meta_keys = tuple(meta_keys)
 
     def transform(self, results: dict) -> dict:
-        """Packs; a picture without people gets ``gt_instances`` of length 0."""
+        """Packs; a picture without people gets ``gt_instances`` of length 0.
+
+        Raises:
+            ValueError: If there is no picture yet.
+        """
+        if 'img' not in results:
+            raise ValueError(
+                "PackPeople: there is no picture; put dict(type='mmtoken.LoadPeople') first in the pipeline."
+            )
         image = np.ascontiguousarray(results['img'].transpose(2, 0, 1))
         sample = DetDataSample(metainfo={key: results[key] for key in self.meta_keys if key in results})
         if 'gt_bboxes' in results:

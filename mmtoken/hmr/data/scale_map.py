@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from mmcv.transforms import BaseTransform
 
 from mmtoken.core.arguments import check_flag, check_int
 from mmtoken.hmr.geometry import project
@@ -52,7 +53,7 @@ def draw_scale_map(
 
 
 @TRANSFORMS.register_module()
-class MakeScaleMap:
+class MakeScaleMap(BaseTransform):
     """Adds ``gt_scale_map (2, h, w)`` to ``results``, in cells of the picture as it is now.
 
     People are drawn from far to near, by all vertices and the middles of all edges of their meshes; people without SMPL
@@ -69,7 +70,17 @@ class MakeScaleMap:
         self.body = BODY_MODELS.build(body_model or dict(type='FreeBody'))
         self.edges = edges_of(self.body.faces.numpy())
 
-    def __call__(self, results: dict) -> dict:
+    def transform(self, results: dict) -> dict:
+        """Adds the map.
+
+        Raises:
+            ValueError: If nobody is placed yet, or labels are those of another body model.
+        """
+        if 'gt_bboxes' not in results:
+            raise ValueError(
+                "MakeScaleMap: nobody is placed yet; put dict(type='mmtoken.LoadPeople') first in the pipeline, and "
+                'leave MakeScaleMap out where there are no labels.'
+            )
         size = results['img_shape'][:2]
         order = np.argsort(-results['gt_transl'][:, 2], kind='stable')
         scales = scales_of(results['gt_bboxes'], max(size))[order]
