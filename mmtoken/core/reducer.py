@@ -144,7 +144,8 @@ class Reducer(nn.Module):
     def refuses(self, host: HostInfo) -> str:
         """Returns why the method cannot run on a backbone, and the remedy; empty if it can."""
         if self.dynamic and not host.ragged:
-            reason = 'relative position bias' if host.position == 'relative' else 'attention'
+            windowed = any(any(stage.windows) for stage in host.stages)
+            reason = 'windows' if windowed else 'relative position bias' if host.position == 'relative' else 'attention'
             return (
                 f'packs images of unequal token counts, which the {reason} of this backbone cannot follow; use a '
                 'static method such as mmtoken.Expedit, or a backbone with absolute positions'

@@ -33,7 +33,8 @@ class TokenTimmEva(WindowedTimmHost):
         fit (str, optional): See :class:`mmtoken.TokenTimmViT`.
         frozen_stages (int): See :class:`mmtoken.TokenTimmViT`.
         with_cp (bool): Gradient checkpointing. Defaults to False.
-        reducer (dict | Sequence[dict], optional): Token reduction method.
+        reducer (dict | Sequence[dict], optional): Token reduction method; a static one for windows without prefix
+            tokens.
         init_cfg (dict, optional): Initialisation config, such as ``dict(type='Pretrained', checkpoint=…)``.
         **options: Arguments of ``timm.create_model``, such as ``img_size`` (that of the table of positions, where there
             is one), ``patch_size``, ``drop_path_rate`` or ``class_token``.

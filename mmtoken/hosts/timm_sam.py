@@ -35,7 +35,7 @@ class TokenTimmSAM(WindowedTimmHost):
         fit (str, optional): See :class:`mmtoken.TokenTimmViT`.
         frozen_stages (int): See :class:`mmtoken.TokenTimmViT`.
         with_cp (bool): Gradient checkpointing. Defaults to False.
-        reducer (dict | Sequence[dict], optional): Token reduction method; a static one.
+        reducer (dict | Sequence[dict], optional): Token reduction method; a static one if there are windows.
         init_cfg (dict, optional): Initialisation config, such as ``dict(type='Pretrained', checkpoint=…)``.
         **options: Arguments of ``timm.create_model``, such as ``img_size`` (that of the tables of positions),
             ``drop_path_rate`` or ``use_rel_pos``.
@@ -45,7 +45,6 @@ class TokenTimmSAM(WindowedTimmHost):
     """
 
     position = 'relative'
-    ragged = False
 
     def __init__(self, model: str, out_indices: int | Sequence[int] = -1, final_norm: bool = False, **kwargs: Any):
         super().__init__(model, out_indices, final_norm, **kwargs)
@@ -57,10 +56,11 @@ class TokenTimmSAM(WindowedTimmHost):
             options = dict(options, global_attn_indexes=tuple(global_blocks))
         return options
 
-    def init_windows(self, size: int | None, global_blocks: Sequence[int] | None = None) -> None:
+    def init_windows(self, size, global_blocks=None):
         if global_blocks:
             check_blocks('backbone.global_blocks', global_blocks, len(self.blocks))
         self.block_windows = tuple(block.window_size or None for block in self.blocks)
+        self.ragged = not any(self.block_windows)
 
     def adopt(self, model: str, stock: Any) -> None:
         if stock.rope_global is not None:

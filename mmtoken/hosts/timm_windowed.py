@@ -1,6 +1,7 @@
 """Attention of ViTDet's and EVA-02's backbones: windows that are filled up, rotary positions, a bias of the scores."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,6 +35,15 @@ class WindowedTimmHost(TimmHost):
     #: Whether there is a :meth:`bias`.
     is_biased: bool = False
 
+    def init_windows(self, size: int | None, global_blocks: Sequence[int] | None = None) -> None:
+        """See :meth:`TokenHost.init_windows`.
+
+        A picture that keeps all of its tokens has its windows filled up, and one in a packed batch has not: so that
+        batch mates do not matter, a backbone with such windows packs nothing.
+        """
+        super().init_windows(size, global_blocks)
+        self.ragged = bool(self.num_prefix) or not any(self.block_windows)
+
     def bias(self, attn: Any, q: Tensor, sides: tuple[int, int], centres: Centres) -> Tensor:
         """Returns the bias of the scores ``(B, heads, n, n)``.
 
@@ -55,9 +65,7 @@ class WindowedTimmHost(TimmHost):
         windows = layout.windows
         if windows is None:
             if self.is_biased:
-                lines = None if layout.raster is None else lines_of(layout.grid, layout.raster, layout.device)
-                centres = layout.coords if lines is None else lines
-                options['bias'] = self.bias(attn, self.queries(qkv), layout.grid, centres)
+                options['bias'] = self.bias(attn, *self.rows(qkv, layout))
             return self_attention(qkv, self.num_heads, **options)
         if self.is_biased:
             key = ('centres', layout.window)
@@ -83,6 +91,15 @@ class WindowedTimmHost(TimmHost):
             bias = self.bias(attn, self.queries(inside), sides, lines_of(sides, sides, qkv.device))
         out, _ = self_attention(inside, self.num_heads, rotate=rotate, bias=bias, **options)
         return unpartition(out, grid, window), qkv.unflatten(-1, (3, self.num_heads, -1)).select(-3, 1)
+
+    def rows(self, qkv: Tensor, layout: Layout) -> tuple[Tensor, tuple[int, int], Centres]:
+        """Returns queries ``(B, heads, n, d)`` of all tokens, padded to the longest image, the grid, and centres."""
+        centres: Centres = (
+            layout.coords if layout.raster is None else lines_of(layout.grid, layout.raster, layout.device)
+        )
+        if layout.packing is not None:
+            qkv, centres = layout.packing.pad(qkv), layout.packing.pad(layout.coords)
+        return self.queries(qkv), layout.grid, centres
 
     def queries(self, qkv: Tensor) -> Tensor:
         """Returns the queries ``(B, heads, n, d)`` of a joint projection."""

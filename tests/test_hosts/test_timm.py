@@ -273,6 +273,19 @@ def test_windows_batch_exactly(host, model, options, reducer, randomize):
         torch.testing.assert_close(made(x)[0], torch.cat([made(one)[0] for one in x.split(1)]), rtol=1e-4, atol=1e-4)
 
 
+def test_packed_pictures_have_their_own_bias(newcomers, randomize):
+    """Without windows SAM runs methods that leave unequal numbers of tokens; with them it refuses."""
+    reducer = dict(type=newcomers.Loud, part=1.0)
+    made, x = small('TokenTimmSAM', 'samvit_base_patch16', window_size=0, reducer=reducer), torch.randn(3, 3, *ODD)
+    randomize(made)
+    with torch.no_grad():
+        outs, state = made.forward_tokens(x)
+        torch.testing.assert_close(outs[0], torch.cat([made(one)[0] for one in x.split(1)]), rtol=1e-4, atol=1e-4)
+    assert state.packing is not None
+    with pytest.raises(ValueError, match='packs images[^\n]* the windows of this backbone cannot follow'):
+        small('TokenTimmSAM', 'samvit_base_patch16', window_size=4, reducer=reducer)
+
+
 @pytest.mark.parametrize(
     ('windows', 'words'),
     [
