@@ -156,6 +156,7 @@ REDUCERS_TRIED = [
     dict(type='mmtoken.AvgPool', layer=1, grid=0.5),
     dict(type='mmtoken.MixedScale', fine=0.4),
     dict(type='mmtoken.MixedScale', threshold=1.5),
+    dict(type='mmtoken.SViT', skip=1),
     dict(type='mmtoken.Cropr', keep=0.4, num_classes=CLASSES, target='image', curriculum=0.0),
     dict(type='mmtoken.Cropr', keep=0.4, num_classes=CLASSES, target='tokens', queries=4, curriculum=0.0),
 ]
