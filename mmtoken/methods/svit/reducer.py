@@ -62,7 +62,7 @@ class SViT(Reducer):
     reactivates = True
     paper = 'Revisiting Token Pruning for Object Detection and Instance Segmentation, WACV 2024, 2306.07050'
     identity_example = dict(skip=1, threshold=0.0)
-    examples = (dict(skip=2, threshold=0.4), dict(skip=1, threshold=0.5), dict(skip=1, threshold=0.6, per_image=True))
+    examples = (dict(skip=0, threshold=0.35), dict(skip=0), dict(skip=0, threshold=0.65, per_image=True))
 
     def __init__(
         self,
