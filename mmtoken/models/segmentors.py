@@ -13,7 +13,7 @@ from mmtoken.core import method_of
 from mmtoken.registry import MODELS
 
 from .distill import Teacher
-from .mixin import TokenModelMixin
+from .mixin import TokenModelMixin, sizes_of
 
 
 def hand_over(backbone: dict, heads: dict | Sequence[dict] | None) -> tuple[dict, bool]:
@@ -35,6 +35,24 @@ def hand_over(backbone: dict, heads: dict | Sequence[dict] | None) -> tuple[dict
             cfgs[i] = {**cfg, argument: [heads] if isinstance(heads, dict) else list(heads)}
             return ConfigDict({**backbone, 'reducer': cfgs if many else cfgs[i]}), True
     return backbone, False
+
+
+def sizes_in_crop(crop: Tensor, pictures: Tensor, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Returns the height and width of each picture inside a crop, without padding, in pixels.
+
+    Args:
+        crop (Tensor): View of ``pictures``, ``(B, C, h, w)``.
+        pictures (Tensor): Padded pictures ``(B, C, H, W)``, contiguous.
+        sizes (Sequence[tuple[int, int]]): Height and width of each without padding.
+
+    Returns:
+        list[tuple[int, int]]: The whole crop for a picture of which it shows nothing: that output is cut off later, and
+        methods need something to go by.
+    """
+    y, x = divmod(crop.storage_offset() - pictures.storage_offset(), pictures.shape[-1])
+    height, width = crop.shape[-2:]
+    shown = [(min(max(h - y, 0), height), min(max(w - x, 0), width)) for h, w in sizes]
+    return [size if all(size) else (height, width) for size in shown]
 
 
 class TokenSegmentorMixin(TokenModelMixin):
@@ -68,8 +86,23 @@ class TokenSegmentorMixin(TokenModelMixin):
                 state_dict.setdefault(prefix + new + key[len(prefix + old) :], value)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    #: During slide inference: the padded pictures, and the sizes that they have without padding.
+    slid: tuple[Tensor, list[tuple[int, int]]] | None = None
+
+    def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Returns the logits of the stock model; the backbone gets the padding that each crop shows."""
+        inputs = inputs.contiguous()
+        self.slid = inputs, sizes_of(batch_img_metas, inputs)
+        try:
+            return super().slide_inference(inputs, batch_img_metas)
+        finally:
+            self.slid = None
+
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        with self.serving(inputs, batch_img_metas) as states:
+        served = batch_img_metas
+        if self.slid is not None:  # upstream's metas know the size of the crop at most
+            served = [dict(img_shape=size) for size in sizes_in_crop(inputs, *self.slid)]
+        with self.serving(inputs, served) as states:
             feats = self.extract_feat(inputs)
         if not self.finishes:
             return self.decode_head.predict(feats, batch_img_metas, self.test_cfg)

@@ -86,3 +86,33 @@ def test_a_padded_picture_is_as_it_is_without_mates(reducer):
     # Without detail, padding stays coarse in MixedScale even if nobody tells.
     untold = reducer['type'] == 'mmtoken.MixedScale'
     assert torch.allclose(together[:2], blind[:2], atol=1e-3) == untold, 'padding must matter to the method'
+
+
+@torch.no_grad()
+def test_crops_have_the_padding_that_they_show():
+    """Crops lie at 0 and 8 pixels down, at 0, 16 and 24 across; the second picture ends before the last two."""
+    net, (inputs, samples) = segmentor(METHODS[0]), batch()
+    net.test_cfg = ConfigDict(mode='slide', crop_size=(24, 24), stride=(16, 16))
+    seen = []
+    with net.backbone.watching(lambda state, i: seen.append(state.full_layout.padding) if i == 0 else None):
+        logits = net.inference(inputs, [sample.metainfo for sample in samples])
+    assert logits.shape == (3, 3, 32, 48) and net.slid is None
+    corners = [(y, x) for y in (0, 8) for x in (0, 16, 24)]
+    assert len(seen) == len(corners)
+    for padding, (y, x) in zip(seen, corners):
+        padding = torch.zeros(3, 36, dtype=torch.bool) if padding is None else padding
+        for own, (h, w) in zip(padding.unflatten(1, (6, 6)), SIZES):
+            down, across = -(-(h - y) // PATCH), -(-(w - x) // PATCH)
+            expected = torch.ones(6, 6, dtype=torch.bool)
+            expected[: max(down, 0), : max(across, 0)] = False
+            assert torch.equal(own, expected) if across > 0 else not own.any()
+
+
+@torch.no_grad()
+def test_a_picture_in_crops_is_as_it_is_without_mates():
+    net, (inputs, samples) = segmentor(METHODS[0]), batch()
+    net.test_cfg = ConfigDict(mode='slide', crop_size=(24, 24), stride=(16, 16))
+    together = net.inference(inputs, [sample.metainfo for sample in samples])
+    for b in range(3):
+        alone = net.inference(inputs[b : b + 1], [samples[b].metainfo])
+        torch.testing.assert_close(together[b : b + 1], alone, rtol=0, atol=2e-5)
