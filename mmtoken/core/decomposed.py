@@ -1,7 +1,8 @@
 """Decomposed relative positions (MViTv2, arXiv 2112.01526, eq. 4), as ViTDet and SAM have them.
 
-The bias of a query and a key is ``q · Rh[Δy] + q · Rw[Δx]``. Between two patches it is interpolated, so merged or
-clustered tokens have one too.
+The bias of a query and a key is ``q · Rh[Δy] + q · Rw[Δx]``. Centres of merged or clustered tokens lie between patches:
+the query's offsets to all rows and columns are read from the tables by linear interpolation, and a key shares between
+the two rows and the two columns around it. For tokens of 2×2 patches that is the mean over the pairs of their patches.
 """
 
 from collections.abc import Sequence
@@ -30,13 +31,15 @@ def decomposed_bias(
     down, across = (stretched(table, 2 * side - 1) for table, side in zip(tables, sides))
     if isinstance(centres, tuple):
         plane = q.unflatten(2, (len(centres[0]), len(centres[1])))
-        of_rows = torch.einsum('bnhwd,hkd->bnhwk', plane, _between(down, centres[0]))
-        of_columns = torch.einsum('bnhwd,wkd->bnhwk', plane, _between(across, centres[1]))
+        of_rows = torch.einsum('bnhwd,hkd->bnhwk', plane, _table_of(down, centres[0]))
+        of_columns = torch.einsum('bnhwd,wkd->bnhwk', plane, _table_of(across, centres[1]))
         return (of_rows[..., :, None] + of_columns[..., None, :]).flatten(4).flatten(2, 3)
     if centres.shape[0] > 1:
         centres = centres.repeat(q.shape[0] // centres.shape[0], 1, 1)
     y, x = centres.unbind(-1)
-    return _gathered(q @ down.t(), y) + _gathered(q @ across.t(), x)
+    scores = torch.cat([_scores_of(q, down, y), _scores_of(q, across, x)], -1)
+    shares = torch.cat([_shares(y, sides[0]), _shares(x, sides[1])], -1).to(scores.dtype)
+    return scores @ shares[:, None].transpose(-1, -2)
 
 
 def stretched(table: Tensor, length: int) -> Tensor:
@@ -47,20 +50,31 @@ def stretched(table: Tensor, length: int) -> Tensor:
 
 
 def _offsets(points: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of a table before and after the offset of each query to each key, and how far it is between them."""
-    offset = points[..., :, None] - points[..., None, :] + (length - 1) / 2
-    offset = offset.clamp(0, length - 1)
+    """Entries of a table before and after the offset of each point to each patch, and how far it is between them.
+
+    Each is ``(…, n, side)``, with ``length = 2·side - 1``.
+    """
+    patches = torch.arange((length + 1) // 2, device=points.device, dtype=points.dtype)
+    offset = (points[..., None] - patches + (length - 1) / 2).clamp(0, length - 1)
     low = offset.floor()
     return low.long(), (low + 1).clamp(max=length - 1).long(), offset - low
 
 
-def _between(table: Tensor, points: Tensor) -> Tensor:
-    """Table at the offset of each point to each other, ``(k, k, d)``."""
+def _shares(points: Tensor, side: int) -> Tensor:
+    """Parts of each point that belong to the two patches around it, ``(…, n, side)``; they sum to 1."""
+    patches = torch.arange(side, device=points.device, dtype=points.dtype)
+    return (1 - (points.clamp(0, side - 1)[..., None] - patches).abs()).clamp(min=0)
+
+
+def _table_of(table: Tensor, points: Tensor) -> Tensor:
+    """Table of each point to each other, ``(k, k, d)``."""
     low, high, part = _offsets(points, len(table))
-    return torch.lerp(table[low], table[high], part[..., None].to(table.dtype))
+    rows = torch.lerp(table[low], table[high], part[..., None].to(table.dtype))  # of each to each patch
+    return torch.einsum('isd,js->ijd', rows, _shares(points, rows.shape[1]).to(rows.dtype))
 
 
-def _gathered(scores: Tensor, points: Tensor) -> Tensor:
-    """Scores of offsets ``(B, heads, n, L)`` at the offset of each query to each key, ``(B, heads, n, n)``."""
-    low, high, part = (t[:, None].expand(*scores.shape[:2], -1, -1) for t in _offsets(points, scores.shape[-1]))
+def _scores_of(q: Tensor, table: Tensor, points: Tensor) -> Tensor:
+    """Score of each query ``(B, heads, n, d)`` at each patch of an axis, ``(B, heads, n, side)``."""
+    scores = q @ table.t()
+    low, high, part = (t[:, None].expand(*scores.shape[:2], -1, -1) for t in _offsets(points, len(table)))
     return torch.lerp(scores.gather(-1, low), scores.gather(-1, high), part.to(scores.dtype))

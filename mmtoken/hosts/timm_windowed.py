@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmtoken.core import Layout, Rotation, partition, self_attention, unpartition, window_attention
+from mmtoken.core import Layout, Rotation, Windows, partition, self_attention, unpartition, window_attention
 
 from .timm_base import TimmHost
 
@@ -23,6 +23,15 @@ def lines_of(grid: tuple[int, int], raster: tuple[int, int], device: torch.devic
         for full, few in zip(grid, raster)
     )
     return rows, columns
+
+
+def centres_inside(windows: Windows, grid: tuple[int, int]) -> Tensor:
+    """Returns the centres of tokens ``(count or B·count, slots, 2)``, in patches from the first one of their window."""
+    height, width = windows.size
+    centres = windows.split(windows.coords.expand(*windows.place.shape, 2))
+    number, across = torch.arange(windows.count, device=centres.device), -(-grid[1] // width)
+    origin = torch.stack([number.div(across, rounding_mode='floor') * height, number % across * width], -1)
+    return centres - origin.repeat(len(centres) // windows.count, 1)[:, None]
 
 
 class WindowedTimmHost(TimmHost):
@@ -69,7 +78,7 @@ class WindowedTimmHost(TimmHost):
             return self_attention(qkv, self.num_heads, **options)
         if self.is_biased:
             key = ('centres', layout.window)
-            inside = layout.once(key, lambda: windows.split(windows.coords.expand(*windows.place.shape, 2)))
+            inside = layout.once(key, lambda: centres_inside(windows, layout.grid))
             options['bias'] = lambda q: self.bias(attn, q, windows.size, inside)
         return window_attention(qkv, self.num_heads, windows, num_prefix=layout.num_prefix, **options)
 

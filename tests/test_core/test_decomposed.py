@@ -11,19 +11,35 @@ HEADS, DIMS = 2, 4
 
 
 def slow_bias(q, tables, sides, centres):
-    """The bias of each pair, its offset looked up between two rows of the stretched table."""
+    """The bias of each pair: of the query to each patch, interpolated in the table, and between those of the key."""
     out = torch.zeros(q.shape[0], HEADS, q.shape[1], q.shape[1])
     tables = [stretched(table, 2 * side - 1) for table, side in zip(tables, sides)]
+
+    def read(table, offset, side):
+        place = min(max(offset + side - 1, 0), 2 * side - 2)
+        low = min(int(place), max(2 * side - 3, 0))
+        return table[0] if side == 1 else table[low] + (place - low) * (table[low + 1] - table[low])
+
     for b in range(q.shape[0]):
-        points = centres[b % len(centres)]
+        points = centres[b % len(centres)].tolist()
         for i, one in enumerate(points):
             for j, other in enumerate(points):
-                for table, side, offset in zip(tables, sides, (one - other).tolist()):
-                    place = min(max(offset + side - 1, 0), 2 * side - 2)
-                    low = min(int(place), 2 * side - 3) if side > 1 else 0
-                    row = table[low] if side == 1 else table[low] + (place - low) * (table[low + 1] - table[low])
-                    out[b, :, i, j] += q[b, i] @ row
+                for table, side, y, z in zip(tables, sides, one, other):
+                    z = min(max(z, 0), side - 1)
+                    for patch in range(side):
+                        share = max(0, 1 - abs(z - patch))
+                        out[b, :, i, j] += share * (q[b, i] @ read(table, y - patch, side))
     return out
+
+
+def test_tokens_of_two_by_two_patches_have_the_mean_bias_of_their_patches():
+    sides, tables = (6, 4), [torch.randn(11, DIMS), torch.randn(7, DIMS)]
+    q = torch.randn(1, HEADS, 6, DIMS)
+    fine = q.unflatten(2, (3, 2)).repeat_interleave(2, 2).repeat_interleave(2, 3).flatten(2, 3)
+    lines = torch.arange(6.0), torch.arange(4.0)
+    mean = decomposed_bias(fine, tables, sides, lines).view(1, HEADS, 3, 2, 2, 2, 3, 2, 2, 2).mean((3, 5, 7, 9))
+    coarse = decomposed_bias(q, tables, sides, (torch.tensor([0.5, 2.5, 4.5]), torch.tensor([0.5, 2.5])))
+    torch.testing.assert_close(coarse, mean.flatten(4).flatten(2, 3))
 
 
 @pytest.mark.parametrize('sides', [(4, 4), (3, 5), (1, 6)], ids=str)
