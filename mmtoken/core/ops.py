@@ -11,6 +11,9 @@ from torch import Tensor
 MASKED = -1e20
 
 
+#: Most numbers of a product that is used up at once, see :func:`in_parts`.
+PART = 2**22
+
 #: Devices that have autocast, asked once: older torch cannot compile the question.
 _AUTOCAST = frozenset(kind for kind in ('cpu', 'cuda', 'mps', 'xpu') if torch.amp.is_autocast_available(kind))
 
@@ -19,6 +22,23 @@ def full_precision(x: Tensor) -> AbstractContextManager:
     """Switches autocast off on the device of ``x``, since squared distances overflow half precision."""
     kind = x.device.type
     return torch.autocast(kind, enabled=False) if kind in _AUTOCAST else nullcontext()
+
+
+def in_parts(width: int, *tensors: Tensor, dim: int = 1) -> list[tuple[Tensor, ...]]:
+    """Splits tensors along one dimension, so that what is made of a part holds at most ``PART`` numbers an image.
+
+    An accelerated model must not need more memory than the dense one, whose fused attention makes no N×N matrix. While
+    a model is compiled, exported or traced there is one part. The parts do not depend on the batch.
+
+    Args:
+        width (int): Numbers that are made of an image for each place of the dimension.
+        *tensors (Tensor): Of the same length there.
+        dim (int): The dimension. Defaults to 1.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return [tensors]
+    size = max(1, PART // max(1, width))
+    return list(zip(*(tensor.split(size, dim) for tensor in tensors)))
 
 
 def pool_to_grid(x: Tensor, raster: tuple[int, int], grid: tuple[int, int], valid: Tensor | None = None) -> Tensor:

@@ -30,9 +30,14 @@ class ReducerRegistry:
         """
 
         def register(method: type) -> type:
+            if method.__module__.split('.')[0] != 'mmtoken':
+                self.import_from_location()  # a taken name is refused here, and not when mmtoken's own come later
             key = name or method.__name__
             if key in self.module_dict and not force:
-                raise KeyError(f'{key} is taken by {self.module_dict[key].__module__}; choose another name.')
+                raise KeyError(
+                    f'{key} is taken by {self.module_dict[key].__module__}; choose another name, or replace it '
+                    'for good by force=True.'
+                )
             self.module_dict[key] = method
             return method
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .ops import in_parts
+
 
 class Restore:
     """Undoes one reduction: maps the reduced patch tokens back to those before it."""
@@ -92,14 +94,35 @@ class WeightedSum(Restore):
     """Makes each old token a weighted sum of new tokens.
 
     Args:
-        weights (Tensor): ``(B, N, M)``, rows sum to 1 so that constant features come back unchanged.
+        weights (Tensor): ``(B, N, M)``, rows sum to 1 so that constant features come back unchanged. With ``index``
+            those of k new tokens alone, ``(B, N, k)``.
+        index (Tensor, optional): Which new tokens, ``(B, N, k)``, int64.
     """
 
-    def __init__(self, weights: Tensor):
-        self.weights = weights
+    def __init__(self, weights: Tensor, index: Tensor | None = None):
+        self.weights, self.index = weights, index
 
     def patches(self, x: Tensor) -> Tensor:
-        return self.weights.to(x.dtype) @ x
+        weights, number = self.weights.to(x.dtype), x.shape[1]
+        if self.index is None:
+            return weights @ x
+        parts = [_rows(some, index, number) @ x for some, index in in_parts(number, weights, self.index)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def transposed(self, values: Tensor, number: int) -> Tensor:
+        """Returns the weighted sums of values of the old tokens ``(B, N)`` for ``number`` new ones, ``(B, M)``."""
+        weights = self.weights.to(values.dtype)
+        if self.index is None:
+            return (values[:, None] @ weights)[:, 0]
+        total = values.new_zeros(len(values), number)
+        for part, some, index in in_parts(number, values, weights, self.index):
+            total = total + (part[:, None] @ _rows(some, index, number))[:, 0]
+        return total
+
+
+def _rows(weights: Tensor, index: Tensor, number: int) -> Tensor:
+    """Returns k weights in each row at their places among ``number`` ``(B, n, M)``."""
+    return weights.new_zeros(*index.shape[:2], number).scatter(-1, index, weights)
 
 
 class Interpolate(Restore):

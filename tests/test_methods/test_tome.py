@@ -301,3 +301,18 @@ def test_nothing_of_an_image_is_kept_on_the_module():
 def test_arguments_that_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         make(**kwargs)
+
+
+@pytest.mark.parametrize('prefix', [0, 1, 5])
+def test_the_prefix_may_count(prefix):
+    """The authors' code tells even from odd with the class token at place 0, so that the first patch stays."""
+    for count_prefix in (False, True):
+        reducer = make(r=3, count_prefix=count_prefix)
+        state = TokenState(torch.randn(2, prefix + 12, DIMS), (3, 4), prefix)
+        step(reducer, state, 0)
+        place = state.trail[-1].restore.index  # (B, 12): patches that share a token have one place
+        odd = prefix % 2 == 1 and count_prefix
+        for image in range(2):
+            groups = [[p for p in range(12) if place[image, p] == token] for token in range(9)]
+            targets = [[p for p in group if p % 2 == (0 if odd else 1)] for group in groups if len(group) > 1]
+            assert all(len(one) == 1 for one in targets) and sum(len(g) - 1 for g in groups) == 3

@@ -86,3 +86,15 @@ def test_more_merges_than_valid_tokens_spare_the_valid_ones():
     pairs = list(zip(source[0].tolist(), target[0].tolist()))
     assert {a for a, _ in pairs if a < 4} == {0, 2}
     assert all((a < 4) == (b < 4) for a, b in pairs)
+
+
+def test_places_may_be_counted_with_the_class_token():
+    """As in the authors' code: tokens at even places of all, the class token at 0, which itself never merges."""
+    metric = torch.randn(1, 9, 5)
+    source, target, _ = bipartite_match(metric[:, 1:], 3, first=1)
+    assert (source % 2 == 1).all() and (target % 2 == 0).all()
+    cosines = torch.nn.functional.cosine_similarity(metric[0, ::2, None], metric[0, None, 1::2], dim=-1)
+    cosines[0] = -torch.inf
+    best, partner = cosines.max(1)
+    edges = best.argsort(descending=True)[:3]
+    assert torch.equal(source[0] + 1, 2 * edges) and torch.equal(target[0] + 1, 2 * partner[edges] + 1)

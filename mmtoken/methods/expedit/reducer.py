@@ -1,5 +1,6 @@
 """Expedit: token clustering and reconstruction without training."""
 
+import functools
 import math
 
 import torch
@@ -57,10 +58,13 @@ def cluster(
     scale = x.new_full((batch, 1, 1), 1.0 if temperature == 'auto' else float(temperature))
     for step in range(iterations):
         with torch.no_grad():
-            around = neighbours(centres, grid, window)
             # ‖x‖² is the same for all candidates of a token and cancels in the softmax.
             norms = neighbours(centres.square().sum(-1, keepdim=True), grid, window).transpose(-1, -2)
-            scores = 2 * tokens @ around.transpose(-1, -2) - norms
+            products = (
+                2 * some @ neighbours(near, grid, window).transpose(-1, -2)
+                for some, near in ops.in_parts(count * window**2, tokens, centres, dim=-1)
+            )
+            scores = functools.reduce(torch.add, products) - norms
             scores = scores.masked_fill(forbidden, ops.MASKED)
             if temperature == 'auto' and step == 0:
                 nearest = (tokens.square().sum(-1, keepdim=True) - scores.amax(-1, keepdim=True)).clamp(min=0)
@@ -68,16 +72,20 @@ def cluster(
                 scale = (AUTO_SHARPNESS / nearest.clamp(min=1e-12)).view(batch, 1, 1)
             assign = (scale[..., None] * scores).softmax(-1) * weight_of_slot
         mass = scatter_to_neighbours(assign.sum(2).unsqueeze(-1), grid, window)
-        total = scatter_to_neighbours(assign.transpose(-1, -2) @ tokens, grid, window)
+        totals = [
+            scatter_to_neighbours(assign.transpose(-1, -2) @ some, grid, window)
+            for (some,) in ops.in_parts(count * window**2, tokens, dim=-1)
+        ]
+        total = torch.cat(totals, dim=-1)
         # A centre that no token chose keeps its place.
         centres = torch.where(mass > 1e-12, total / mass.clamp(min=1e-12), centres)
     return centres, scale
 
 
-def reconstruction_weights(
+def reconstruction(
     x: Tensor, centres: Tensor, neighbors: int, temperature: Tensor, exists: Tensor | None = None
-) -> Tensor:
-    """Returns the weights of token reconstruction (arXiv 2210.01035, section 3.3).
+) -> WeightedSum:
+    """Returns the token reconstruction (arXiv 2210.01035, section 3.3).
 
     ``w_pi = softmax(−T‖x_p−s_i‖²)`` over the k nearest centres of p among all, zero elsewhere; rows sum to one.
 
@@ -87,17 +95,16 @@ def reconstruction_weights(
         neighbors (int): k; all centres if it is not in 1…M−1.
         temperature (Tensor): T of each image ``(B, 1, 1)``.
         exists (Tensor, optional): Centres that stand for at least one valid token ``(B, M)``, bool.
-
-    Returns:
-        Tensor: ``(B, N, M)``.
     """
-    scores = 2 * x @ centres.transpose(1, 2) - centres.square().sum(-1).unsqueeze(1)
-    if exists is not None:
-        scores = scores.masked_fill(~exists[:, None], ops.MASKED)
-    if not 0 < neighbors < centres.shape[1]:
-        return (temperature * scores).softmax(-1)
-    best, index = scores.topk(neighbors, dim=-1)
-    return torch.zeros_like(scores).scatter(-1, index, (temperature * best).softmax(-1))
+    norms, number = centres.square().sum(-1).unsqueeze(1), centres.shape[1]
+    found = []
+    for (some,) in ops.in_parts(number, x):
+        scores = 2 * some @ centres.transpose(1, 2) - norms
+        if exists is not None:
+            scores = scores.masked_fill(~exists[:, None], ops.MASKED)
+        found.append(scores.topk(neighbors, dim=-1) if 0 < neighbors < number else (scores,))
+    best, *index = (torch.cat(parts, dim=1) for parts in zip(*found))
+    return WeightedSum((temperature * best).softmax(-1), *index)
 
 
 @REDUCERS.register_module()
@@ -176,22 +183,29 @@ class Expedit(GridReducer):
             x = x - origin
             centres, scale = cluster(x, raster, grid, self.window, self.iterations, self.temperature, valid)
             with torch.no_grad():
-                weights = reconstruction_weights(x, centres, self.neighbors, scale, exists)
+                restore = reconstruction(x, centres, self.neighbors, scale, exists)
+
+        batch, number = centres.shape[:2]
 
         def sizes(old: Tensor) -> Tensor:
             # A centre gets the weighted sizes of the old tokens; the clamp keeps the logarithm finite.
-            real = old.expand(x.shape[0], -1) if valid is None else old * valid
-            return (real[:, None] @ weights)[:, 0].clamp(min=1e-3)
+            real = old.expand(batch, -1) if valid is None else old * valid
+            return restore.transposed(real, number).clamp(min=1e-3)
 
-        return centres + origin, WeightedSum(weights), sizes
+        return centres + origin, restore, sizes
 
     def finish(self, state: TokenState, head: nn.Module, feats: tuple, name: str) -> Tensor:
         """Runs a head on the reduced maps and restores its logits ``(B, classes, H, W)``."""
-        logits = head.forward(feats)
-        if not isinstance(logits, Tensor) or logits.shape[-2:] != state.raster:
+        try:
+            logits = head.forward(feats)
+            fits = isinstance(logits, Tensor) and logits.shape[-2:] == state.raster
+            reason = '' if fits else 'gives another shape'
+        except RuntimeError as error:  # of shapes: a head that mixes maps of several sizes, as those for depth do
+            reason = f'cannot run on them ({str(error).splitlines()[0]})'
+        if reason:
             raise ValueError(
                 "reducer.restore='late' needs a head with one logit map on the tokens it gets; "
-                f"{type(head).__name__} gives another shape. Set restore='feature'."
+                f"{type(head).__name__} {reason}. Set restore='feature'."
             )
         full = state.dense(logits.flatten(2).transpose(1, 2))
         return full.transpose(1, 2).unflatten(2, state.grid)

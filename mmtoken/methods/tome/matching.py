@@ -7,10 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmtoken.core.ops import MASKED
+from mmtoken.core.ops import MASKED, in_parts, rows_at
 
 
-def bipartite_match(metric: Tensor, r: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def bipartite_match(
+    metric: Tensor,
+    r: int,
+    valid: Tensor | None = None,
+    first: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the ``r`` best edges from even to odd tokens: bipartite soft matching (arXiv 2210.09461, section 3).
 
     Args:
@@ -18,21 +23,32 @@ def bipartite_match(metric: Tensor, r: int, valid: Tensor | None = None) -> tupl
         r (int): Tokens to merge, at most ``⌊n/2⌋``.
         valid (Tensor, optional): ``(B, n)``, bool. Invalid tokens merge last and only with each other, so exactly
             ``r`` tokens merge.
+        first (int): Position of the first token that may merge, 0 or 1. Defaults to 0.
 
     Returns:
         tuple[Tensor, Tensor, Tensor]: Positions of merged tokens ``(B, r)`` and of those that they are merged into
         ``(B, r)``, both int64 among the n; and their cosine similarity ``(B, r)``.
     """
+
+    def side(values: Tensor, i: int) -> Tensor:
+        return values[:, (first + i) % 2 :: 2]
+
     metric = F.normalize(metric.float(), dim=-1)  # a zero vector stays zero
-    scores = metric[:, ::2] @ metric[:, 1::2].transpose(1, 2)
-    if valid is not None:
-        from_valid, to_valid = valid[:, ::2, None], valid[:, None, 1::2]
-        # Pairs of invalid tokens come after every cosine, and before pairs of a valid and an invalid token.
-        scores = scores.masked_fill(~(from_valid & to_valid), -2.0).masked_fill(from_valid ^ to_valid, MASKED)
-    best, partner = scores.max(dim=-1)
+    others = side(metric, 1).transpose(1, 2)
+    found = []
+    for some, *from_valid in in_parts(others.shape[2], side(metric, 0), *([] if valid is None else [side(valid, 0)])):
+        scores = some @ others
+        if valid is not None:
+            one, other = from_valid[0][:, :, None], side(valid, 1)[:, None]
+            # Pairs of invalid tokens come after every cosine, and before pairs of a valid and an invalid token.
+            scores = scores.masked_fill(~(one & other), -2.0).masked_fill(one ^ other, MASKED)
+        found.append(scores.max(dim=-1))
+    best, partner = (torch.cat(parts, dim=1) for parts in zip(*found))
     # A stable sort settles ties by position, so an image's merges never depend on the device or on its batch.
     edges = best.argsort(dim=-1, descending=True, stable=True)[:, :r]
-    return 2 * edges, 2 * partner.gather(1, edges) + 1, best.gather(1, edges)
+    places = torch.arange(metric.shape[1], device=metric.device).expand(len(metric), -1)
+    source = side(places, 0).gather(1, edges)
+    return source, side(places, 1).gather(1, partner.gather(1, edges)), best.gather(1, edges)
 
 
 def merge_plan(source: Tensor, target: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -56,6 +72,24 @@ def merge_plan(source: Tensor, target: Tensor, n: int) -> tuple[Tensor, Tensor]:
     positions = torch.arange(n, device=source.device).expand(batch, -1)
     stay = positions.new_empty(batch, n - r + 1).scatter(1, place.masked_fill(stays == 0, n - r), positions)[:, : n - r]
     return stay, index
+
+
+def merge_sums(values: Tensor, stay: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Returns for each token that stays the sum of its value and of those that are merged into it, ``(B, n−r, C)``.
+
+    Sums are products with a 0/1 matrix, not atomics: bit-equal at every run, and exportable.
+
+    Args:
+        values (Tensor): ``(B, n, C)``.
+        stay (Tensor): See :func:`merge_plan`.
+        source (Tensor): See :func:`merge_plan`.
+        target (Tensor): See :func:`merge_plan`.
+    """
+    moved, sums = rows_at(values, source), []
+    for (some,) in in_parts(target.shape[1], stay):
+        into = (target[:, None] == some[..., None]).to(values.dtype)
+        sums.append(rows_at(values, some) + into @ moved)
+    return torch.cat(sums, dim=1)
 
 
 def merges_per_block(r: int | Sequence[int] | None, keep: float | None, depth: int) -> list[int | float]:

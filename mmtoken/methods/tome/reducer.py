@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor
+import torch
 
 from mmtoken.core import REDUCERS, Cost, Gather, HostInfo, Reducer, TokenState, ops
 from mmtoken.core.arguments import check_blocks, check_flag
 
-from .matching import bipartite_match, merge_plan, merges_per_block
+from .matching import bipartite_match, merge_plan, merge_sums, merges_per_block
 
 
 @REDUCERS.register_module()
@@ -24,6 +24,8 @@ class ToMe(Reducer):
         keep (float, optional): Part of the tokens left at the end, in (0, 1], instead of ``r``; 1 merges nothing.
         layers (Sequence[int], optional): Blocks that merge, over which ``r`` or ``keep`` is spread; all by default.
         proportional (bool): Weigh keys by token size in attention. Defaults to True.
+        count_prefix (bool): Count the class token and registers when tokens are told even from odd, as the authors'
+            code does. Defaults to False.
     """
 
     needs_keys = True
@@ -37,6 +39,7 @@ class ToMe(Reducer):
         keep: float | None = None,
         layers: Sequence[int] | None = None,
         proportional: bool = True,
+        count_prefix: bool = False,
     ):
         super().__init__()
         if layers is not None:
@@ -45,6 +48,7 @@ class ToMe(Reducer):
         merges_per_block(r, keep, depth)  # refuses bad numbers before the model is built
         self.r, self.keep, self.layers = r, keep, layers
         self.proportional = check_flag('proportional', proportional)
+        self.count_prefix = check_flag('count_prefix', count_prefix)
 
     def search_space(self, host):
         # If only the first blocks merge, later ones need no matching.
@@ -73,28 +77,20 @@ class ToMe(Reducer):
             raise ValueError(f'reducer.layers: another reducer merged in block {i} already; give each its own layers.')
         prefix = state.num_prefix
         with ops.full_precision(state.x):
-            metric = state.keys[:, prefix:].mean(2)
+            metric = state.keys[:, prefix:].mean(2, dtype=torch.float32)
             valid = None if state.padding is None else ~state.padding
-            source, target, _ = bipartite_match(metric, r, valid)
+            first = prefix % 2 if self.count_prefix else 0
+            source, target, _ = bipartite_match(metric, r, valid, first)
             stay, index = merge_plan(source, target, n)
             sizes = state.sizes.expand(state.x.shape[0], -1)[..., None]
-            # Sums by a product with a 0/1 matrix, not by atomics: bit-equal at every run, and exportable.
-            into = (target[:, None] == stay[..., None]).to(sizes.dtype)
-
-            def total(values: Tensor) -> Tensor:
-                return ops.rows_at(values, stay) + into @ ops.rows_at(values, source)
-
-            new_sizes = total(sizes)
-
-            def mean(values: Tensor) -> Tensor:
-                return total(values * sizes) / new_sizes
-
-            merged = mean(state.patches.float())
+            sums = merge_sums(torch.cat([state.patches.float() * sizes, sizes], dim=-1), stay, source, target)
+            new_sizes = sums[..., -1:].detach().clone()  # which keeps no memory of the sums
+            merged = sums[..., :-1] / new_sizes
         state.reduce(
             merged,
             Gather(index),
             owner=self,
-            coords=lambda centres: mean(centres.expand(index.shape[0], -1, -1)),
+            coords=lambda centres: merge_sums(centres * sizes, stay, source, target) / new_sizes,
             sizes=new_sizes[..., 0],
             proportional=self.proportional,
             padding=None if valid is None else ~valid.gather(1, stay),
