@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import mmtoken  # noqa: F401
+from mmtoken.engine.checkpoints import check_checkpoint
 from mmtoken.registry import MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -254,3 +255,33 @@ def test_a_kill_leaves_no_stump(tmp_path, monkeypatch):
 
 def test_output_is_checked_first(tmp_path):
     assert 'this is a folder' in fails(tmp_path / 'gone.pth', tmp_path)
+
+
+def test_dinov2s_own_linear_head_is_one_convolution(tmp_path):
+    """A head as facebookresearch/dinov2 ships it: batch normalisation, then a linear layer, in an mmseg checkpoint."""
+    torch.manual_seed(0)
+    norm, linear = torch.nn.BatchNorm2d(DIMS), torch.nn.Conv2d(DIMS, 5, 1)
+    norm(torch.randn(8, DIMS, 4, 4) * 3 + 1)  # statistics
+    for parameter in norm.parameters():
+        torch.nn.init.normal_(parameter)
+    parts = {'bn': norm.eval(), 'conv_seg': linear}
+    state = {f'decode_head.{name}.{k}': v for name, part in parts.items() for k, v in part.state_dict().items()}
+    torch.save(dict(meta={}, state_dict=state), tmp_path / 'linear_head.pth')
+    model = host()
+    torch.save(model.state_dict(), tmp_path / 'official.pth')
+    converter.main(
+        [str(tmp_path / name) for name in ('official.pth', 'whole.pth')] + ['--head', f'{tmp_path}/linear_head.pth']
+    )
+
+    head = dict(type='mmseg.FCNHead', num_convs=0, concat_input=False, in_channels=DIMS, channels=DIMS, num_classes=5)
+    backbone = dict(type='mmtoken.TokenDINOv2', arch=dict(embed_dims=DIMS, num_layers=DEPTH, num_heads=2), img_size=56)
+    whole = MODELS.build(dict(type='mmseg.EncoderDecoder', backbone=backbone, decode_head=dict(head, in_index=0)))
+    check_checkpoint(whole, str(tmp_path / 'whole.pth'))  # nothing is missing, nothing is left over
+    x = torch.randn(1, 3, 28, 42)
+    with torch.no_grad():
+        assert torch.allclose(whole.eval()._forward(x), linear(norm(model(x)[0])), atol=1e-4)
+
+    del state['decode_head.bn.running_var']
+    torch.save(dict(state_dict=state), tmp_path / 'torn.pth')
+    words = 'lacks running_var'
+    assert words in fails(tmp_path / 'official.pth', tmp_path / 'out.pth', '--head', tmp_path / 'torn.pth')

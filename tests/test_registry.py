@@ -40,3 +40,25 @@ def test_list_is_complete():
         and registry.parent is not None
     }
     assert found == set(CHILDREN)
+
+
+def test_a_method_under_a_taken_name_is_refused_where_it_is_made_and_leaves_the_others_alone():
+    """Before mmtoken's own methods are imported too, which a registration from outside does first."""
+    from mmtoken.core import Reducer
+    from mmtoken.core.registry import ReducerRegistry
+
+    class Own(ReducerRegistry):
+        def import_from_location(self):
+            if not self.module_dict:
+                self.module_dict.update(ToMe=Reducer, Expedit=Reducer)
+
+    class ToMe(Reducer):
+        pass
+
+    registry = Own()
+    with pytest.raises(KeyError, match=r'ToMe is taken by mmtoken\.core\.reducer; choose another name, .* force=True'):
+        registry.register_module()(ToMe)
+    assert registry.get('mmtoken.ToMe') is Reducer and registry.get('Expedit') is Reducer
+    registry.register_module(force=True)(ToMe)
+    registry.import_from_location()
+    assert registry.get('ToMe') is ToMe and registry.get('Expedit') is Reducer

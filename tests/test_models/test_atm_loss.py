@@ -11,7 +11,9 @@ from mmtoken.models.heads import ATMLoss
 K, SIZE = 4, (6, 10)
 
 
-def by_the_equations(masks, classes, labels, ignore=255, absent=0.1, alpha=0.25, gamma=2.0, align_corners=False):
+def by_the_equations(
+    masks, classes, labels, ignore=255, absent=0.1, alpha=0.25, gamma=2.0, align_corners=False, by_class=(1,) * K
+):
     """The three losses, unweighted, as plain numbers."""
     cross, weights, focal, dice, number = 0.0, 0.0, 0.0, 0.0, 0
     for mask, logit, label in zip(masks, classes, labels):
@@ -19,7 +21,7 @@ def by_the_equations(masks, classes, labels, ignore=255, absent=0.1, alpha=0.25,
         for c in range(K):
             there = bool((label == c).any()) and c != ignore
             target = (0 if there else 1) if logit.shape[-1] == 2 else c if there else K
-            weight = 1.0 if there else absent
+            weight = by_class[c] * (1.0 if there else absent)
             cross -= weight * float(logit[c].log_softmax(-1)[target])
             weights += weight
             if not there:
@@ -36,8 +38,8 @@ def by_the_equations(masks, classes, labels, ignore=255, absent=0.1, alpha=0.25,
                     total -= (1 - alpha) * (1 - g) * p**gamma * math.log(1 - p)
                     pixels += 1
                     both, ps, gs = both + p * g, ps + p, gs + g
-            focal += total / pixels
-            dice += 1 - (2 * both + 1) / (ps + gs + 1)
+            focal += by_class[c] * total / pixels
+            dice += by_class[c] * (1 - (2 * both + 1) / (ps + gs + 1))
     return cross / weights, focal / max(number, 1), dice / max(number, 1)
 
 
@@ -70,6 +72,22 @@ def test_every_constant_counts():
     got = ATMLoss(mask_weight=1.0, absent_weight=0.3, loss_weight=0.4, **constants)(masks, classes, labels)
     want = by_the_equations(masks.detach(), classes.detach(), labels, absent=0.3, **constants)
     assert [v.item() for v in got.values()] == pytest.approx([0.4 * v for v in want])
+
+
+@pytest.mark.parametrize('outputs', [2, K + 1])
+def test_classes_may_weigh_differently(outputs, tmp_path):
+    masks, classes, labels = batch(outputs)
+    by_class = [0.5, 3.0, 0.0, 2.0]
+    want = by_the_equations(masks.detach(), classes.detach(), labels, by_class=by_class)
+    (tmp_path / 'weights.json').write_text(str(by_class))
+    for given in (by_class, str(tmp_path / 'weights.json')):
+        got = ATMLoss(class_weight=given)(masks, classes, labels)
+        assert [v.item() for v in got.values()] == pytest.approx([want[0], 20 * want[1], want[2]])
+    for name, loss in ATMLoss(class_weight=[1] * K)(masks, classes, labels).items():
+        assert torch.equal(loss, ATMLoss()(masks, classes, labels)[name])
+    with pytest.raises(ValueError, match=f'class_weight has 3 entries, the model {K} classes'):
+        ATMLoss(class_weight=[1, 2, 3])(masks, classes, labels)
+    assert ATMLoss(class_weight=[0] * K)(masks, classes, labels)['loss_cls'] == 0
 
 
 @pytest.mark.parametrize('ignore_index', [1, None])
@@ -126,8 +144,10 @@ def test_the_number_of_masks_is_averaged_over_processes(monkeypatch):
 @pytest.mark.parametrize(
     'wrong, message',
     [
-        (dict(mask_weight=-1), 'mask_weight=-1 of ATMLoss must not be negative'),
-        (dict(alpha=1.5), r'alpha=1.5 of ATMLoss is outside \[0, 1\]'),
+        (dict(mask_weight=-1), 'ATMLoss: mask_weight=-1 must be a number of at least 0'),
+        (dict(alpha=1.5), r'ATMLoss: alpha=1.5 must be a number in \[0, 1\]'),
+        (dict(gamma=float('nan')), 'ATMLoss: gamma=nan'),
+        (dict(class_weight=[1, -1, 1, 1]), 'ATMLoss: class_weight=-1.0 must be a number of at least 0'),
     ],
 )
 def test_errors_say_what_would_be_right(wrong, message):

