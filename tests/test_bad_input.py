@@ -166,3 +166,158 @@ def test_image_smaller_than_a_patch(name):
 def test_relative_host_has_one_size(name):
     with pytest.raises(ValueError, match=r'10x8 patches, but .* made for 8x8; set backbone.img_size'):
         toy_hosts()[name]()(torch.randn(1, 3, 40, 32))
+
+
+# -------------------------------------------------------------------------------------------------- sections of configs
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (dict(model=5), r'^model=5 must be a dict\(…\)$'),
+        ({'model.backbone': 'vit'}, "^model.backbone='vit' must be a dict"),
+        ({'model.decode_head': 5}, '^model.decode_head=5 must be a dict.* or a list$'),
+        ({'model.init_cfg': 5}, '^model.init_cfg=5 must be'),
+        ({'model.data_preprocessor': [1]}, r'^model.data_preprocessor=\[1\] must be a dict'),
+        ({'model.test_cfg': 5}, '^model.test_cfg=5 must be a dict'),
+        ({'model.test_cfg.mode': 'slides'}, "^model.test_cfg.mode='slides' is unknown; choose 'whole' or 'slide'"),
+        ({'model.test_cfg.mode': 'slide'}, "^model.test_cfg.mode='slide' needs crop_size"),
+        ({'model.test_cfg': dict(mode='slide', crop_size=(8, 8))}, "mode='slide' needs stride"),
+        (dict(train_dataloader=5), '^train_dataloader=5 must be a dict'),
+        ({'val_dataloader.dataset': 'ade'}, "^val_dataloader.dataset='ade' must be a dict"),
+        ({'val_dataloader.dataset.data_prefix': 5}, '^val_dataloader.dataset.data_prefix=5 must be a dict'),
+        ({'val_dataloader.dataset.data_root': 5}, '^val_dataloader.dataset.data_root=5 must be a text'),
+        ({'val_dataloader.dataset.dataset.pipeline': 'a'}, "dataset.dataset.pipeline='a' must be a list"),
+        (dict(val_evaluator=5), '^val_evaluator=5 must be a dict.* or a list'),
+        (dict(optim_wrapper='Adam'), "^optim_wrapper='Adam' must be a dict"),
+        ({'optim_wrapper.optimizer': 5}, '^optim_wrapper.optimizer=5 must be a dict'),
+        (dict(param_scheduler=5), '^param_scheduler=5 must be a dict.* or a list'),
+        (dict(custom_hooks=5), '^custom_hooks=5 must be a list'),
+        ({'train_cfg.max_iters': 0}, '^train_cfg.max_iters=0 must be an integer of at least 1'),
+        ({'train_cfg.val_interval': 0}, '^train_cfg.val_interval=0 must be'),
+        ({'train_cfg.max_epochs': '3'}, "^train_cfg.max_epochs='3' must be"),
+        (dict(default_hooks=5), '^default_hooks=5 must be a dict'),
+        (dict(default_scope=5), '^default_scope=5 must be a text'),
+        (dict(work_dir=5), '^work_dir=5 must be a text'),
+        (dict(randomness=5), '^randomness=5 must be a dict'),
+    ],
+)
+def test_sections_of_a_config(options, words):
+    from mmengine.config import Config
+
+    from mmtoken.engine.configs import check_kinds
+    from mmtoken.engine.errors import UserError
+
+    dataset = dict(
+        data_root='a', data_prefix=dict(img_path='b'), metainfo=dict(dataset='ade'), dataset=dict(pipeline=[])
+    )
+    cfg = Config(
+        dict(
+            model=dict(backbone=dict(init_cfg=None), decode_head=[dict()], test_cfg=dict(mode='whole'), neck=None),
+            val_dataloader=dict(dataset=dataset),
+            optim_wrapper=dict(optimizer=dict()),
+            param_scheduler=[dict()],
+            custom_hooks=[],
+            train_cfg=dict(max_iters=3),
+        )
+    )
+    check_kinds(cfg)
+    cfg.merge_from_dict(options)
+    with pytest.raises(UserError, match=words):
+        check_kinds(cfg)
+
+
+def test_heads_read_outputs_that_are_there():
+    from mmtoken.engine.errors import UserError
+    from mmtoken.engine.models import check_heads
+
+    model = torch.nn.Module()
+    model.backbone, model.decode_head = HOST(out_indices=(1, 3)), torch.nn.Identity()
+    model.auxiliary_head = torch.nn.ModuleList([torch.nn.Identity()])
+    for index, aux in ((1, 0), (-1, -2), ([0, 1], 1), (None, 'all')):
+        model.decode_head.in_index, model.auxiliary_head[0].in_index = index, aux
+        check_heads(model)
+    for index, words in ((2, '2 reads output 2'), ([0, -3], r'\[0, -3\] reads output -3')):
+        model.decode_head.in_index, model.auxiliary_head[0].in_index = index, 0
+        with pytest.raises(UserError, match=f'^model.decode_head.in_index={words}'):
+            check_heads(model)
+    model.decode_head.in_index, model.auxiliary_head[0].in_index = 0, 7
+    with pytest.raises(UserError, match='^model.auxiliary_head.0.in_index=7 reads output 7, and the backbone gives 2'):
+        check_heads(model)
+    model.neck = torch.nn.Identity()  # which may give any number
+    check_heads(model)
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        (dict(type='PolyR'), '^param_scheduler.1.: .*PolyR is not in .* registry.*did you mean'),
+        (dict(power='x'), r'^param_scheduler\[1\]: unsupported operand type'),
+        (dict(pwer=1), r"^param_scheduler\[1\]: .*'pwer'"),
+        (dict(begin=9), r'^param_scheduler\[1\]: '),
+    ],
+)
+def test_schedules_are_tried_before_any_work(change, words):
+    import logging
+    from functools import partial
+    from types import SimpleNamespace
+
+    from mmengine.runner import Runner
+
+    from mmtoken.engine.errors import UserError
+    from mmtoken.engine.models import check_schedulers
+
+    plans = [dict(type='LinearLR', start_factor=0.1, end=2), dict(type='PolyLR', begin=0, end=6, by_epoch=False)]
+    plans += [dict(type='ReduceOnPlateauLR', monitor='loss'), dict(type='CosineAnnealingMomentum', T_max=3)]
+    runner = SimpleNamespace(param_schedulers=plans, _train_loop=None, train_dataloader=[0] * 4)
+    runner.logger = logging.getLogger('test')
+    runner._build_param_scheduler = partial(Runner._build_param_scheduler, runner)
+    check_schedulers(runner)
+    runner.param_schedulers = dict(one=plans[0], other=plans)
+    check_schedulers(runner)
+    runner.param_schedulers = [plans[0], {**plans[1], **change}]
+    with pytest.raises(UserError, match=words) as error:
+        check_schedulers(runner)
+    assert '\n' not in str(error.value)
+
+
+def test_the_first_item_is_made_before_any_work_and_no_random_number_is_used_up():
+    import random
+    from types import SimpleNamespace
+
+    import cv2
+    import numpy as np
+
+    from mmtoken.engine.errors import UserError
+    from mmtoken.engine.models import check_loop
+
+    class Data(torch.utils.data.Dataset):
+        size = (2, 2)
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            assert i == 0
+            return cv2.resize(np.zeros((4, 4)), self.size), random.random(), np.random.rand(), torch.rand(1)
+
+    data = Data()
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=data))
+    seen = []
+    for look in (False, True):
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)
+        if look:
+            check_loop(loop, 'train_dataloader')
+        seen.append(data[0][1:])
+    assert seen[0] == seen[1]
+    data.size = (0, 0)
+    with pytest.raises(UserError, match='^train_dataloader.dataset: item 0: error: OpenCV') as error:
+        check_loop(loop, 'train_dataloader')
+    assert '\n' not in str(error.value)
+
+    from mmseg.evaluation import IoUMetric
+
+    data.size = (2, 2)
+    loop.evaluator = SimpleNamespace(metrics=[IoUMetric(iou_metrics=['mIoU', 'AP'])])
+    with pytest.raises(
+        UserError, match="^val_dataloader: IoUMetric does not know iou_metrics='AP'; it has mIoU, mDice"
+    ):
+        check_loop(loop, 'val_dataloader')

@@ -1,6 +1,7 @@
 """Files of the tools are written whole or not at all, and read with one line where they are cut."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import textwrap
@@ -50,6 +51,15 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
             write_image(tmp_path / name, np.zeros((2, 2), np.uint8))
     with pytest.raises(UserError, match='a.png: OpenCV cannot write this'):
         write_image(tmp_path / 'a.png', np.zeros((0, 2), np.uint8))
+
+
+def test_a_device_or_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / 'pipe'
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, 'through')
+    assert os.read(reader, 99) == b'through' and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+    os.close(reader)
 
 
 def test_json_that_is_cut(tmp_path):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmtoken.engine.checkpoints import check_checkpoint
 from mmtoken.engine.configs import check_datasets, datasets_of, load_config, name_bad_files
 from mmtoken.engine.errors import UserError, user_errors
-from mmtoken.engine.models import check_host, deploy
+from mmtoken.engine.models import check_heads, check_host, deploy
 
 from .flops import cost_varies, image_channels
 
@@ -94,10 +94,11 @@ def build_model(
         # a copy: some of upstream's models write into their config, which would build no second one
         with user_errors('the model of the config cannot be built'):
             model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
+            if not checkpoint and initialise and hasattr(model, 'init_weights'):
+                model.init_weights()
         if checkpoint:
             check_checkpoint(model, checkpoint)
-        elif initialise and hasattr(model, 'init_weights'):
-            model.init_weights()
+    check_heads(model)
     if not training:
         deploy(model)
     model.eval()
@@ -386,8 +387,12 @@ def dataset_input(dataset: Any, i: int, model: nn.Module, key: str) -> Tensor:
     Raises:
         UserError: If its files cannot be read; names the ``key`` of the dataset.
     """
-    try:
-        data = dataset[i]
-    except (OSError, ValueError) as error:
-        raise UserError(f'{key}: item {i}: {error}; mend or remove the file') from error
-    return model.data_preprocessor(pseudo_collate([data]), False)['inputs']
+    with user_errors(f'{key}: item {i}'):
+        try:
+            data = dataset[i]
+        except (OSError, ValueError) as error:
+            raise UserError(f'{key}: item {i}: {error}; mend or remove the file') from error
+        image = model.data_preprocessor(pseudo_collate([data]), False)['inputs']
+        if not isinstance(image, Tensor):
+            raise UserError('model.data_preprocessor makes no batch of the pictures; set that of the model')
+    return image

@@ -23,7 +23,7 @@ from mmtoken.engine.configs import check_datasets, datasets_of, name_bad_files
 from mmtoken.engine.digests import code_digest, data_digest, file_digest, joint
 from mmtoken.engine.errors import UserError
 from mmtoken.engine.files import locked, read_json, write_json, write_text
-from mmtoken.engine.models import build_runner, deploy, unwrap
+from mmtoken.engine.models import build_runner, build_validation, deploy, unwrap
 
 from .counter import MacReport, count_macs
 from .flops import cost_keys, inference_path, mean_report, over_pictures
@@ -97,6 +97,7 @@ class Contender:
             sets[0].indices = num
         name_bad_files(cfg)
         self.runner = build_runner(cfg)
+        build_validation(self.runner)
         check_checkpoint(self.runner.model, setting.checkpoint)
         deploy(self.runner.model)
         self.model: nn.Module = unwrap(self.runner.model)

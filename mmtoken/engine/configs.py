@@ -35,6 +35,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
     if options:
         with user_errors(f'--cfg-options {" ".join(options)}'):
             cfg.merge_from_dict(options)
+    check_kinds(cfg)
     check_numbers(cfg)
     return cfg
 
@@ -47,6 +48,46 @@ class CfgOptions(DictAction):
             raise UserError(f'{option_string} {wrong[0]}: this sets nothing; give key=value')
         with user_errors(f'{option_string} {" ".join(values)}'):
             super().__call__(parser, namespace, values, option_string)
+
+
+#: What settings are, by their last name; None is left to what reads them.
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'dataset'), (dict,)),
+    **dict.fromkeys(('train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'optimizer', 'data_preprocessor'), (dict,)),
+    **dict.fromkeys(('default_hooks', 'env_cfg', 'visualizer', 'log_processor', 'randomness', 'data_prefix'), (dict,)),
+    **dict.fromkeys(('backbone', 'tta_model', 'custom_imports'), (dict,)),
+    **dict.fromkeys(('decode_head', 'auxiliary_head', 'neck', 'init_cfg', 'param_scheduler'), (dict, list)),
+    **dict.fromkeys(('val_evaluator', 'test_evaluator'), (dict, list)),
+    **dict.fromkeys(('pipeline', 'tta_pipeline', 'custom_hooks'), (list,)),
+    **dict.fromkeys(('default_scope', 'data_root', 'work_dir', 'load_from', 'experiment_name'), (str,)),
+}
+_NAMES = {dict: 'a dict(…)', list: 'a list', str: 'a text'}
+
+
+def check_kinds(cfg: Config) -> None:
+    """Fails if a section of the config is none: where mmengine would ask a number for its ``get()``."""
+
+    def check(node: Any, name: str) -> None:
+        for key, value in node.items():
+            kinds = _KINDS.get(key)
+            if kinds and value is not None and not isinstance(value, (*kinds, *[tuple] * (list in kinds))):
+                wanted = ' or '.join(_NAMES[kind] for kind in kinds)
+                raise UserError(f'{name}{key}={value!r} must be {wanted}')
+            for part in (value if isinstance(value, (list, tuple)) else [value]) if kinds else ():
+                if isinstance(part, dict):
+                    check(part, f'{name}{key}.')
+
+    check(cfg, '')
+    for key in ('max_iters', 'max_epochs', 'val_interval'):
+        value = (cfg.get('train_cfg') or {}).get(key, 1)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise UserError(f'train_cfg.{key}={value!r} must be an integer of at least 1')
+    test = (cfg.get('model') or {}).get('test_cfg') or {}
+    if 'mode' in test:
+        if test['mode'] not in ('whole', 'slide'):
+            raise UserError(f"model.test_cfg.mode={test['mode']!r} is unknown; choose 'whole' or 'slide'")
+        if missing := [key for key in ('crop_size', 'stride') if test['mode'] == 'slide' and not test.get(key)]:
+            raise UserError(f"model.test_cfg.mode='slide' needs {missing[0]}, (height, width) in pixels")
 
 
 def check_numbers(cfg: Config):
@@ -77,8 +118,8 @@ def _packaged(path: str) -> str:
     package, name = path.split('::', 1)
     try:
         file = Path(get_installed_path(package)) / '.mim' / 'configs' / name
-    except PackageNotFoundError:
-        raise UserError(f'config {path}: there is no package {package}; install it, or give a file') from None
+    except (PackageNotFoundError, ValueError):  # the latter for no name at all
+        raise UserError(f'config {path}: there is no package {package!r}; install it, or give a file') from None
     if not file.is_file():
         near = get_close_matches(Path(name).name, [p.name for p in file.parent.glob('*.py')], 1)
         hint = f'; the nearest name there is {near[0]}' if near else f', see the folders in {file.parents[1]}'

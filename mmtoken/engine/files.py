@@ -35,11 +35,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Gives the name of a file beside ``path`` to write to, and puts it in the place of ``path`` at the end.
 
     A reader sees the old file or the new one, whenever the writer is killed, and two writers do not mix. What a killed
-    writer leaves is hidden and ends in ``.part``.
+    writer leaves is hidden and ends in ``.part``. A device or a pipe, such as ``/dev/stdout``, is written to as it is.
 
     Raises:
         UserError: If the file cannot be written, as on a full disk.
     """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        try:
+            yield Path(path)
+        except OSError as error:
+            raise UserError(f'{path}: cannot be written ({error.strerror or error})') from error
+        return
     path = Path(os.path.realpath(path))  # a link stays one
     part = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.part')
     try:

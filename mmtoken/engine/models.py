@@ -1,15 +1,23 @@
 """Builds what a config describes and tries the model before any work starts."""
 
+import copy
+import random
+
+import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
 from mmengine.registry import MODELS, OPTIMIZERS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from mmengine.utils import to_2tuple
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmtoken.core import TokenHost
 
 from .errors import UserError, nearest_type, user_errors
+
+#: Of mmseg's IoUMetric, which looks at them after the last picture.
+IOU_METRICS = ('mIoU', 'mDice', 'mFscore')
 
 
 def check_host(cfg: Config):
@@ -40,7 +48,27 @@ def build_runner(cfg: Config) -> Runner:
     """
     check_host(cfg)
     with user_errors('the config cannot be built'):
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if isinstance(runner, Runner):
+        check_heads(runner.model)
+    return runner
+
+
+def check_heads(model: torch.nn.Module) -> None:
+    """Fails if a head reads an output that the backbone does not give, at which it would fail in the first pass."""
+    model = unwrap(model)
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, TokenHost) or getattr(model, 'neck', None) is not None:
+        return
+    number = len(backbone.out_indices) + backbone.out_origin
+    for name, head in model.named_modules():
+        indices = getattr(head, 'in_index', None)
+        for index in indices if isinstance(indices, (list, tuple)) else [indices]:
+            if isinstance(index, int) and not -number <= index < number:
+                raise UserError(
+                    f'model.{name}.in_index={indices} reads output {index}, and the backbone gives {number} '
+                    '(out_indices); the first is 0'
+                )
 
 
 def build_training(runner: Runner):
@@ -58,14 +86,61 @@ def build_training(runner: Runner):
     with user_errors('the config cannot be built'):
         runner._train_loop = runner.build_train_loop(runner._train_loop)
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-        if runner._val_loop is not None:
-            runner._val_loop = runner.build_val_loop(runner._val_loop)
+    check_schedulers(runner)
+    check_loop(runner._train_loop, 'train_dataloader')
+    if runner._val_loop is not None:
+        build_validation(runner)
+
+
+def check_schedulers(runner: Runner) -> None:
+    """Fails if a schedule cannot be made or cannot take a step, which is tried on a parameter of no model."""
+    plans = runner.param_schedulers or []
+    if isinstance(plans, dict) and 'type' not in plans:  # one list for each of several optimizers
+        plans = [plan for part in plans.values() for plan in (part if isinstance(part, list) else [part])]
+    for i, plan in enumerate(plans if isinstance(plans, list) else [plans]):
+        if not isinstance(plan, dict):
+            continue
+        alone = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+        with user_errors(f'param_scheduler[{i}]'):
+            for schedule in runner._build_param_scheduler(copy.deepcopy(plan), OptimWrapper(alone)):
+                if not isinstance(schedule, ReduceOnPlateauParamScheduler):
+                    schedule.step()
+
+
+def build_validation(runner: Runner):
+    """Builds the validation data; raises :class:`UserError` if the config describes none."""
+    with user_errors('the config cannot be built'):
+        runner._val_loop = runner.build_val_loop(runner._val_loop)
+    check_loop(runner._val_loop, 'val_dataloader')
 
 
 def build_testing(runner: Runner):
     """Builds the test data; raises :class:`UserError` if the config describes none."""
     with user_errors('the config cannot be built'):
         runner._test_loop = runner.build_test_loop(runner._test_loop)
+    check_loop(runner._test_loop, 'test_dataloader')
+
+
+def check_loop(loop: BaseLoop, key: str) -> None:
+    """Fails if the first item of a loop's data cannot be made, or its evaluator would refuse the metrics at the end.
+
+    No random number is used up: training goes on as if nothing had been looked at.
+    """
+    for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
+        wanted = getattr(metric, 'metrics', None)
+        if type(metric).__name__ == 'IoUMetric' and (odd := [m for m in wanted if m not in IOU_METRICS]):
+            raise UserError(f'{key}: IoUMetric does not know iou_metrics={odd[0]!r}; it has {", ".join(IOU_METRICS)}')
+    dataset = getattr(loop.dataloader, 'dataset', None)
+    if not isinstance(dataset, torch.utils.data.Dataset) or not len(dataset):
+        return
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        with user_errors(f'{key}.dataset: item 0'):
+            dataset[0]
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 def deploy(model: torch.nn.Module) -> None:

@@ -93,3 +93,21 @@ def test_training_and_inference_run_to_the_end():
 def test_a_segmentor_that_restores_nothing_is_refused():
     with pytest.raises(ValueError, match=r"restore='late'.*mmtoken\.TokenEncoderDecoder"):
         make(LATE, model='EncoderDecoder')._forward(images())
+
+
+@pytest.mark.parametrize('size', [(16, 16), (16, 24), (24, 40)])
+@pytest.mark.parametrize('scale', [0.5, 2, 4])
+def test_a_head_that_mixes_maps_of_several_sizes_is_refused_in_one_line(size, scale):
+    """As heads for depth do: whether their parts fit each other by chance or not."""
+    model = make(dict(LATE, grid=0.5))
+
+    def forward(feats):
+        other = torch.nn.functional.interpolate(feats[0], scale_factor=scale)
+        return torch.cat([feats[0][..., : other.shape[-2], :], other[..., : feats[0].shape[-1]]], dim=1)
+
+    model.decode_head.forward = forward
+    with pytest.raises(
+        ValueError, match=r"restore='late' needs a head .*FCNHead (cannot|gives).* restore='feature'"
+    ) as e:
+        model._forward(images(size=size))
+    assert '\n' not in str(e.value)
