@@ -183,7 +183,10 @@ def test_relative_host_has_one_size(name):
         ({'model.test_cfg': dict(mode='slide', crop_size=(8, 8))}, "mode='slide' needs stride"),
         (dict(train_dataloader=5), '^train_dataloader=5 must be a dict'),
         ({'val_dataloader.dataset': 'ade'}, "^val_dataloader.dataset='ade' must be a dict"),
-        ({'val_dataloader.dataset.data_prefix': 5}, '^val_dataloader.dataset.data_prefix=5 must be a dict'),
+        (
+            {'val_dataloader.dataset.data_prefix': 5},
+            '^val_dataloader.dataset.data_prefix=5 must be a dict.* or a text',
+        ),
         ({'val_dataloader.dataset.data_root': 5}, '^val_dataloader.dataset.data_root=5 must be a text'),
         ({'val_dataloader.dataset.dataset.pipeline': 'a'}, "dataset.dataset.pipeline='a' must be a list"),
         (dict(val_evaluator=5), '^val_evaluator=5 must be a dict.* or a list'),

@@ -50,16 +50,30 @@ class CfgOptions(DictAction):
             super().__call__(parser, namespace, values, option_string)
 
 
-#: What settings are, by their last name; None is left to what reads them.
-_KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'dataset'), (dict,)),
-    **dict.fromkeys(('train_cfg', 'val_cfg', 'test_cfg', 'optim_wrapper', 'optimizer', 'data_preprocessor'), (dict,)),
-    **dict.fromkeys(('default_hooks', 'env_cfg', 'visualizer', 'log_processor', 'randomness', 'data_prefix'), (dict,)),
-    **dict.fromkeys(('backbone', 'tta_model', 'custom_imports'), (dict,)),
-    **dict.fromkeys(('decode_head', 'auxiliary_head', 'neck', 'init_cfg', 'param_scheduler'), (dict, list)),
-    **dict.fromkeys(('val_evaluator', 'test_evaluator'), (dict, list)),
-    **dict.fromkeys(('pipeline', 'tta_pipeline', 'custom_hooks'), (list,)),
-    **dict.fromkeys(('default_scope', 'data_root', 'work_dir', 'load_from', 'experiment_name'), (str,)),
+def _kinds(kinds: tuple[type, ...], names: str, inside: dict | None = None) -> dict[str, tuple]:
+    return dict.fromkeys(names.split(), (kinds, inside or {}))
+
+
+_DATASET: dict[str, tuple] = {
+    **_kinds((list,), 'pipeline'),
+    **_kinds((dict, str), 'data_prefix'),  # a text in mmpretrain
+    **_kinds((str,), 'data_root'),
+}
+_DATASET |= _kinds((dict,), 'dataset', _DATASET)
+_MODEL = {
+    **_kinds((dict,), 'backbone data_preprocessor train_cfg test_cfg'),
+    **_kinds((dict, list), 'decode_head auxiliary_head neck init_cfg'),
+}
+#: What sections of a config are, and what they hold; None is left to what reads them.
+_SECTIONS = {
+    **_kinds((dict,), 'model', _MODEL),
+    **_kinds((dict,), 'train_dataloader val_dataloader test_dataloader', _kinds((dict,), 'dataset', _DATASET)),
+    **_kinds((dict,), 'optim_wrapper', _kinds((dict,), 'optimizer')),
+    **_kinds((dict,), 'train_cfg val_cfg test_cfg default_hooks env_cfg visualizer log_processor randomness'),
+    **_kinds((dict,), 'tta_model custom_imports'),
+    **_kinds((dict, list), 'val_evaluator test_evaluator param_scheduler'),
+    **_kinds((list,), 'custom_hooks tta_pipeline'),
+    **_kinds((str,), 'default_scope work_dir load_from experiment_name'),
 }
 _NAMES = {dict: 'a dict(…)', list: 'a list', str: 'a text'}
 
@@ -67,17 +81,15 @@ _NAMES = {dict: 'a dict(…)', list: 'a list', str: 'a text'}
 def check_kinds(cfg: Config) -> None:
     """Fails if a section of the config is none: where mmengine would ask a number for its ``get()``."""
 
-    def check(node: Any, name: str) -> None:
-        for key, value in node.items():
-            kinds = _KINDS.get(key)
-            if kinds and value is not None and not isinstance(value, (*kinds, *[tuple] * (list in kinds))):
-                wanted = ' or '.join(_NAMES[kind] for kind in kinds)
-                raise UserError(f'{name}{key}={value!r} must be {wanted}')
-            for part in (value if isinstance(value, (list, tuple)) else [value]) if kinds else ():
-                if isinstance(part, dict):
-                    check(part, f'{name}{key}.')
+    def check(node: Any, table: dict[str, tuple], name: str) -> None:
+        for key in table.keys() & node.keys():
+            value, (kinds, inside) = node[key], table[key]
+            if value is not None and not isinstance(value, (*kinds, *[tuple] * (list in kinds))):
+                raise UserError(f'{name}{key}={value!r} must be {" or ".join(_NAMES[kind] for kind in kinds)}')
+            if isinstance(value, dict):
+                check(value, inside, f'{name}{key}.')
 
-    check(cfg, '')
+    check(cfg, _SECTIONS, '')
     for key in ('max_iters', 'max_epochs', 'val_interval'):
         value = (cfg.get('train_cfg') or {}).get(key, 1)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
@@ -150,7 +162,9 @@ def check_datasets(cfg: Config, splits: list[str]):
         for key, dataset in datasets_of(cfg.get(loader) or {}, loader):
             root = dataset.get('data_root') or ''
             wanted = {'data_root': root, 'ann_file': dataset.get('ann_file')}
-            wanted.update({f'data_prefix.{k}': v for k, v in (dataset.get('data_prefix') or {}).items()})
+            prefix = dataset.get('data_prefix') or {}
+            prefix = prefix if isinstance(prefix, dict) else {'': prefix}
+            wanted.update({f'data_prefix.{k}'.strip('.'): v for k, v in prefix.items()})
             for name, path in wanted.items():
                 if not isinstance(path, str) or not path or '://' in root + path:
                     continue

@@ -24,6 +24,7 @@ from mmtoken.deployment import compare, quantize, session
 from mmtoken.deployment.runtime import run
 from mmtoken.engine.errors import UserError, one_line_errors
 from mmtoken.engine.files import check_output, write_text
+from mmtoken.engine.flags import check_least
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,10 +40,7 @@ def parse_args() -> argparse.Namespace:
     add('--device', default='cpu', help='cpu, or cuda where ONNX Runtime is built for it')
     add('--json', metavar='FILE', help='write the numbers, every sample and the command to this file')
     args = parser.parse_args()
-    for flag, least in dict(num=1, batch=1, rounds=5, threads=1).items():
-        value = getattr(args, flag)
-        if value is not None and value < least:
-            parser.error(f'--{flag} {value}: give {least} or more')
+    check_least(args, num=1, batch=1, rounds=5, threads=1)
     return args
 
 

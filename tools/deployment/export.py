@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 import mmtoken  # before any config is read
 from mmtoken.analysis.flops import image_channels, segmentor_macs
@@ -33,9 +33,11 @@ from mmtoken.analysis.loading import (
 from mmtoken.deployment import OUTPUTS, Servable, compare, export_onnx, forbidden_operators, operators, session
 from mmtoken.deployment.onnx import need
 from mmtoken.deployment.runtime import run
+from mmtoken.engine.configs import CfgOptions
 from mmtoken.engine.devices import check_device
 from mmtoken.engine.errors import UserError, one_line_errors
 from mmtoken.engine.files import check_output
+from mmtoken.engine.flags import check_least
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,10 +56,9 @@ def parse_args() -> argparse.Namespace:
     add('--num', type=int, default=4, help='at most so many pictures (4)')
     add('--tolerance', type=float, help='largest relative difference (1e-3, 3e-2 with --fp16)')
     add('--device', default='cpu', help='where PyTorch and ONNX Runtime run (cpu)')
-    add('--cfg-options', nargs='+', action=DictAction, help='override settings of the config')
+    add('--cfg-options', nargs='+', action=CfgOptions, help='override settings of the config')
     args = parser.parse_args()
-    if args.num < 1:
-        parser.error(f'--num {args.num}: give a number of pictures, 1 or more')
+    check_least(args, num=1, shape=1, tolerance=0)
     args.tolerance = args.tolerance if args.tolerance is not None else 3e-2 if args.fp16 else 1e-3
     return args
 

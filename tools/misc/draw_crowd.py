@@ -7,12 +7,11 @@ import argparse
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 import mmtoken  # noqa: F401
 from mmtoken.engine.errors import one_line_errors
-from mmtoken.engine.files import replacing
+from mmtoken.engine.files import replacing, write_image
 from mmtoken.hmr.data import SyntheticCrowd
 from mmtoken.hmr.render import HumanMeshVisualizer
 
@@ -40,6 +39,7 @@ def human_data(samples: list) -> dict:
     )
 
 
+@one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('crowd'), help='folder that they are written to')
@@ -51,33 +51,32 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--plain', action='store_true', help='the pictures alone, and people.npz')
     args = parser.parse_args()
-    with one_line_errors():
-        crowd = SyntheticCrowd(
-            length=args.number,
-            size=tuple(args.size),
-            people=tuple(args.people),
-            scales=tuple(args.scales),
-            backgrounds=args.backgrounds,
-            seed=args.seed,
-            pipeline=[dict(type='mmtoken.MakeScaleMap'), dict(type='mmtoken.PackPeople')],
-        )
-        visualizer = HumanMeshVisualizer(panels=('picture', 'mesh', 'bird', 'scale'))
-        args.out.mkdir(parents=True, exist_ok=True)
-        spent, samples = 0.0, []
-        for i in range(args.number):
-            start = time.process_time()
-            each = crowd[i]
-            spent += time.process_time() - start
-            image, sample = each['inputs'].numpy().transpose(1, 2, 0), each['data_samples']
-            samples.append(sample)
-            path = args.out / sample.img_path
-            if args.plain:
-                cv2.imwrite(str(path), image)
-            else:
-                visualizer.add_datasample(path.name, image[..., ::-1].copy(), sample, out_file=str(path))
+    crowd = SyntheticCrowd(
+        length=args.number,
+        size=tuple(args.size),
+        people=tuple(args.people),
+        scales=tuple(args.scales),
+        backgrounds=args.backgrounds,
+        seed=args.seed,
+        pipeline=[dict(type='mmtoken.MakeScaleMap'), dict(type='mmtoken.PackPeople')],
+    )
+    visualizer = HumanMeshVisualizer(panels=('picture', 'mesh', 'bird', 'scale'))
+    args.out.mkdir(parents=True, exist_ok=True)
+    spent, samples = 0.0, []
+    for i in range(args.number):
+        start = time.process_time()
+        each = crowd[i]
+        spent += time.process_time() - start
+        image, sample = each['inputs'].numpy().transpose(1, 2, 0), each['data_samples']
+        samples.append(sample)
+        path = args.out / sample.img_path
         if args.plain:
-            with replacing(args.out / 'people.npz') as part, open(part, 'wb') as file:
-                np.savez_compressed(file, **human_data(samples))
+            write_image(path, image)
+        else:
+            visualizer.add_datasample(path.name, image[..., ::-1].copy(), sample, out_file=str(path))
+    if args.plain:
+        with replacing(args.out / 'people.npz') as part, open(part, 'wb') as file:
+            np.savez_compressed(file, **human_data(samples))
     print(f'{args.number} pictures in {args.out}; {args.number / spent:.1f} drawn in a second of CPU time')
 
 
