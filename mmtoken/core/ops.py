@@ -168,6 +168,7 @@ def places_of(mask: Tensor, number: int) -> Tensor:
     Returns:
         Tensor: Rising indices ``(B, number)``, int64.
     """
-    n = mask.shape[1]
-    order = mask.int() * n - torch.arange(n, device=mask.device, dtype=torch.int32)
-    return order.topk(number, dim=1).indices
+    places = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape[0], -1)
+    # The false ones all write into one last column, which is cut off.
+    rank = (mask.cumsum(1) - 1).masked_fill(~mask, number)
+    return places.new_zeros(mask.shape[0], number + 1).scatter(1, rank, places)[:, :number]

@@ -89,6 +89,8 @@ def tokens_by_loops(host, image, fine):
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('name', FLEXIBLE)
 def test_tokens_are_those_of_a_loop(name, size, args):
+    if build_reducer(dict(type='mmtoken.MixedScale', **args)).refuses(HOSTS[name]().info()):
+        pytest.skip('some windows follow no unequal counts')
     host, inputs = build(name, **args), images(3, size)
     with torch.no_grad():
         state = host.reducer.start(host, inputs, None)
