@@ -59,6 +59,7 @@ def small_model(cfg: Config):
         backbone.arch = check_arch(backbone.arch)
     model = cfg.model.to_dict()
     model.pop('pretrained', None)
+    model.pop('body_model', None)  # SMPL's file is the user's
     if {'embed_dims', 'embed_dim'} & set(model['backbone']) or isinstance(model['backbone'].get('arch'), dict):
         model = narrow(model)
     return revert_sync_batchnorm(MODELS.build(ConfigDict(model))), patch

@@ -168,6 +168,7 @@ def image_shape(cfg: Config, shape: Sequence[int] | None = None) -> tuple[int, i
         shape = (
             test_cfg.get('crop_size')
             or (cfg.model.get('data_preprocessor') or {}).get('size')
+            or cfg.model.get('input_size')  # longest side of a human mesh model's pictures
             or _resized(cfg)
             or (cfg.model.get('backbone') or {}).get('img_size')
         )
@@ -352,8 +353,10 @@ def _test_set(cfg: Config, instead: str):
 def dataset_pictures(cfg: Config, instead: str) -> list[Path]:
     """Files of the pictures of a config's test set; raises as :func:`dataset_inputs` does."""
     dataset = _test_set(cfg, instead)
-    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    return [Path(info['img_path']) for info in infos]
+    first = Path(dataset.get_data_info(0)['img_path'])
+    if not first.is_file():  # drawn when it is asked for, as crowds are
+        raise UserError(f'test_dataloader.dataset: its pictures lie in no files, such as {first}; {instead}')
+    return [Path(dataset.get_data_info(i)['img_path']) for i in range(len(dataset))]
 
 
 def dataset_inputs(cfg: Config, model: nn.Module, num: int, instead: str) -> list[Tensor]:
