@@ -83,7 +83,7 @@ class TokenTimmEva(WindowedTimmHost):
             made = rotary_eva02(coords, sides, dims, reference=reference, temperature=float(rope.temperature))
         else:
             made = rotary_dinov3(coords, sides, dims, base=rope.temperature, normalize=rope.normalize_coords)
-        return Rotation(made.sin, made.cos, not rope.rotate_half)
+        return Rotation(made.sin, made.cos, not self.blocks[0].attn.rotate_half)
 
     def scale(self, block, half, x):
         gamma = getattr(block, f'gamma_{half}')
