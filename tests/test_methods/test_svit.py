@@ -198,13 +198,11 @@ def test_arguments_that_are_refused(args, message):
         build_reducer(dict(type='mmtoken.SViT', **args))
 
 
-def test_backbones_and_lists_that_are_refused():
+def test_depths_and_lists_that_are_refused():
     with pytest.raises(ValueError, match=r'reducer\.skip=4 leaves none of the 4 blocks a gate'):
         build(skip=4)
     with pytest.raises(ValueError, match=r'keep=\[0\.9, 0\.5\] has 2 entries for 3 gates'):
         build(keep=(0.9, 0.5))
-    with pytest.raises(ValueError, match='TokenBEiT: reducer SViT'):
-        build('TokenBEiT')
     merging = HOSTS['TokenDINOv2'](reducer=[dict(type='mmtoken.SViT', skip=1), dict(type='mmtoken.ToMe', r=4)])
     merging.served = True
     for training in (False, True):
