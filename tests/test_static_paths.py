@@ -10,15 +10,16 @@ from mmtoken.testing import PATCH, SIDE, toy_hosts
 
 REDUCERS.import_from_location()
 HOSTS = toy_hosts()
+INFOS = {name: build().info() for name, build in HOSTS.items()}
 SHAPE = (2, 3, PATCH * SIDE, PATCH * SIDE)
 
 
 def cases():
     for name, kind in sorted(REDUCERS.module_dict.items()):
         for number, example in enumerate(kind.examples):
-            for host, build in HOSTS.items():
+            for host, info in INFOS.items():
                 reducer = kind(**example)
-                if not reducer.dynamic and not reducer.refuses(build().info()):
+                if not reducer.dynamic and not reducer.refuses(info):
                     yield pytest.param(host, dict(type=f'mmtoken.{name}', **example), id=f'{name}-{number}-{host}')
 
 

@@ -77,12 +77,16 @@ def make(host, reducer=None, size=SQUARE, **kwargs):
 
 #: Toy hosts by what they are built from, for tests that leave them as they are: it takes longer to build than to run.
 BUILT: dict[str, nn.Module] = {}
+#: Half a megabyte each.
+MANY = 600
 
 
 def toy(host, reducer=None, size=SQUARE, **kwargs):
     """What :func:`make` gives, built once for all tests."""
     key = repr((host, reducer, MODELS.get(host).toy(size), kwargs))
     if key not in BUILT:
+        if len(BUILT) >= MANY:
+            BUILT.clear()
         BUILT[key] = make(host, reducer, size, **kwargs)
     return BUILT[key]
 

@@ -53,14 +53,20 @@ def passed(out):
 
 
 def test_newcomers_inherit_the_contract():
-    """And the closed forms: hosts with a few kinds of method, methods on one host; not each with each."""
+    """And the closed forms: hosts with a few kinds of method, methods on one of these hosts; not each with each.
+
+    On hosts that are not made up, new methods run in the test of the README's below.
+    """
     hosts = '(Pyramid and (AvgPool or ToMe or Hardest or Loud)) or (Rotary and (ToMe or Margin)) or MixedStem'
-    methods = '((Runs or Loud or Hardest or Margin) and (Rotary or TokenVisionTransformer))'
+    methods = '(Rotary and (Runs or Loud or Hardest or Margin))'
     alone = '[Pyramid] or [Rotary] or [Runs] or [Loud] or [Hardest] or [Margin]'
-    graphs = '(compilation or export) and (AvgPool or Runs or (Hardest and not Pyramid))'
+    exports = '(export and (Pyramid or Rotary))'
+    slow = 'compilation and (AvgPool or Runs or (Hardest and not Pyramid))'
     tests = [*CONTRACT, 'tests/test_analysis/test_closed_form.py']
-    out = run_pytest(*tests, '-k', f'({hosts} or {methods} or {alone}) and not ({graphs})', plugin='newcomers')
-    assert passed(out) > 700, out
+    out = run_pytest(
+        *tests, '-k', f'({hosts} or {methods} or {alone} or {exports}) and not ({slow})', plugin='newcomers'
+    )
+    assert passed(out) > 600, out
 
 
 def test_mutants_are_caught():
