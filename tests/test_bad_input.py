@@ -249,6 +249,24 @@ def test_heads_read_outputs_that_are_there():
     check_heads(model)
 
 
+def test_weights_of_losses():
+    from mmengine.registry import MODELS
+
+    from mmtoken.engine.errors import UserError
+    from mmtoken.engine.models import check_losses
+
+    def model(**loss):
+        head = dict(type='mmseg.FCNHead', in_channels=4, channels=4, num_convs=0, concat_input=False, num_classes=3)
+        head['loss_decode'] = [dict(type='CrossEntropyLoss'), dict(type='CrossEntropyLoss', loss_name='loss_b', **loss)]
+        return torch.nn.ModuleDict(dict(decode_head=MODELS.build(head)))
+
+    check_losses(model(loss_weight=2, class_weight=[1, 2, 3]))
+    with pytest.raises(UserError, match=r"^model.decode_head.loss_decode.1: loss_weight='x' must be a number"):
+        check_losses(model(loss_weight='x'))
+    with pytest.raises(UserError, match='decode_head.loss_decode: class_weight has 2 entries, and the head 3 classes'):
+        check_losses(model(class_weight=[1, 2]))
+
+
 @pytest.mark.parametrize(
     'change, words',
     [

@@ -281,7 +281,7 @@ def test_a_row_is_known_by_config_weights_and_pictures(results, tmp_path, monkey
     (tmp_path / 'other.py').write_text('a = 3\n')
     assert run() == [5, 7]
     module.add_row(tmp_path / 'out.json', dict(config='of another run'))
-    assert list(module.read_rows(tmp_path / 'out.json')) == ['dense', 'other', 'of another run']
+    assert list(module.known_rows(tmp_path / 'out.json')) == ['dense', 'other', 'of another run']
     results(
         'dense.py', '--checkpoint', 'weights.pth', '--out', 'out.json', '--metric', 'AP', words=['--metric AP', 'mIoU']
     )

@@ -109,6 +109,19 @@ def read_json(path: str | Path, default: Any = None) -> Any:
     return found
 
 
+def read_rows(path: str | Path, *keys: str) -> list[dict]:
+    """Returns the ``rows`` of a JSON file, an empty list if there is none.
+
+    Raises:
+        UserError: As :func:`read_json`, or if it has no rows, or one lacks a key.
+    """
+    rows = read_json(path, {'rows': []}).get('rows')
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= set(keys) for row in rows):
+        wanted = f' with {" and ".join(keys)}' if keys else ''
+        raise UserError(f'{path}: holds no rows{wanted}; give a file that the tool for it wrote')
+    return rows
+
+
 def write_json(path: str | Path, data: Any) -> None:
     """Writes a JSON file whole or not at all; raises :class:`UserError` if it cannot."""
     write_text(path, json.dumps(data, indent=1) + '\n')

@@ -51,7 +51,23 @@ def build_runner(cfg: Config) -> Runner:
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if isinstance(runner, Runner):
         check_heads(runner.model)
+        check_losses(runner.model)
     return runner
+
+
+def check_losses(model: torch.nn.Module) -> None:
+    """Fails if a loss has a weight that is no number, or weights of another number of classes than its head."""
+    for name, module in unwrap(model).named_modules():
+        if isinstance(weight := getattr(module, 'loss_weight', None), str):
+            raise UserError(f'model.{name}: loss_weight={weight!r} must be a number')
+        losses = getattr(module, 'loss_decode', None)
+        classes = getattr(module, 'out_channels', 1)
+        for loss in losses if isinstance(losses, torch.nn.ModuleList) else [losses]:
+            weights = getattr(loss, 'class_weight', None)
+            if isinstance(weights, (list, tuple)) and classes > 1 and len(weights) != classes:
+                raise UserError(
+                    f'model.{name}.loss_decode: class_weight has {len(weights)} entries, and the head {classes} classes'
+                )
 
 
 def check_heads(model: torch.nn.Module) -> None:

@@ -103,7 +103,7 @@ def test_flags_that_would_do_nothing(fails):
 
 
 def test_what_is_no_report_is_one_line(fails):
-    Path('bench.json').write_text('{"rows": [{"name": "other"}]}')
+    Path('bench.json').write_text('{"rows": [{"name": "other", "batch": 1}]}')
     Path('list.json').write_text('[]')
     Path('a.py').write_text("model = dict(type='A')")
     Path('a.pth').write_text('')
@@ -112,6 +112,16 @@ def test_what_is_no_report_is_one_line(fails):
     fails('misc/results', [*RESULTS, '--benchmark', 'bench.json'], '--benchmark bench.json: it has no row of any')
     fails('misc/results', [*RESULTS, '--benchmark', 'list.json'], 'list.json: holds a list')
     fails('misc/results', ['a.py', '--checkpoint', 'a.pth', '--out', 'list.json'], 'list.json: holds a list')
+    for text in ('{"rows": 5}', '{"rows": [5]}', '{"rows": [{"a": 1}]}', '{"a": 1}'):
+        Path('odd.json').write_text(text)
+        fails(
+            'misc/results',
+            ['a.py', '--checkpoint', 'a.pth', '--out', 'odd.json'],
+            'odd.json: holds no rows with config',
+        )
+        fails('misc/results', [*RESULTS, '--benchmark', 'odd.json'], 'odd.json: holds no rows with name and batch')
+        for flag in ('--table', '--macs'):
+            fails('misc/gpu_report', [flag, 'odd.json'], 'odd.json: holds no rows with config and arch')
 
 
 # ------------------------------------------------------------------------------------------------------------ one way

@@ -35,7 +35,7 @@ from mmtoken.analysis.benchmark import Bench
 from mmtoken.analysis.report import markdown
 from mmtoken.engine.devices import check_device
 from mmtoken.engine.errors import UserError, one_line_errors
-from mmtoken.engine.files import check_output, read_json, write_text
+from mmtoken.engine.files import check_output, read_json, read_rows, write_text
 from mmtoken.engine.flags import check_apart, check_positive
 from mmtoken.hosts.dinov2 import TokenDINOv2
 
@@ -381,7 +381,8 @@ def write(file: Path, report: dict) -> None:
 def read_report(file: Path) -> dict:
     """Reads what :func:`write` wrote."""
     report = read_json(file, {})
-    if 'rows' not in report:
+    rows = read_rows(file, 'config', 'arch', 'kind', 'mode', 'section', 'batch')
+    if not rows or 'dry_run' not in report:
         raise UserError(f'{file}: no report of this tool; give the gpu_report.json that --out wrote')
     return report
 

@@ -22,7 +22,7 @@ from mmtoken.analysis.loading import one_for_each
 from mmtoken.engine.configs import check_datasets, load_config
 from mmtoken.engine.digests import data_digest
 from mmtoken.engine.errors import UserError, one_line_errors
-from mmtoken.engine.files import check_output, locked, read_json, write_json
+from mmtoken.engine.files import check_output, locked, read_json, read_rows, write_json
 
 TOOLS = Path(__file__).resolve().parents[1]
 HEAD = ('config', '{metric}', 'Δ', 'GMACs', 'MACs ×', 'ms, batch {0}', 'speed-up, batch {0}', 'speed-up ÷ MAC speed-up')
@@ -95,18 +95,19 @@ def table(rows: list, latencies: dict, metric: str) -> str:
     return '\n'.join(lines)
 
 
-def read_rows(path: Path) -> dict[str, dict]:
+def known_rows(path: Path) -> dict[str, dict]:
     """Rows of ``--out`` by the name of their config."""
+    rows = read_rows(path, 'config')
     old = read_json(path, {})
     # older files name one checkpoint for all of their rows
     shared = {key: old.get(key) for key in ('checkpoint', 'weights')}
-    return {row['config']: shared | row for row in old.get('rows', [])}
+    return {row['config']: shared | row for row in rows}
 
 
 def add_row(path: Path, row: dict) -> dict[str, dict]:
     """Writes a row beside those that are there, of another run that writes meanwhile too; returns all of them."""
     with locked(path):
-        known = read_rows(path)
+        known = known_rows(path)
         known[row['config']] = row
         write_json(path, dict(command=' '.join(sys.argv), rows=list(known.values())))
     return known
@@ -116,8 +117,8 @@ def read_latencies(paths: list, names: list) -> dict:
     """Rows of ``benchmark.py --json`` by name and batch size; those of later files go first."""
     latencies = {}
     for path in paths:
-        rows = read_json(path, {}).get('rows', [])
-        if not any(row.get('name') in names for row in rows):
+        rows = read_rows(path, 'name', 'batch')
+        if not any(row['name'] in names for row in rows):
             raise UserError(f'--benchmark {path}: it has no row of any of these configs; give a file of benchmark.py')
         for row in rows:
             key = row['name'], row['batch']
@@ -141,7 +142,7 @@ def main():
         if missing:
             raise UserError(f'{flag}: file not found: {missing[0]}')
     latencies = read_latencies(args.benchmark, [config.stem for config in args.configs])
-    known = read_rows(args.out)
+    known = known_rows(args.out)
     for config, cfg, checkpoint in zip(args.configs, configs, checkpoints):
         weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12]
         digest = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:12]
