@@ -1,6 +1,8 @@
 """The inferencer on pictures, folders and videos that are made here."""
 
+import importlib.util
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ from mmengine.config import Config
 from mmtoken.hmr.inferencer import HumanMeshInferencer
 from mmtoken.hmr.sources import open_source
 
+ROOT = Path(__file__).parents[3]
 PEOPLE = 6  # queries, all of which are taken for people
 
 
@@ -161,3 +164,25 @@ def test_arguments_that_are_refused(inferencer, photo, tmp_path):
         inferencer(photo, batch_size=0)
     with pytest.raises(ValueError, match='holds no pictures'):
         inferencer(str(tmp_path))
+
+
+def test_the_tool(config, photo, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location('human_mesh_tool', ROOT / 'tools/human_mesh.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    cfg = Config(dict(model=config, default_scope='mmdet'))
+    cfg.dump(str(tmp_path / 'mesh.py'))
+    model = HumanMeshInferencer(cfg, device='cpu').model
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'mesh.pth')
+    cv2.imwrite(str(tmp_path / 'a.png'), photo)
+    args = [str(tmp_path / name) for name in ('mesh.py', 'mesh.pth', 'a.png')]
+    out = ['--out', str(tmp_path / 'out'), '--device', 'cpu', '--score-thr', '0']
+    tool.main([*args, *out, '--intrinsics', '100', '100', '60', '45', '--formats', 'json'])
+    assert json.loads((tmp_path / 'out/a.json').read_text())['cam_intrinsics'][0] == pytest.approx([100, 0, 60])
+    assert '1 pictures' in capsys.readouterr().out
+    for wrong, message in (
+        (args, 'give --out DIR or --show'),
+        ([*args[:2], 'gone.jpg', *out], 'no such file or folder'),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            tool.main(wrong)
