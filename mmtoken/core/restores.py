@@ -114,7 +114,7 @@ class WeightedSum(Restore):
         weights = self.weights.to(values.dtype)
         if self.index is None:
             return (values[:, None] @ weights)[:, 0]
-        total = values.new_zeros(len(values), number)
+        total = values.new_zeros(values.shape[0], number)
         for part, some, index in in_parts(number, values, weights, self.index):
             total = total + (part[:, None] @ _rows(some, index, number))[:, 0]
         return total

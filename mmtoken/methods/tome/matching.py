@@ -46,9 +46,7 @@ def bipartite_match(
     best, partner = (torch.cat(parts, dim=1) for parts in zip(*found))
     # A stable sort settles ties by position, so an image's merges never depend on the device or on its batch.
     edges = best.argsort(dim=-1, descending=True, stable=True)[:, :r]
-    places = torch.arange(metric.shape[1], device=metric.device).expand(len(metric), -1)
-    source = side(places, 0).gather(1, edges)
-    return source, side(places, 1).gather(1, partner.gather(1, edges)), best.gather(1, edges)
+    return 2 * edges + first, 2 * partner.gather(1, edges) + 1 - first, best.gather(1, edges)
 
 
 def merge_plan(source: Tensor, target: Tensor, n: int) -> tuple[Tensor, Tensor]:
