@@ -192,7 +192,7 @@ def test_timms_own(tmp_path):
         (dict(type='TokenDINOv2'), lambda s: s, ['model.backbone.type=TokenDINOv2 is not over timm']),
         (VIT, None, ['no such file']),
     ],
-    ids=str,
+    ids='missing unknown shape stranger empty nan host no-file'.split(),
 )
 def test_what_does_not_fit_is_said_in_one_line(tmp_path, backbone, change, words):
     source = tmp_path / 'source.pth'
