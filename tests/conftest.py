@@ -8,6 +8,7 @@ import mmengine.config.utils
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 import mmtoken  # noqa: F401
 
@@ -17,6 +18,15 @@ def _same_random_numbers():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_scope_outlives_a_test():
+    """A config of mmdet that a test builds would else decide what the next test's ``CrossEntropyLoss`` is."""
+    before = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -96,10 +96,11 @@ def check_kinds(cfg: Config) -> None:
             raise UserError(f'train_cfg.{key}={value!r} must be an integer of at least 1')
     test = (cfg.get('model') or {}).get('test_cfg') or {}
     if 'mode' in test:
-        if test['mode'] not in ('whole', 'slide'):
-            raise UserError(f"model.test_cfg.mode={test['mode']!r} is unknown; choose 'whole' or 'slide'")
-        if missing := [key for key in ('crop_size', 'stride') if test['mode'] == 'slide' and not test.get(key)]:
-            raise UserError(f"model.test_cfg.mode='slide' needs {missing[0]}, (height, width) in pixels")
+        mode = test['mode']
+        if mode not in ('whole', 'slide', 'slide_flip'):
+            raise UserError(f"model.test_cfg.mode={mode!r} is unknown; choose 'whole', 'slide' or 'slide_flip'")
+        if missing := [key for key in ('crop_size', 'stride') if mode != 'whole' and not test.get(key)]:
+            raise UserError(f'model.test_cfg.mode={mode!r} needs {missing[0]}, (height, width) in pixels')
 
 
 def check_numbers(cfg: Config):

@@ -164,7 +164,7 @@ def test_a_config_that_is_written_holds_the_options(town, tmp_path):
             'val_dataloader.dataset.pipeline.1.scale': (56, 42),
             'model.backbone.patch_size': 7,
             'new.key': [1, (2, None)],
-            'model.test_cfg': dict(mode='slide', stride=(2, 2)),
+            'model.test_cfg': dict(mode='slide', crop_size=(4, 4), stride=(2, 2)),
             'val_dataloader.sampler': None,
         },
     )

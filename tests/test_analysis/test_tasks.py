@@ -105,9 +105,9 @@ def test_labels_to_train_on(monkeypatch):
         model.decode_head.num_classes = 3
         samples = synthetic_samples(model, 2, (20, 30))
         assert len(samples) == 2 and all(field in sample for sample in samples)
-    model.task = 'mesh'
+    model.task = 'features'
     with pytest.raises(
-        ValueError, match='--train knows labels to segment, detect, depth, but Conv2d is there for mesh'
+        ValueError, match='--train knows labels to segment, detect, depth, mesh, but Conv2d is there for features'
     ):
         synthetic_samples(model, 2, (20, 30))
 

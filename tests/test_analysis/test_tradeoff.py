@@ -402,7 +402,7 @@ def test_settings_reach_every_reducer(town):
     check_key(cfg, '--sweep', 'reducer.0.grid')
     for key, message in [
         ('reducer.grid', r'start with reducer.0. or reducer.1.$'),
-        ('reducer.1.grid', 'ToMe has no argument grid, but r, keep, layers, proportional$'),
+        ('reducer.1.grid', 'ToMe has no argument grid, but r, keep, layers, proportional, count_prefix$'),
     ]:
         with pytest.raises(UserError, match=message):
             check_key(cfg, '--sweep', key)
