@@ -178,7 +178,7 @@ def test_relative_host_has_one_size(name):
         ({'model.init_cfg': 5}, '^model.init_cfg=5 must be'),
         ({'model.data_preprocessor': [1]}, r'^model.data_preprocessor=\[1\] must be a dict'),
         ({'model.test_cfg': 5}, '^model.test_cfg=5 must be a dict'),
-        ({'model.test_cfg.mode': 'slides'}, "^model.test_cfg.mode='slides' is unknown; choose 'whole', 'slide' or 'slide_flip'"),
+        ({'model.test_cfg.mode': 'slides'}, "^model.test_cfg.mode='slides' is unknown; choose 'whole', 'slide'"),
         ({'model.test_cfg.mode': 'slide'}, "^model.test_cfg.mode='slide' needs crop_size"),
         ({'model.test_cfg': dict(mode='slide', crop_size=(8, 8))}, "mode='slide' needs stride"),
         (dict(train_dataloader=5), '^train_dataloader=5 must be a dict'),
