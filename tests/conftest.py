@@ -8,7 +8,9 @@ import mmengine.config.utils
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 import mmtoken  # noqa: F401
 
@@ -21,12 +23,14 @@ def _same_random_numbers():
 
 
 @pytest.fixture(autouse=True)
-def _no_scope_outlives_a_test():
+def _nothing_global_outlives_a_test():
     """A config of mmdet that a test builds would else decide what the next test's ``CrossEntropyLoss`` is."""
-    before = DefaultScope._instance_dict.copy()
+    kinds = DefaultScope, MessageHub, Visualizer
+    before = [kind._instance_dict.copy() for kind in kinds]
     yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    for kind, instances in zip(kinds, before):
+        kind._instance_dict.clear()
+        kind._instance_dict.update(instances)
 
 
 @pytest.fixture(scope='session', autouse=True)
