@@ -7,13 +7,34 @@ from mmtoken.core import TokenState
 
 from .cases import METHODS, bound, close, drive, images, run, tokens
 
+#: Engines refuse sums by scattering, and results whose shape depends on values.
+FORBIDDEN = ('index_add', 'scatter_add', 'scatter_reduce', 'nonzero', 'masked_select', 'unique', 'bincount', 'item')
+
+
+def allowed(graph, inputs):
+    """A compiler that changes nothing, and refuses what an engine would."""
+    for node in graph.graph.nodes:
+        name = getattr(node.target, '__name__', str(node.target)).strip('_')
+        assert not name.startswith(FORBIDDEN), f'{name} in the graph'
+        assert not node.kwargs.get('accumulate'), f'{name} adds where it writes'
+    return graph.forward
+
 
 def test_full_graph_compilation(static):
     torch.compiler.reset()
     host = static.last.new()
-    compiled = torch.compile(host, fullgraph=True, backend='eager')
+    compiled = torch.compile(host, fullgraph=True, backend=allowed)
     for seed in (1, 2):
         assert close(run(compiled, images(seed=seed)), run(host, images(seed=seed)))
+
+
+@pytest.mark.parametrize(
+    'bad', [lambda x: x.new_zeros(4).index_add(0, x.long(), x), lambda x: torch.zeros(4).scatter_add(0, x.long(), x)]
+)
+def test_what_engines_refuse_is_seen(bad):
+    torch.compiler.reset()
+    with pytest.raises(torch._dynamo.exc.BackendCompilerFailed, match='_add in the graph'):
+        torch.compile(bad, fullgraph=True, backend=allowed)(torch.ones(3))
 
 
 @pytest.mark.gpu
