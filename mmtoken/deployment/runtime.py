@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmtoken.analysis.tasks import TASKS
+
 from .onnx import need
 
 
@@ -48,15 +50,9 @@ def compare(expected: list[Tensor], found: list[Tensor]) -> dict[str, float]:
         relative=max(float((a - b).norm() / a.norm().clamp(min=1e-12)) for a, b in pairs),
     )
     if len(pairs) == 1 and pairs[0][0].dim() in (3, 4):
-        labels = [_labels(one) for one in pairs[0]]
+        labels = [one if one.dim() == 3 else TASKS['segment'].labels(one) for one in pairs[0]]
         result['agreement'] = float((labels[0] == labels[1]).float().mean())
     return result
-
-
-def _labels(output: Tensor) -> Tensor:
-    if output.dim() == 3:
-        return output
-    return output.argmax(1) if output.shape[1] > 1 else (output[:, 0] > 0).long()
 
 
 def quantize(path: str | Path, to: str | Path) -> None:
