@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from mmtoken.datasets.coco import CheckedCOCO
 
-from .conftest import call
+from .conftest import call, fork
 
 CONFIG = """
 _base_ = ['mmdet::_base_/models/{model}.py', 'mmdet::_base_/datasets/coco_{kind}.py',
@@ -115,6 +115,22 @@ def test_trains_resumes_and_tests_as_mmdets_tools_do(boxes, model, metrics, monk
     found = pickle.loads((boxes / f'{model}.pkl').read_bytes())
     assert len(found) == 4 and all(len(one['pred_instances']['bboxes']) for one in found)
     assert len(list((boxes / f'{model}-test').glob('*/painted/*.png'))) == 4
+
+
+def test_two_processes_train_and_test_as_one_does(boxes):
+    work = 'two'
+    done = fork(boxes, 'train', 'mask.py', '--work-dir', work, processes=2, CUDA_VISIBLE_DEVICES='')
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'GPU number: 2' in log_of(boxes / work)
+    results = []
+    for processes in (1, 2):
+        folder, file = f'{work}-test{processes}', f'{processes}.pkl'
+        argv = ['mask.py', f'{work}/iter_2.pth', '--work-dir', folder, '--out', file]
+        done = fork(boxes, 'test', *argv, processes=processes, CUDA_VISIBLE_DEVICES='')
+        assert done.returncode == 0, done.stderr[-3000:]
+        found = pickle.loads((boxes / file).read_bytes())
+        results.append([(one['img_id'], one['pred_instances']['scores'].tolist()) for one in found])
+    assert results[0] == results[1]
 
 
 def spoilt(kind):
