@@ -54,12 +54,7 @@ OPTIM_WRAPPERS = Registry(
 METRICS = Registry(
     'metric', parent=MMENGINE_METRICS, scope='mmtoken', locations=['mmtoken.evaluation', 'mmtoken.hmr.metrics']
 )
-VISUALIZERS = Registry(
-    'visualizer',
-    parent=MMENGINE_VISUALIZERS,
-    scope='mmtoken',
-    locations=['mmtoken.visualization', 'mmtoken.hmr.render'],
-)
+VISUALIZERS = Registry('visualizer', parent=MMENGINE_VISUALIZERS, scope='mmtoken', locations=['mmtoken.hmr.render'])
 TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmtoken', locations=['mmtoken.models'])
 
 __all__ = [

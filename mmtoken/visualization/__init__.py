@@ -1,1 +1,0 @@
-"""Visualizers, registered in :data:`mmtoken.registry.VISUALIZERS`."""
