@@ -19,7 +19,8 @@ from mmtoken.hosts.dinov2 import check_arch
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(p.relative_to(ROOT / 'configs') for p in (ROOT / 'configs').glob('*/*.py') if '_base_' not in p.parts)
 ACCELERATED = [p for p in CONFIGS if p.parts[0] != 'baselines']
-DETECTORS = [p for p in CONFIGS if re.search('_(retinanet|.*rcnn)_', p.stem)]  # see test_detection_configs.py
+#: See test_detection_configs.py.
+DETECTORS = [p for p in CONFIGS if re.search('_(retinanet|.*rcnn|mask2former|dino-4scale)_.*(coco|bccd)', p.stem)]
 SEGMENTORS = [p for p in CONFIGS if p not in DETECTORS]
 
 
@@ -44,7 +45,7 @@ def narrow(value, key=''):
         return {name: narrow(one, name) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(narrow(one, key) for one in value)
-    is_width = re.search('channel|dims?$', key) and isinstance(value, int) and value % NARROWER == 0
+    is_width = re.search('channel|dims?$|num_feats', key) and isinstance(value, int) and value % NARROWER == 0
     return value // NARROWER if is_width else value
 
 
@@ -61,7 +62,12 @@ def small_model(cfg: Config):
     model.pop('pretrained', None)
     model.pop('body_model', None)  # SMPL's file is the user's
     if {'embed_dims', 'embed_dim'} & set(model['backbone']) or isinstance(model['backbone'].get('arch'), dict):
+        wide = model
         model = narrow(model)
+        if model['type'].endswith('DINO'):  # codes positions in a fixed width
+            model = dict(
+                wide, backbone=model['backbone'], neck=dict(wide['neck'], in_channels=model['neck']['in_channels'])
+            )
     return revert_sync_batchnorm(MODELS.build(ConfigDict(model))), patch
 
 

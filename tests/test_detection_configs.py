@@ -8,19 +8,19 @@ from mmtoken.analysis.synthetic import synthetic_samples
 
 from .test_configs import DETECTORS, load, small_model
 
-#: Proposals of a picture, of which heads get thousands otherwise: most of the time of this test.
-FEW = 16
+#: Proposals of a picture, of which heads get thousands otherwise, and layers: most of the time of this test.
+MOST = dict(num=16, nms_pre=16, max_per_img=16, num_queries=16, num_layers=2)
 
 
 def few(value, key=''):
-    """A config with no more proposals and samples than a few."""
+    """A config with no more proposals, samples, queries and layers than a few."""
     if isinstance(value, dict):
         for name, one in value.items():
             value[name] = few(one, name)
     elif isinstance(value, list):
         value = [few(one, key) for one in value]
-    elif key in ('num', 'nms_pre', 'max_per_img') and isinstance(value, int):
-        value = min(value, FEW)
+    elif key in MOST and isinstance(value, int):
+        value = min(value, MOST[key])
     return value
 
 
@@ -31,8 +31,9 @@ def test_builds_predicts_and_steps(path):
     assert cfg.default_scope == 'mmdet'
     for key in ('init_cfg', 'pretrained'):
         cfg.model.backbone.pop(key, None)
-    for key in ('train_cfg', 'test_cfg'):
-        few(cfg.model[key])
+    backbone = cfg.model.pop('backbone')
+    cfg.model = few(cfg.model)
+    cfg.model.backbone = backbone
     with DefaultScope.overwrite_default_scope('mmdet'):
         model, patch = small_model(cfg)
         size = (8 * patch, 6 * patch)
