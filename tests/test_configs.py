@@ -89,7 +89,9 @@ def test_builds_predicts_and_steps(path):
     with torch.no_grad():
         result = model.predict(images, samples)
         counts = model.backbone.token_counts(images)
-    if 'decode_head' in cfg.model:
+    if 'Depth' in cfg.model.type:
+        assert result[0].pred_depth_map.data.shape == (1, *size) and result[0].pred_depth_map.data.min() > 0
+    elif 'decode_head' in cfg.model:
         assert result[0].pred_sem_seg.data.shape == (1, *size)
     else:
         assert result[0].pred_instances.bboxes.isfinite().all()

@@ -3,10 +3,10 @@
 import importlib.util
 
 from .camvid import CamVidDataset
-from .loading import LoadImage, LoadLabels
+from .loading import LoadDepth, LoadImage, LoadLabels
 from .transforms import ResizeLabels
 
-__all__ = ['CamVidDataset', 'LoadImage', 'LoadLabels', 'ResizeLabels']
+__all__ = ['CamVidDataset', 'LoadDepth', 'LoadImage', 'LoadLabels', 'ResizeLabels']
 
 if importlib.util.find_spec('mmdet'):
     from .coco import CocoDataset

@@ -1,4 +1,4 @@
-"""Loading of pictures and labels that names the file where something is wrong; the tools put it in upstream's place."""
+"""Loading of pictures, labels and depths that names the file with a fault; the tools put it in upstream's place."""
 
 import io
 from contextlib import suppress
@@ -7,7 +7,7 @@ import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
-from mmseg.datasets.transforms import LoadAnnotations
+from mmseg.datasets.transforms import LoadAnnotations, LoadDepthAnnotation
 from PIL import Image, UnidentifiedImageError
 
 from mmtoken.registry import TRANSFORMS
@@ -88,6 +88,52 @@ class LoadLabels(LoadAnnotations):
         stored = mmcv.imfrombytes(data, flag='unchanged', backend=self.imdecode_backend)
         wrong = stored[stored != stored.astype(np.uint8)]
         return wrong[0].item() if wrong.size else None
+
+
+@TRANSFORMS.register_module()
+class LoadDepth(LoadDepthAnnotation):
+    """mmseg's ``LoadDepthAnnotation``, which also looks at the depths. What was not measured becomes 0.
+
+    Args:
+        max_depth (float, optional): Depths beyond, in metres, were not measured; sensors often store the largest number
+            there. None has no limit.
+        **kwargs: Those of mmseg's class; ``depth_rescale_factor`` makes metres of what is stored.
+
+    Raises:
+        ValueError: With the file's name, if it cannot be read, has another size than its picture, or its depths are not
+            of the order of ``max_depth``.
+    """
+
+    def __init__(self, max_depth: float | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.max_depth = max_depth
+
+    def transform(self, results: dict) -> dict:
+        path = results.get('depth_map_path')
+        try:
+            results = super().transform(results)
+        except Exception as error:
+            raise ValueError(
+                f'{path}: cannot be read as a depth map ({first_line(error)}); mend or remove it'
+            ) from error
+        depth, size = results['gt_depth_map'], results.get('ori_shape')
+        if size is not None and depth.shape != tuple(size):
+            raise ValueError(
+                f'{path}: the depth map is {_times(depth.shape)}, its picture {_times(size)}; both must have one size, '
+                'and depths one channel'
+            )
+        limit = np.inf if self.max_depth is None else self.max_depth
+        measured = (depth > 0) & (depth <= limit) & np.isfinite(depth)
+        deepest = depth.max(where=measured, initial=0)
+        if deepest <= (0 if self.max_depth is None else limit / 1000):
+            stored = depth / self.depth_rescale_factor
+            raise ValueError(
+                f'{path}: holds no depth in metres up to max_depth={self.max_depth}: stored are {stored.min():g} to '
+                f'{stored.max():g}, of which depth_rescale_factor={self.depth_rescale_factor:g} makes metres; set '
+                'either, or remove the picture'
+            )
+        results['gt_depth_map'] = np.where(measured, depth, 0)
+        return results
 
 
 def _times(shape: tuple) -> str:

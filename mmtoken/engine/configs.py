@@ -202,9 +202,9 @@ def check_pretrained(cfg: Config):
 
 
 def name_bad_files(cfg: Config):
-    """Has pictures and labels loaded by classes that name the file where it is no picture, or no label of the model."""
+    """Has pictures, labels and depths loaded by classes that name the file where it is none, or none of the model."""
     from mmcv.transforms import LoadImageFromFile
-    from mmseg.datasets.transforms import LoadAnnotations
+    from mmseg.datasets.transforms import LoadAnnotations, LoadDepthAnnotation
 
     model = (cfg.get('model') or {}).get('module') or cfg.get('model') or {}  # of test-time augmentation
     head = model.get('decode_head') or {}
@@ -214,11 +214,14 @@ def name_bad_files(cfg: Config):
     with TRANSFORMS.switch_scope_and_registry(cfg.get('default_scope', 'mmseg')) as registry:
         for step in _dicts([cfg.get(f'{split}_dataloader') for split in ('train', 'val', 'test')]):
             kind = step.get('type')
-            kind = registry.get(kind) if kind in ('LoadImageFromFile', 'LoadAnnotations') else None
+            names = ('LoadImageFromFile', 'LoadAnnotations', 'LoadDepthAnnotation')
+            kind = registry.get(kind) if kind in names else None
             if kind is LoadImageFromFile:
                 step['type'] = 'mmtoken.LoadImage'
             elif kind is LoadAnnotations:
                 step.update(labels, type='mmtoken.LoadLabels')
+            elif kind is LoadDepthAnnotation:
+                step.update(type='mmtoken.LoadDepth', max_depth=head.get('max_depth'))
 
 
 def _dicts(cfg: Any) -> Iterator[dict]:

@@ -10,10 +10,11 @@ if importlib.util.find_spec('mmcv'):
     __all__ += ['LayerNorm2d', 'SimpleFPN']
 
 if importlib.util.find_spec('mmseg'):
-    from .heads import ATMHead, ATMLoss, ATMSingleHead, SubPatchHead
-    from .segmentors import TokenEncoderDecoder
+    from .heads import ATMHead, ATMLoss, ATMSingleHead, DPTDepthHead, SubPatchHead
+    from .segmentors import TokenDepthEstimator, TokenEncoderDecoder
 
-    __all__ += ['ATMHead', 'ATMLoss', 'ATMSingleHead', 'SubPatchHead', 'TokenEncoderDecoder']
+    __all__ += ['ATMHead', 'ATMLoss', 'ATMSingleHead', 'DPTDepthHead', 'SubPatchHead']
+    __all__ += ['TokenDepthEstimator', 'TokenEncoderDecoder']
 
 if importlib.util.find_spec('mmdet'):
     from . import detectors

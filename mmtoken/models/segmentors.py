@@ -1,13 +1,14 @@
-"""Segmentors of mmseg that serve token reducers."""
+"""Segmentors and depth estimators of mmseg that serve token reducers."""
 
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch.nn.functional as F
 from mmengine.config import ConfigDict
-from mmseg.models.segmentors import EncoderDecoder
+from mmseg.models.segmentors import DepthEstimator, EncoderDecoder
 from mmseg.utils import add_prefix
-from torch import Tensor, nn
+from torch import Tensor, cat, nn
 
 from mmtoken.core import method_of
 from mmtoken.registry import MODELS
@@ -157,3 +158,26 @@ class TokenSegmentorMixin(TokenModelMixin):
 @MODELS.register_module()
 class TokenEncoderDecoder(TokenSegmentorMixin, EncoderDecoder):
     """mmseg's ``EncoderDecoder`` for reducers with losses or exit heads, or with ``restore='late'``."""
+
+
+@MODELS.register_module()
+class TokenDepthEstimator(TokenSegmentorMixin, DepthEstimator):
+    """mmseg's ``DepthEstimator`` for reducers: it tells them what of a batch is padding, and adds their losses."""
+
+    def inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Returns depth ``(B, 1, H, W)``; upstream's ``slide`` throws its result away and takes the whole picture."""
+        if self.test_cfg.mode == 'slide':
+            return self.slide_inference(inputs, batch_img_metas)
+        return super().inference(inputs, batch_img_metas)
+
+    def slide_flip_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
+        """Returns depth ``(B, 1, H, W)``; padded pictures run alone, for mirrored crops have padding on the left."""
+        height, width = whole = tuple(inputs.shape[2:])
+        sizes = sizes_of(batch_img_metas, inputs)
+        if all(size == whole for size in sizes):
+            return super().slide_flip_inference(inputs, batch_img_metas)
+        depth = []
+        for picture, meta, (h, w) in zip(inputs[:, None], batch_img_metas, sizes):
+            own = super().slide_flip_inference(picture[..., :h, :w], [dict(meta)])
+            depth.append(F.pad(own, (0, width - w, 0, height - h)))
+        return cat(depth)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis.loading import one_for_each
+from mmtoken.analysis.tasks import Metric
 from mmtoken.engine.configs import check_datasets, load_config
 from mmtoken.engine.digests import data_digest
 from mmtoken.engine.errors import UserError, one_line_errors
@@ -75,9 +76,10 @@ def table(rows: list, latencies: dict, metric: str) -> str:
     head += [cell.format(batch) for batch in batches for cell in HEAD[5:]]
     lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
     base = rows[0]['metrics'][metric]
+    digits = Metric(metric).digits(base)
     for row in rows:
         value = row['metrics'][metric]
-        cells = [row['config'], f'{value:.2f}', f'{value - base:+.2f}']
+        cells = [row['config'], f'{value:.{digits}f}', f'{value - base:+.{digits}f}']
         cost = next((latencies[row['config'], batch] for batch in batches if (row['config'], batch) in latencies), row)
         cells += [f'{cost["macs"] / 1e9:.1f}', f'{cost["mac_ratio"]:.2f}'] if 'macs' in cost else ['', '']
         for batch in batches:
