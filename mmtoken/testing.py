@@ -14,7 +14,8 @@ def toy_hosts() -> dict[str, Callable[..., nn.Module]]:
     """Returns factories of toy backbones by host name: every registered host, made by its ``toy()``.
 
     Each takes the host's own keywords, such as ``reducer`` and ``out_indices``, and ``size=(height, width)`` in pixels
-    for hosts whose position tables are made for one size. Hosts whose upstream package is not installed are left out.
+    for hosts whose position tables are made for one size. ``out_indices`` are blocks, also of a host that counts stages
+    there. Hosts whose upstream package is not installed are left out.
     """
     from mmtoken import hosts  # noqa: F401  registers them
     from mmtoken.core import TokenHost
@@ -22,7 +23,9 @@ def toy_hosts() -> dict[str, Callable[..., nn.Module]]:
 
     def factory(host: type) -> Callable[..., nn.Module]:
         def build(size=(PATCH * SIDE, PATCH * SIDE), **kwargs) -> nn.Module:
+            taps = kwargs.pop('out_indices', None) if host.counts_stages else None
             made = host(**{**host.toy(size), **kwargs})
+            made.taps = made.taps if taps is None else taps
             randomize(made)
             return made.eval()
 

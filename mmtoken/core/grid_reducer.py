@@ -40,6 +40,25 @@ class GridReducer(Reducer):
             check_layer('reducer.restore_at', self.restore_at, host.depth)
             if self.restore_at <= self.layer:
                 raise ValueError(f'reducer.restore_at={self.restore_at} must come after layer={self.layer}.')
+        if not host.in_windows:
+            return
+        stage = host.stage_of(self.layer)
+        end, side = stage.first + stage.depth, stage.windows[self.layer - stage.first] or 0
+        if self.restore_at is not None and self.restore_at > end:
+            raise ValueError(
+                f'reducer.restore_at={self.restore_at} is beyond the stage of layer={self.layer}, which ends before '
+                f'block {end}, where the full grid is restored anyway; leave it out.'
+            )
+        if isinstance(self.grid, tuple) and max(self.grid) > side:
+            raise ValueError(
+                f'reducer.grid={self.grid} is larger than a window of {side}x{side} tokens, inside which this '
+                'backbone reduces; give fewer tokens, or the part of each side to keep.'
+            )
+        if isinstance(self.grid, float) and self.grid * side < 0.5:
+            raise ValueError(
+                f'reducer.grid={self.grid} leaves no token of a window of {side}x{side}; give at least '
+                f'{1 / side:.3f}, which leaves one.'
+            )
 
     def before(self, state: TokenState, i: int) -> None:
         if i == self.layer:
@@ -51,9 +70,13 @@ class GridReducer(Reducer):
         """Replaces the tokens of ``state``; a no-op if they lie on the grid already."""
         raster = state.restore_raster()
         before = state.layout
-        grid = resolve_grid('reducer.grid', self.grid, raster)
-        if grid == raster:
+        whole = before.window_raster or raster
+        target = resolve_grid('reducer.grid', self.grid, whole)
+        if target == whole:
             return
+        # A window that is cut off at the border keeps as many tokens a patch.
+        down, across = (-(-side * few // full) for side, few, full in zip(raster, target, whole))
+        grid = (down, across)
         valid = exists = None
         if before.padding is not None:
             valid = ~before.padding
@@ -63,6 +86,7 @@ class GridReducer(Reducer):
             tokens,
             restore,
             raster=grid,
+            window_raster=None if before.window_raster is None else target,
             owner=self,
             padding=None if exists is None else ~exists,
             sizes=lambda: sizes(before.sizes),

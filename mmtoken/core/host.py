@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .arguments import check_blocks, check_choice, check_int
 from .drop_path import drop_images, images_of
+from .folding import let
 from .layout import Layout
 from .memo import Memo
 from .reducer import HostInfo, Reducer, Stage
@@ -51,6 +52,11 @@ class TokenHost(Upstream):
     ragged: bool = True
     #: Whether the stem takes pictures of any size, by interpolating its positions.
     any_size: bool = True
+    #: Whether methods reduce inside the windows of a stage, all of one side, see :mod:`mmtoken.core.folding`.
+    in_windows: bool = False
+    #: Blocks after which features are given out: ``out_indices``, or the ends of the stages if it counts those.
+    taps: Sequence[int] = ()
+    counts_stages: bool = False
     #: Whether images start with unequal numbers of tokens; such a backbone overrides :meth:`embed`.
     ragged_stem: bool = False
     #: Whether blocks run again in the backward pass instead of keeping their activations.
@@ -94,12 +100,12 @@ class TokenHost(Upstream):
         """
         self.watchers: list[See] = []
         self.memo = Memo()
+        self.taps = self.taps or tuple(self.out_indices)
         self.reducer = build_reducer(reducer)
         if self.reducer is None:
             return
         info = self.info()
-        reason = self.reducer.refuses(info)
-        if reason:
+        if reason := self.reducer.refuses(info):
             raise ValueError(f'{type(self).__name__}: reducer {type(self.reducer).__name__} {reason}.')
         if self.reducer.dynamic:
             drop_images(self)
@@ -197,17 +203,18 @@ class TokenHost(Upstream):
             depth=len(self.blocks),
             embed_dims=self.embed_dims,
             num_heads=self.num_heads,
-            out_indices=tuple(self.out_indices),
+            out_indices=tuple(self.taps),
             num_prefix=self.num_prefix,
             position=self.position,
             ragged=self.ragged,
             any_size=self.any_size,
             ragged_stem=self.ragged_stem,
-            stages=self.stages(),
+            in_windows=self.in_windows,
+            stages=self.get_stages(),
             host=self,
         )
 
-    def stages(self) -> tuple[Stage, ...]:
+    def get_stages(self) -> tuple[Stage, ...]:
         """Returns the stages of a pyramid; by default a single one."""
         windows = tuple(map(self.window_of, range(len(self.blocks))))
         return (Stage(0, len(self.blocks), self.embed_dims, self.num_heads, windows),)
@@ -280,10 +287,7 @@ class TokenHost(Upstream):
         inputs = self.fitted(inputs)
         padding = self.padding if padding is None else padding
         reducer = None if inputs.shape[0] == 0 else self.reducer  # an empty batch has nothing to reduce
-        if reducer is None:
-            state = self.embed(inputs, padding)
-        else:
-            state = reducer.start(self, inputs, padding)
+        state = self.embed(inputs, padding) if reducer is None else reducer.start(self, inputs, padding)
         outs = [self.output(state, -1)] if self.out_origin else []
         state = self.run_blocks(state, range(state.block, len(self.blocks)), reducer, outs)
         for see in self.watchers:
@@ -363,21 +367,21 @@ class TokenHost(Upstream):
             TokenState: The state after the last block; for a pyramid another object than ``state``.
         """
         for i in blocks:
-            block = self.blocks[i]
+            block, window = self.blocks[i], self.window_of(i)
+            inside = window if self.in_windows else None
             if reducer is not None:
-                reducer.before(state, i)
-            state.x, keys = self.run(self.attend, block, state.x, state.layout.windowed(self.window_of(i)))
+                let(reducer.before, state, i, inside)
+            state.x, keys = self.run(self.attend, block, state.x, state.layout.windowed(window))
             if reducer is not None:
                 state.keys = keys if reducer.needs_keys else None
-                reducer.between(state, i)
+                let(reducer.between, state, i, inside)
             state.counts.append(math.prod(state.x.shape[:-1]))  # numel() would fix the batch of an exported graph
-            if outs is not None:
-                for see in self.watchers:
-                    see(state, i)
+            for see in self.watchers if outs is not None else ():
+                see(state, i)
             state.x = self.run(self.mlp, block, state.x, packing=state.packing)
             if reducer is not None:
-                reducer.after(state, i)
-            if outs is not None and i in self.out_indices:
+                let(reducer.after, state, i, inside)
+            if outs is not None and i in self.taps:
                 outs.append(self.output(state, i))
             state.block = i + 1
             state = self.after_block(state, i)
@@ -484,12 +488,10 @@ class TokenHost(Upstream):
         """Sets training mode, but leaves frozen parts in test mode; returns the module, as torch does."""
         super().train(mode)
         for name, part in self.named_children():
-            if self.is_frozen(name):
-                part.eval()
-            elif part is self.blocks:
-                for i, block in enumerate(part):
-                    if self.is_frozen(f'{name}.{i}'):
-                        block.eval()
+            names = {f'{name}.{i}': block for i, block in enumerate(part)} if part is self.blocks else {}
+            for key, module in {name: part, **names}.items():
+                if self.is_frozen(key):
+                    module.eval()
         return self
 
 

@@ -39,6 +39,8 @@ class Layout:
         make_sizes (Tensor | Callable, optional): See :attr:`sizes`; by default those of the raster.
         proportional (bool): Whether attention weighs each key by the size of its token. Defaults to False.
         window (int, optional): Side of the windows that patch tokens attend in, in patches; see :meth:`windowed`.
+        window_raster (tuple[int, int], optional): Tokens down and across a whole window, where methods reduce inside
+            windows; those at the border may be cut off. See :mod:`mmtoken.core.folding`.
     """
 
     grid: tuple[int, int]
@@ -51,6 +53,7 @@ class Layout:
     make_sizes: Lazy = None
     proportional: bool = False
     window: int | None = None
+    window_raster: tuple[int, int] | None = None
     _made: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -100,8 +103,8 @@ class Layout:
         """Returns the layout of other tokens of the same images.
 
         Args:
-            **changes: ``raster``, ``packing``, ``padding``, ``make_coords``, ``make_sizes`` and ``proportional``. The
-                last stays as it is if it is left out; the others are then None.
+            **changes: ``raster``, ``window_raster``, ``packing``, ``padding``, ``make_coords``, ``make_sizes`` and
+                ``proportional``. The last stays as it is if it is left out; the others are then None.
         """
         return Layout(self.grid, self.num_prefix, self.device, **{'proportional': self.proportional, **changes})
 

@@ -48,6 +48,7 @@ class HostInfo:
         ragged (bool): Whether blocks run on packed images of unequal token counts. Defaults to True.
         any_size (bool): Whether the stem takes pictures of any size. Defaults to True.
         ragged_stem (bool): Whether images start with unequal numbers of tokens. Defaults to False.
+        in_windows (bool): Whether methods reduce inside the attention windows. Defaults to False.
         stages (tuple[Stage, ...]): Stages of a pyramid; one stage by default.
         host (TokenHost, optional): The backbone, for methods that copy parts of it.
     """
@@ -61,6 +62,7 @@ class HostInfo:
     ragged: bool = True
     any_size: bool = True
     ragged_stem: bool = False
+    in_windows: bool = False
     stages: tuple[Stage, ...] = ()
     host: Any = None  # methods read what only some backbones have
 
@@ -152,6 +154,11 @@ class Reducer(nn.Module):
             )
         if host.ragged_stem and not self.takes_ragged:
             return 'needs equally many tokens in each image, and this backbone starts with unequal ones; leave it out'
+        if host.in_windows and (self.trainable or type(self).start is not Reducer.start):
+            return (
+                'looks at whole pictures, and this backbone reduces inside windows; use a method such as '
+                'mmtoken.Expedit or mmtoken.ToMe'
+            )
         return ''
 
     def bind(self, host: HostInfo) -> None:

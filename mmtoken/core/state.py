@@ -170,6 +170,7 @@ class TokenState:
         sizes: Lazy = None,
         padding: Tensor | None = None,
         raster: tuple[int, int] | None = None,
+        window_raster: tuple[int, int] | None = None,
         proportional: bool = False,
         owner: Any = None,
     ) -> None:
@@ -184,6 +185,7 @@ class TokenState:
                 By default those of ``raster``.
             padding (Tensor, optional): New tokens that stand for padding only ``(B, M)``, bool.
             raster (tuple[int, int], optional): ``(h, w)`` if the new tokens lie on a raster.
+            window_raster (tuple[int, int], optional): That of a whole window, see :class:`Layout`.
             proportional (bool): Weigh keys by ``sizes`` in attention from here on. Once on, it stays on. Defaults to
                 False.
             owner (Any): The reducer that makes the reduction, for :meth:`restore`.
@@ -195,6 +197,7 @@ class TokenState:
         before = self.layout
         layout = before.reduced(
             raster=raster,
+            window_raster=window_raster,
             padding=padding,
             make_coords=None if coords is None else lambda: coords(before.coords),
             make_sizes=sizes,

@@ -164,7 +164,7 @@ class Pyramid(Plain):
             block.shift = i % 2
             block.table = nn.Parameter(torch.zeros(2 * self.window - 1, 2 * self.window - 1, block.heads))
 
-    def stages(self):
+    def get_stages(self):
         return tuple(Stage(2 * i, 2, dims, dims // 16, (self.window,) * 2) for i, dims in enumerate((32, 64)))
 
     def attend(self, block, x, layout):
