@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / 'README.md', *sorted(ROOT.glob('configs/*/README.md'))]
+PAGES = [ROOT / 'README.md', ROOT / 'tools/deployment/README.md', *sorted(ROOT.glob('configs/*/README.md'))]
 FIGURE = re.compile(r'[+-]?\d+(\.\d+)?')
 LINK = re.compile(r'\[(?P<text>[^]]*)\]\((?P<target>[^)\s]+)\)')
 

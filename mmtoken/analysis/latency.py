@@ -27,7 +27,9 @@ _PACKAGES = (
     'onedl-mmcv',
     'onedl-mmsegmentation',
     'onedl-mmdetection',
+    'timm',
     'torchvision',
+    'onnxruntime',
 )
 
 

@@ -94,12 +94,14 @@ def measure(args: argparse.Namespace, runners: dict, images: torch.Tensor) -> li
     }
     calls = {name: lambda n, name=name: run(runners[name], sized[name][n]) for name in runners}
     seconds = interleave(calls, args.rounds, 2, inputs=range(len(batches)))
-    base = next(iter(runners))
-    rows = []
+    base, rows = next(iter(runners)), []
+    macs = {name: int(one.get_modelmeta().custom_metadata_map.get('macs', 0)) for name, one in runners.items()}
     for name, runner in runners.items():
-        macs = int(runner.get_modelmeta().custom_metadata_map.get('macs', 0))
-        row = dict(name=name, macs=macs, ms=spread([1000 * s / args.batch for s in seconds[name]]))
+        row = dict(name=name, batch=args.batch, ms_per_image=spread([1000 * s / args.batch for s in seconds[name]]))
         row['speedup'] = paired_ratio(seconds[base], seconds[name])
+        if macs[base] and macs[name]:
+            ratio = macs[name] / macs[base]
+            row.update(macs=macs[name], mac_ratio=ratio, efficiency=row['speedup']['ratio'] * ratio)
         outputs = [(run(runners[base], sized[base][n]), run(runner, sized[name][n])) for n in range(len(batches))]
         if all(a[0].shape == b[0].shape and len(a) == len(b) for a, b in outputs):
             found = [compare(*pair).get('agreement') for pair in outputs]
@@ -112,17 +114,15 @@ def table(rows: list[dict]) -> str:
     head = ['model', 'ms/image (p5-p95)', 'speed-up (95 %)', 'GMACs', 'MAC speed-up', 'speed-up ÷ MAC speed-up']
     lines = []
     for row in rows:
-        ms, speedup = row['ms'], row['speedup']
-        saved = rows[0]['macs'] / row['macs'] if row['macs'] else None
-        agreement = row.get('agreement')
+        ms, speedup, agreement = row['ms_per_image'], row['speedup'], row.get('agreement')
         lines.append(
             [
                 row['name'],
                 f'{ms["median"]:.1f} ({ms["p5"]:.1f}-{ms["p95"]:.1f})',
                 f'{speedup["ratio"]:.2f} ({speedup["low"]:.2f}-{speedup["high"]:.2f})',
-                f'{row["macs"] / 1e9:.2f}' if saved else '',
-                f'{saved:.2f}' if saved else '',
-                f'{speedup["ratio"] / saved:.2f}' if saved else '',
+                f'{row["macs"] / 1e9:.2f}' if 'macs' in row else '',
+                f'{1 / row["mac_ratio"]:.2f}' if 'macs' in row else '',
+                f'{row["efficiency"]:.2f}' if 'macs' in row else '',
                 '' if agreement is None else f'{agreement:.2%}',
             ]
         )
