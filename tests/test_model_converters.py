@@ -293,3 +293,79 @@ def test_dinov2s_own_linear_head_is_one_convolution(tmp_path):
     torch.save(dict(state_dict=state), tmp_path / 'torn.pth')
     words = 'lacks running_var'
     assert words in fails(tmp_path / 'official.pth', tmp_path / 'out.pth', '--head', tmp_path / 'torn.pth')
+
+
+class Decoder(torch.nn.Module):
+    """The decoder of the wheel, under its own names."""
+
+    def __init__(self):
+        super().__init__()
+        for n, (before, after) in enumerate(((384, 256), (256, 128), (128, 64)), 1):
+            self.add_module(f'upconv{n}', torch.nn.ConvTranspose2d(before, after, 4, 2, 1))
+            self.add_module(f'bn{n}', torch.nn.BatchNorm2d(after))
+        self.final_conv = torch.nn.Conv2d(64, 1, 1)
+
+    def forward(self, x, size):
+        for n in (1, 2, 3):
+            x = getattr(self, f'bn{n}')(getattr(self, f'upconv{n}')(x)).relu()
+        x = torch.nn.functional.interpolate(self.final_conv(x), size, mode='bilinear', align_corners=False)
+        return x.sigmoid()
+
+
+@pytest.mark.parametrize('off', [0.0, 1e-3])
+@torch.no_grad()
+def test_the_decoder_of_the_wheel_is_compared_with_onnx_runtime(monkeypatch, off):
+    runtime = pytest.importorskip('onnxruntime')
+    from mmtoken.analysis.loading import build_model, read_config
+
+    torch.manual_seed(0)
+    decoder = Decoder()
+    for value in decoder.state_dict().values():
+        if value.dim() == 1:
+            value.uniform_(0.5, 1.5)
+    decoder.eval()
+    names = {f'decoder.{name}': value for name, value in decoder.state_dict().items() if 'num_batches' not in name}
+    head = converter.decoder_weights(names)
+    assert not names and len(head) == len(decoder.state_dict()) - 3
+    model = build_model(read_config(converter.CONFIGS / 'dinov2-s14_focus_minicoco-448x448.py'))
+    state = {name: value for name, value in model.state_dict().items() if name.startswith('backbone.')} | head
+
+    class Session:
+        def __init__(self, graph, providers):
+            assert graph == b'graph'
+
+        def get_inputs(self):
+            return [type('Input', (), dict(name='picture'))]
+
+        def run(self, outputs, inputs):
+            image = torch.from_numpy(inputs['picture'])
+            return [(decoder(model.backbone(image)[0], image.shape[2:]) + off).numpy()]
+
+    monkeypatch.setattr(runtime, 'InferenceSession', Session)
+    if off:
+        with pytest.raises(converter.UserError, match='off ONNX Runtime'):
+            converter.compare_with_onnx(b'graph', state)
+    else:
+        assert "equal to ONNX Runtime's output within" in converter.compare_with_onnx(b'graph', state)
+
+
+def test_a_decoder_is_taken_from_where_there_is_one(tmp_path, monkeypatch):
+    model = host()
+    write_onnx(model.state_dict(), tmp_path / 'model.onnx')  # holds one layer of a decoder only
+    assert 'holds no decoder' in fails(tmp_path / 'model.onnx', tmp_path / 'out.pth', '--with-decoder')
+    torch.save(model.state_dict(), tmp_path / 'official.pth')
+    assert 'holds no decoder' in fails(tmp_path / 'official.pth', tmp_path / 'out.pth', '--with-decoder')
+    args = ['official.pth', 'out.pth', '--with-decoder', '--head', 'head.pth']
+    assert '--with-decoder would do nothing beside --head' in fails(*args)
+
+    monkeypatch.setattr(converter, 'compare_with_onnx', lambda graph, state: 'equal')
+    kept = converter.read_onnx
+    head = {f'decoder.{layer}.weight': torch.full((2,), float(i)) for i, layer in enumerate(converter.DECODER)}
+    monkeypatch.setattr(converter, 'read_onnx', lambda data, parts: kept(data) | head)
+    converter.main([f'{tmp_path}/model.onnx', f'{tmp_path}/out.pth', '--with-decoder'])
+    saved = torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict']
+    expected = [f'backbone.{name}' for name in model.state_dict()]
+    expected += [f'decode_head.{name}.weight' for name in converter.DECODER.values()]
+    assert saved.keys() == set(expected) and saved['decode_head.conv_seg.weight'][0] == 6
+    head['decoder.upconv9.weight'] = torch.ones(2)
+    assert 'unknown layer upconv9' in fails(tmp_path / 'model.onnx', tmp_path / 'no.pth', '--with-decoder')

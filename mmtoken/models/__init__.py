@@ -10,10 +10,10 @@ if importlib.util.find_spec('mmcv'):
     __all__ += ['LayerNorm2d', 'SimpleFPN']
 
 if importlib.util.find_spec('mmseg'):
-    from .heads import ATMHead, ATMLoss, ATMSingleHead, DPTDepthHead, SubPatchHead
+    from .heads import ATMHead, ATMLoss, ATMSingleHead, DeconvHead, DPTDepthHead, SubPatchHead
     from .segmentors import TokenDepthEstimator, TokenEncoderDecoder
 
-    __all__ += ['ATMHead', 'ATMLoss', 'ATMSingleHead', 'DPTDepthHead', 'SubPatchHead']
+    __all__ += ['ATMHead', 'ATMLoss', 'ATMSingleHead', 'DPTDepthHead', 'DeconvHead', 'SubPatchHead']
     __all__ += ['TokenDepthEstimator', 'TokenEncoderDecoder']
 
 if importlib.util.find_spec('mmdet'):

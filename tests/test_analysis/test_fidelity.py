@@ -1,0 +1,58 @@
+"""tools/misc/fidelity.py: the output of each model against that of the first one."""
+
+import json
+
+import cv2
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmtoken.analysis import segmentor_macs
+from mmtoken.analysis.loading import build_model, read_config
+
+
+def labels(town, config, size=(84, 112)):
+    """Label map of each picture, run at a size and enlarged again; and the MACs of one."""
+    model, maps = build_model(read_config(town / config), str(town / 'weights.pth')), []
+    for path in sorted((town / 'data/images/val').glob('*.jpg')):
+        image = torch.from_numpy(cv2.imread(str(path))[..., ::-1].copy()).permute(2, 0, 1).float()[None]
+        image = (image - 128) / 64
+        if size != (84, 112):
+            image = F.interpolate(image, size, mode='bilinear', antialias=True)
+        with torch.no_grad():
+            out = model.encode_decode(image, [dict(img_shape=size, pad_shape=size)])
+        maps.append(F.interpolate(out, (84, 112), mode='bilinear', align_corners=False).argmax(1))
+    return torch.cat(maps), segmentor_macs(model, image).total
+
+
+def test_each_model_against_the_first(town, call, tmp_path, capsys):
+    out = tmp_path / 'out.json'
+    args = [town / 'dense.py', town / 'pooled.py', '--checkpoint', town / 'weights.pth', '--smaller-input', 0.5]
+    call('../misc/fidelity', *args, '--images', town / 'data/images/val', '--num', 4, '--device', 'cpu', '--out', out)
+    found = {row['config']: row for row in json.loads(out.read_text())['rows']}
+    assert list(found) == ['dense', 'pooled', 'dense, ×0.5 input']
+    dense, macs = labels(town, 'dense.py')
+    for name, ours in (
+        ('dense', (dense, macs)),
+        ('pooled', labels(town, 'pooled.py')),
+        ('dense, ×0.5 input', labels(town, 'dense.py', (42, 56))),
+    ):
+        agreement = (ours[0] == dense).float().mean()
+        assert found[name]['metrics'] == {'label agreement': pytest.approx(float(agreement), abs=1e-6)}
+        assert found[name]['macs'] == ours[1] and found[name]['mac_ratio'] == ours[1] / macs
+    assert found['pooled']['metrics']['label agreement'] < 1
+    assert '| pooled ' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    'args, words',
+    [
+        (['--num', 0], ['--num 0']),
+        (['--smaller-input', 1.5], ['--smaller-input 1.5']),
+        (['--images', 'gone'], ['gone', 'no pictures']),
+    ],
+)
+def test_what_may_be_typed(town, refuses, tmp_path, args, words):
+    images = [] if '--images' in args else ['--images', town / 'data/images/val']
+    args = [town / 'dense.py', '--checkpoint', town / 'weights.pth', *images, *args, '--out', tmp_path / 'a.json']
+    refuses('../misc/fidelity', *args, words=words)

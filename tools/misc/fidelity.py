@@ -1,0 +1,91 @@
+"""How much is the output of each model like that of the first, on pictures without labels?
+
+    python tools/misc/fidelity.py DENSE.py OTHER.py [...] --checkpoint CKPT [...] --images DIR --out FILE.json
+                                  [--num 40] [--smaller-input 0.875 0.75]
+
+For a trained model that brings no test set, or one of another's: nothing is scored against the truth, but each model
+against the dense one, mean over the pictures. What is compared depends on the task: labels, overlap and correlation of
+the maps of a segmentor, relative difference of depths, matching boxes. The dense model on smaller pictures, with its
+maps enlarged again, is the rival. MACs are those of the first picture. The file has the format of results.py.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import mmtoken  # noqa: F401  before any config is read
+from mmtoken.analysis import environment
+from mmtoken.analysis.benchmark import Bench
+from mmtoken.analysis.loading import build_models, image_shape, read_images
+from mmtoken.analysis.report import markdown
+from mmtoken.analysis.tasks import Task, task_of
+from mmtoken.engine.devices import check_device
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import check_output, write_json
+from mmtoken.engine.flags import check_parts, check_positive
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+', help='config files, the dense model first')
+    parser.add_argument('--checkpoint', required=True, nargs='+', help='weights, one file for all or one for each')
+    parser.add_argument('--images', required=True, metavar='DIR', help='folder of pictures')
+    parser.add_argument('--num', type=int, default=40, help='at most so many pictures, spread over them (40)')
+    parser.add_argument('--smaller-input', type=float, nargs='+', metavar='F', help='sides of smaller pictures')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--out', required=True, type=Path, help='JSON file to write')
+    args = parser.parse_args()
+    check_positive(args, 'num')
+    check_parts(args, 'smaller_input')
+    return args
+
+
+def fidelity(task: Task, run: Callable[[int], object], dense: list) -> dict[str, float]:
+    """Means of what a task compares, over the outputs of the dense model and those of another one."""
+    found = []
+    for n, theirs in enumerate(dense):
+        ours = run(n)
+        if isinstance(theirs, Tensor) and ours.shape != theirs.shape:  # a smaller picture's
+            ours = F.interpolate(ours, theirs.shape[2:], mode='bilinear', align_corners=False)
+        found.append(task.compare(theirs, ours))
+    return {key: statistics.mean(one[key] for one in found) for key in found[0]}
+
+
+@one_line_errors()
+def main():
+    args = parse_args()
+    check_device(args.device)
+    check_output('--out', args.out)
+    configs, models = build_models(args.configs, args.checkpoint, False, args.device)
+    first = next(iter(models))
+    task = task_of(models[first])
+    images = read_images(models[first], args.images, image_shape(configs[first]), args.num, configs[first])
+    images = images.to(args.device)
+    bench = Bench(models, args.device, patch=models[first].backbone.patch_size)
+    dense = [bench.steps[first](image) for image in images.split(1)]
+    if args.smaller_input and not isinstance(dense[0], Tensor):
+        raise UserError(f'--smaller-input enlarges maps again, and {first} gives none; leave it out')
+    bench.add_smaller(args.smaller_input or (), images, print)
+    costs, rows = bench.costs(images[:1]), []
+    for name, step in bench.steps.items():
+        metrics = fidelity(task, lambda n, name=name, step=step: step(bench.pictures(name, images[n : n + 1])), dense)
+        macs = costs[name].total
+        rows.append(dict(config=name, metrics=metrics, macs=macs, mac_ratio=macs / costs[first].total))
+        print(name, metrics, flush=True)
+    about = dict(command=' '.join(sys.argv), pictures=len(images), shape=list(images.shape[2:]))
+    write_json(args.out, dict(about, **environment(args.device), rows=rows))
+    keys, cells = list(rows[0]['metrics']), []
+    for row in rows:
+        metrics = [f'{row["metrics"][key]:.3f}' for key in keys]
+        cells.append([row['config'], *metrics, f'{row["macs"] / 1e9:.1f}', f'{row["mac_ratio"]:.2f}'])
+    print(markdown(['config', *keys, 'GMACs', 'MACs ×'], cells))
+
+
+if __name__ == '__main__':
+    main()
