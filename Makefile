@@ -1,4 +1,4 @@
-# make setup | demo | test | reproduce-gpu | lint | test-full | test-onedl | clean
+# make setup | demo | test | reproduce | reproduce-gpu | lint | test-full | test-onedl | clean
 PYTHON ?= python3
 # A GPU user's choice, e.g. TORCH="torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cu130"
 TORCH ?= torch==2.13.0
@@ -10,11 +10,12 @@ override IMAGE := $(value IMAGE)
 export IMAGE
 
 VENV := .venv
+PIP := pip install --quiet --disable-pip-version-check
 PY := $(VENV)/bin/python
 # One thread per test process: two processes share the machine, and more threads would only fight.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test reproduce-gpu lint test-full test-onedl clean
+.PHONY: help setup demo test reproduce reproduce-gpu lint test-full test-onedl clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -22,10 +23,13 @@ help:  ## this list
 setup: $(VENV)/.done  ## build .venv (about a minute, nothing is compiled; TORCH= chooses the torch build)
 
 demo: setup  ## segment pictures, dense and accelerated (IMAGE=path for your own)
-	$(PY) tools/demo.py $${IMAGE:+--image "$$IMAGE"}
+	@$(PY) -W ignore tools/demo.py $${IMAGE:+--image "$$IMAGE"}
 
 test: setup  ## the tests
 	$(PYTEST) $(PY) -m pytest -q -n 2 $(ARGS)
+
+reproduce: setup  ## every result of the pages again: hours, goes on where it stopped (ARGS="--list" names them)
+	$(PY) -W ignore tools/misc/reproduce.py $(ARGS)
 
 # With any python that has torch for CUDA and the packages of setup.py; PY=.venv/bin/python for that of make setup.
 reproduce-gpu: OUT ?= work_dirs/gpu
@@ -60,16 +64,16 @@ clean:  ## remove what make built, the environments too
 %/.done: | check-python
 	@echo "[1/3] environment $*"
 	@$*/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $*
-	@echo "[2/3] packages"
-	$(packages)
+	@echo "[2/3] packages (about a minute, several with the CUDA build of torch)"
+	@$(packages)
 	@echo "[3/3] a first import"
-	$*/bin/python -W ignore -c "import mmtoken, mmseg.models, mmdet.models; print('mmtoken', mmtoken.__version__, 'is ready')"
+	@$*/bin/python -W ignore -c "import mmtoken, mmseg.models, mmdet.models; print('mmtoken', mmtoken.__version__, 'is ready')"
 	@touch $@
 
 $(VENV)/.done .venv-full/.done .venv-onedl/.done: setup.py $(wildcard configs/*/metafile.yml)
 
 # torch stands in the same command as the rest, so that nothing pulls another build of it.
-$(VENV)/.done: packages = $(PY) -m pip install $(TORCH) -e '.[mm,pretrain,test,demo]'
+$(VENV)/.done: packages = $(PY) -m $(PIP) $(TORCH) -e '.[mm,pretrain,test,demo]'
 
 # mmcv 2.1's setup.py needs pkg_resources (setuptools < 81), torch and no isolation; -g0 halves the compile.
 define full_packages
@@ -80,7 +84,7 @@ CFLAGS=-g0 MAX_JOBS=2 .venv-full/bin/python -m pip install --no-build-isolation 
 endef
 .venv-full/.done: packages = $(full_packages)
 
-.venv-onedl/.done: packages = .venv-onedl/bin/python -m pip install $(TORCH) -e '.[onedl,test]'
+.venv-onedl/.done: packages = .venv-onedl/bin/python -m $(PIP) $(TORCH) -e '.[onedl,test]'
 
 .PHONY: check-python
 check-python:

@@ -68,8 +68,8 @@ ONEDL = [
     'regex',
 ]
 EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
-# The demo's backbone comes out of an ONNX file, its picture out of scikit-learn.
-DEMO = ['onnx', 'scikit-learn']
+# The demo's backbone comes out of an ONNX file.
+DEMO = ['onnx']
 # Curves, token pictures and the search of settings: tools/analysis_tools/.
 ANALYSIS = ['matplotlib', 'optuna']
 # torchvision's wheel says which torch it belongs to, so pip takes the one that fits; see compat (f).

@@ -215,7 +215,10 @@ def test_this_environment(tmp_path):
     )
 
 
-@pytest.mark.parametrize('target', ['help', 'setup', 'demo', 'test', 'lint', 'test-full', 'test-onedl', 'clean'])
+MAKE = 'help', 'setup', 'demo', 'test', 'reproduce', 'lint', 'test-full', 'test-onedl', 'clean'
+
+
+@pytest.mark.parametrize('target', MAKE)
 def test_make_knows(target):
     if shutil.which('make') is None:
         pytest.skip('no make')

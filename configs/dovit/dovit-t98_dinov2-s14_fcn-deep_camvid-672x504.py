@@ -1,5 +1,5 @@
 # DoViT with the exit heads of the deeply supervised model after blocks 5 and 8, threshold 0.98.
-# The decode head is trained on what they let pass, from the weights of that model: --cfg-options load_from=….
+# It has the weights of dovit-t95_dinov2-s14_fcn-deep_camvid-672x504.py.
 _base_ = '../baselines/dinov2-s14_fcn-deep_camvid-672x504.py'
 model = dict(
     type='mmtoken.TokenEncoderDecoder',

