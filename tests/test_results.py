@@ -163,17 +163,17 @@ def test_what_is_wrong_is_named(change, message):
 
 
 def test_model_index_has_the_same_figures():
-    known = {
-        row['config']: row['metrics']
-        for path in ROOT.glob('configs/*/results/*.json')
-        for row in read(path)['rows']
-        if 'metrics' in row and 'config' in row
-    }
+    known = {}  # a config may have been scored with several checkpoints
+    for path in ROOT.glob('configs/*/results/*.json'):
+        for row in read(path)['rows']:
+            if 'metrics' in row and 'config' in row:
+                known.setdefault(row['config'], []).append(row['metrics'])
     for path in ROOT.glob('configs/*/metafile.yml'):
         for model in yaml.safe_load(path.read_text())['Models']:
             for result in model.get('Results', []):
                 for metric, value in result['Metrics'].items():
-                    assert value == pytest.approx(known[model['Name']][metric], abs=0.005), model['Name']
+                    found = [metrics[metric] for metrics in known[model['Name']] if metric in metrics]
+                    assert any(value == pytest.approx(one, abs=0.005) for one in found), (model['Name'], value, found)
 
 
 def test_links_to_json_lead_somewhere():
