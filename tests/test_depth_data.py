@@ -5,12 +5,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import mmtoken  # noqa: F401
-from mmtoken.datasets import LoadDepth
+from mmtoken.datasets import BottomCrop, LoadDepth
 from mmtoken.engine.configs import load_config, name_bad_files
+from mmtoken.evaluation import DepthMetric
 from mmtoken.registry import DATASETS
 
 ROOT = Path(__file__).parents[1]
@@ -75,3 +77,71 @@ def test_a_room_is_read_as_its_config_says(tmp_path):
     assert item['inputs'].shape == (3, 420, 560), 'the picture is resized'
     assert item['data_samples'].gt_depth_map.data.shape == (1, 48, 64), 'the depth is not'
     assert (item['data_samples'].gt_depth_map.data == 2).all()
+
+
+# --------------------------------------------------------------------------------------------------------------- KITTI
+@pytest.fixture
+def kitti(tmp_path):
+    """A picture with a depth map, 2 m on the left and 4 m on the right; one without; a list of both."""
+    for part in ('raw', 'depth', 'splits'):
+        (tmp_path / part).mkdir()
+    picture = np.zeros((375, 1242, 3), np.uint8)
+    picture[-1, :, 0] = np.arange(1242) % 256
+    cv2.imwrite(str(tmp_path / 'raw/0.png'), picture)
+    depth = np.full((375, 1242), 2 * 256, np.uint16)
+    depth[:, 621:] *= 2
+    cv2.imwrite(str(tmp_path / 'depth/0.png'), depth)
+    (tmp_path / 'splits/eigen_test.txt').write_text('0.png 0.png 721.5\n\n1.png None 721.5\n')
+    return tmp_path
+
+
+def read_kitti(folder):
+    cfg = Config.fromfile(ROOT / 'configs/_base_/datasets/kitti_depth.py')
+    init_default_scope('mmseg')
+    return DATASETS.build(dict(cfg.val_dataloader.dataset, data_root=str(folder)))
+
+
+def test_kitti_is_read_as_its_config_says(kitti):
+    dataset = read_kitti(kitti)
+    assert len(dataset) == 1
+    item = dataset[0]
+    image, sample = item['inputs'], item['data_samples']
+    assert image.shape == (3, 352, 1216) and sample.ori_shape == sample.img_shape == (352, 1216)
+    assert image[0, -1].tolist() == [(13 + i) % 256 for i in range(1216)], 'the bottom, in the middle'
+    assert (sample.gt_depth_map.data[0, :, :608] == 2).all() and (sample.gt_depth_map.data[0, :, 608:] == 4).all()
+
+
+@pytest.mark.parametrize('text, words', [('0.png\n', 'line 1 must name'), ('0.png None\n', 'names no picture')])
+def test_a_list_that_names_no_pairs(kitti, text, words):
+    (kitti / 'splits/eigen_test.txt').write_text(text)
+    with pytest.raises(ValueError, match=f'eigen_test.txt: {words}'):
+        read_kitti(kitti)
+
+
+def test_a_picture_smaller_than_its_crop():
+    with pytest.raises(ValueError, match=r'a.png: the picture is 4×9, smaller than BottomCrop.size=\(5, 9\)'):
+        BottomCrop((5, 9))(dict(img=np.zeros((4, 9, 3)), img_path='a.png'))
+
+
+@pytest.mark.parametrize(
+    'crop, edges',
+    [('garg_crop', (143, 349, 43, 1172)), ('eigen_crop', (117, 321, 43, 1172)), (None, (0, 352, 0, 1216))],
+)
+def test_what_kitti_scores(crop, edges):
+    """The errors are those inside of the crop, where something was measured within the limits."""
+    metric = DepthMetric(crop_type=crop, depth_metrics=['rmse', 'd1'], max_depth_eval=80.0)
+    top, bottom, left, right = edges
+    truth, found = torch.full((352, 1216), 10.0), torch.full((352, 1216), 50.0)
+    found[top:bottom, left:right] = 11.0
+    truth[top, left], truth[top, left + 1] = 0, 81
+    sample = {'pred_depth_map': dict(data=found[None]), 'gt_depth_map': dict(data=truth[None])}
+    metric.process({}, [sample])
+    assert metric.compute_metrics(metric.results) == {'rmse': pytest.approx(1), 'd1': 1}
+
+
+@pytest.mark.parametrize(
+    'kwargs, words', [(dict(crop_type='crop'), 'garg_crop'), (dict(depth_metrics=['a']), 'abs_rel')]
+)
+def test_metrics_that_there_are_none(kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        DepthMetric(**kwargs)

@@ -1,5 +1,6 @@
 """Metrics that OpenMMLab lacks."""
 
 from .class_iou import ClassIoUMetric
+from .depth import DepthMetric
 
-__all__ = ['ClassIoUMetric']
+__all__ = ['ClassIoUMetric', 'DepthMetric']

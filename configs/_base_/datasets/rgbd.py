@@ -45,4 +45,4 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='DepthMetric', min_depth_eval=0.001, max_depth_eval=10.0)
 test_evaluator = val_evaluator
-custom_hooks = [dict(type='mmtoken.FeatureCacheHook')]
+custom_hooks = [dict(type='mmtoken.FeatureCacheHook', amp='bfloat16')]

@@ -1,0 +1,3 @@
+# Expedit before block 4 of 12: 252 of 1200 tokens, about as in the published row of DPT-Hybrid (16x16).
+_base_ = '../baselines/dpt-depth_vit-b16_4xb8-25k_nyu-640x480.py'
+model = dict(backbone=dict(reducer=dict(type='mmtoken.Expedit', layer=4, grid=0.46)))

@@ -1,0 +1,3 @@
+# ToMe down to half of the tokens.
+_base_ = '../baselines/dpt-depth_vit-b16_4xb8-25k_kitti-1216x352.py'
+model = dict(backbone=dict(reducer=dict(type='mmtoken.ToMe', keep=0.5)))
