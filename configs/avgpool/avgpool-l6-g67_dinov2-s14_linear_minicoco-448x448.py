@@ -1,0 +1,3 @@
+# Average pooling: 441 of 1024 tokens from block 6 on.
+_base_ = '../baselines/dinov2-s14_linear_minicoco-448x448.py'
+model = dict(backbone=dict(reducer=dict(type='mmtoken.AvgPool', layer=6, grid=0.67)))
