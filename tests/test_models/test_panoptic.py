@@ -9,8 +9,7 @@ from mmengine.registry import DefaultScope
 from mmtoken.core import method_of
 from mmtoken.testing import randomize
 
-from ..test_configs import load, small_model
-from ..test_detection_configs import few
+from ..test_configs import few, load, small_model
 
 CONFIG = 'baselines/dinov3-b16_mask2former_8xb2-lsj-50e_coco-panoptic.py'
 STATIC = ('Expedit', 'ToMe', 'AvgPool', 'MixedScale')
