@@ -51,7 +51,7 @@ def narrow(value, key=''):
 
 
 #: Proposals of a picture, of which heads get thousands otherwise, and layers: most of the time of this test.
-MOST = dict(num=16, nms_pre=16, max_per_img=16, num_queries=16, num_layers=2)
+MOST = dict(num=16, nms_pre=16, max_per_img=16, num_queries=16, num_layers=2, num_points=64)
 
 
 def few(value, key=''):

@@ -1,4 +1,4 @@
-"""Panoptic segmentation by mmdet's Mask2Former and its fusion head on a plain ViT with a token reducer."""
+"""Panoptic segmentation by mmdet's Mask2Former and its fusion head on a plain ViT and on Swin, with a reducer."""
 
 import pytest
 import torch
@@ -11,8 +11,10 @@ from mmtoken.testing import randomize
 
 from ..test_configs import few, load, small_model
 
-CONFIG = 'baselines/dinov3-b16_mask2former_8xb2-lsj-50e_coco-panoptic.py'
-STATIC = ('Expedit', 'ToMe', 'AvgPool', 'MixedScale')
+PLAIN = 'baselines/dinov3-b16_mask2former_8xb2-lsj-50e_coco-panoptic.py'
+SWIN = 'baselines/mask2former_swin-l-p4-w12-384-in21k_16xb1-lsj-100e_coco-panoptic.py'
+CASES = [(PLAIN, 'Expedit'), (PLAIN, 'ToMe'), (PLAIN, 'AvgPool'), (PLAIN, 'MixedScale'), (SWIN, 'Expedit')]
+cases = pytest.mark.parametrize('config, name', CASES, ids=[f'{config[10:15]}-{name}' for config, name in CASES])
 
 
 @pytest.fixture(autouse=True)
@@ -22,8 +24,8 @@ def _mmdets_scope():
         yield
 
 
-def build(reducer=None):
-    cfg = load(CONFIG)
+def build(config, reducer=None):
+    cfg = load(config)
     cfg.model.backbone.update(reducer=reducer, init_cfg=None)
     backbone = cfg.model.pop('backbone')
     cfg.model = few(cfg.model)
@@ -63,23 +65,24 @@ def predict(model, images, data):
     return [(one.pred_panoptic_seg.sem_seg, one.pred_instances) for one in model.predict(images, data)]
 
 
-@pytest.mark.parametrize('name', STATIC)
-def test_a_method_that_reduces_nothing_changes_no_pixel(name):
+@cases
+def test_a_method_that_reduces_nothing_changes_no_pixel(config, name):
     images = torch.randn(1, 3, 96, 128)
-    dense = build()
-    identity = build(dict(type=f'mmtoken.{name}', **method_of(dict(type=f'mmtoken.{name}')).identity_example))
+    dense = build(config)
+    identity = build(config, dict(type=f'mmtoken.{name}', **method_of(dict(type=f'mmtoken.{name}')).identity_example))
     identity.load_state_dict(dense.state_dict(), strict=not list(identity.backbone.reducer.parameters()))
     (expected, things), (got, ours) = (predict(model, images, samples((96, 128)))[0] for model in (dense, identity))
-    assert len(expected.unique()) > 1
+    share = things.masks.flatten(1).float().mean(1)
+    assert len(expected.unique()) > 1 or (share * (1 - share)).max() > 0.1, 'masks with borders, or nothing is shown'
     assert torch.equal(got, expected)
     assert torch.equal(ours.masks, things.masks) and torch.equal(ours.scores, things.scores)
 
 
-@pytest.mark.parametrize('name', STATIC)
-def test_maps_have_the_size_of_the_picture_and_do_not_depend_on_mates(name):
+@cases
+def test_maps_have_the_size_of_the_picture_and_do_not_depend_on_mates(config, name):
     example = dict(type='mmtoken.ToMe', keep=0.5) if name == 'ToMe' else dict(type=f'mmtoken.{name}')
     example.update({'MixedScale': dict(fine=0.5), 'ToMe': {}}.get(name, dict(layer=6, grid=0.67)))
-    model = build(example)
+    model = build(config, example)
     images = torch.randn(2, 3, 96, 128)
     images[0, :, 70:] = images[0, :, :, 90:] = 0  # padding
     data = samples((70, 90), (96, 128))
