@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -66,11 +67,15 @@ def values(column, batch, name, paths):
                 found.append(row['metrics'][metric] - (base[path]['metrics'][metric] if metric != column else 0))
             elif column in COST and 'macs' in row and batch in (None, row.get('batch')):
                 found.append(COST[column](row))
+            elif column == RIVAL and row.get('verdict'):
+                found.append(row['verdict']['margin'])
             elif column in row:
                 found.append(row[column])
     return found
 
 
+#: How far above the dense model on smaller pictures that takes the same time.
+RIVAL = 'over smaller input'
 COST = {
     'GMACs': lambda row: row['macs'] / 1e9,
     'MACs ×': lambda row: row['mac_ratio'],
@@ -107,7 +112,7 @@ def check(page, text):
                     assert not (known and cell), f'{where}: {head} is {cell!r}, no figure'
                     continue
                 assert header[0] == 'config' and files, f'{where}: {cell} stands in a table that no JSON is named for'
-                sign, digits = '+' if head == 'Δ' else '', len(cell.partition('.')[2])
+                sign, digits = '+' if head in ('Δ', RIVAL) else '', len(cell.partition('.')[2])
                 found = {
                     format(value, f'{sign}.{digits}f')
                     for value in values(column, batch, name, [page.parent / file for file in files])
@@ -197,7 +202,7 @@ def results(tmp_path, monkeypatch):
     (tmp_path / 'weights.pth').write_bytes(b'')
 
     def refuses(*args, words):
-        monkeypatch.setattr(sys, 'argv', ['results.py', *args])
+        monkeypatch.setattr(sys, 'argv', ['results.py', *args, '--no-smaller-input'])
         with pytest.raises(SystemExit) as caught:
             module.main()
         assert caught.value.code == 2 and all(word in str(caught.value) for word in words), str(caught.value)
@@ -267,7 +272,11 @@ def test_a_row_is_known_by_config_weights_and_pictures(results, tmp_path, monkey
     (tmp_path / 'data').write_text('pictures')
 
     def run():
-        monkeypatch.setattr(sys, 'argv', 'results.py dense.py other.py --checkpoint weights.pth --out out.json'.split())
+        monkeypatch.setattr(
+            sys,
+            'argv',
+            'results.py dense.py other.py --checkpoint weights.pth --out out.json --no-smaller-input'.split(),
+        )
         module.main()
         return [row['metrics']['mIoU'] for row in json.loads((tmp_path / 'out.json').read_text())['rows']]
 
@@ -285,3 +294,43 @@ def test_a_row_is_known_by_config_weights_and_pictures(results, tmp_path, monkey
     results(
         'dense.py', '--checkpoint', 'weights.pth', '--out', 'out.json', '--metric', 'AP', words=['--metric AP', 'mIoU']
     )
+
+
+def test_the_smaller_picture_is_scored_and_judged(results, tmp_path, monkeypatch, capsys):
+    module = results.module
+    (tmp_path / 'dense.py').write_text(
+        'model = dict(data_preprocessor=dict(size=(28, 42)))\n'
+        "test_dataloader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(42, 28))]))\n"
+    )
+    host = SimpleNamespace(backbone=SimpleNamespace(patch_size=14))
+    monkeypatch.setattr(module, 'build_model', lambda cfg: host)
+    monkeypatch.setattr(module, 'check_datasets', lambda *args: None)
+    monkeypatch.setattr(module, 'data_digest', lambda *args: 'pictures')
+    sizes = {}
+
+    def score(path, *args):
+        cfg = module.load_config(str(path))
+        if path.stem != 'other':
+            scale = tuple(cfg.test_dataloader.dataset.pipeline[0].scale)
+            sizes[path.stem] = scale, tuple(cfg.model.data_preprocessor.size)
+        return dict(mIoU=dict(dense=60.0, other=59.0).get(path.stem, 50.0))
+
+    monkeypatch.setattr(module, 'score', score)
+
+    def row(name, ratio):
+        speed = dict(ratio=ratio, low=ratio * 0.99, high=ratio * 1.01)
+        return dict(name=name, batch=1, macs=1, mac_ratio=1, speedup=speed, ms_per_image=dict(median=1), efficiency=1)
+
+    timed = [row('dense', 1.0), row('other', 1.9), row('dense, ×0.5 input', 2.0)]
+    (tmp_path / 'times.json').write_text(json.dumps(dict(rows=timed)))
+    call = 'results.py dense.py other.py --checkpoint weights.pth --out out.json --benchmark times.json'
+    monkeypatch.setattr(sys, 'argv', [*call.split(), '--smaller-input', '0.5'])
+    module.main()
+    assert sizes == dict(dense=((42, 28), (28, 42)), **{'dense_x0.5': ((28, 14), (14, 28))})
+    dense, other, small = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| ')][1:]
+    assert (
+        dense.endswith('|  |') and small.startswith('| dense, ×0.5 input | 50.00 | -10.00 |') and small.endswith('|  |')
+    )
+    assert 'above the smaller input by +8.' in other
+    written = json.loads((tmp_path / 'out.json').read_text())['rows']
+    assert [row.get('verdict', {}).get('verdict') for row in written] == [None, 'above', None]

@@ -1,4 +1,4 @@
-# MixedScale with MSViT's gate, the only thing that is trained: 120 steps of 4 crops of 420x420, from the dense weights.
+# MixedScale with MSViT's gate, the only thing that is trained: 60 steps of 4 crops of 280x280, from the dense weights.
 _base_ = '../baselines/dinov2-s14_subpatch_drive-840x882.py'
 load_from = 'checkpoints/dinov2-s14_subpatch_drive-840x882.pth'
 model = dict(
@@ -12,7 +12,7 @@ model = dict(
     decode_head=dict(norm_cfg=dict(momentum=0.0)),  # its statistics stay too
 )
 load, resize, annotations, flip, pack = _base_.train_pipeline
-crop = dict(type='RandomCrop', crop_size=(420, 420))
+crop = dict(type='RandomCrop', crop_size=(280, 280))
 train_pipeline = [load, annotations, resize, crop, flip, pack]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(
@@ -20,6 +20,6 @@ optim_wrapper = dict(
     optimizer=dict(lr=2e-3, weight_decay=0.0),
     paramwise_cfg=dict(custom_keys={'decode_head': dict(lr_mult=0.0)}),
 )
-param_scheduler = [dict(type='PolyLR', eta_min=0.0, power=1.0, begin=0, end=120, by_epoch=False)]
-train_cfg = dict(max_iters=120, val_interval=1000)
+param_scheduler = [dict(type='PolyLR', eta_min=0.0, power=1.0, begin=0, end=60, by_epoch=False)]
+train_cfg = dict(max_iters=60, val_interval=1000)
 custom_hooks = []  # crops change, so features do

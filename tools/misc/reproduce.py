@@ -138,13 +138,17 @@ class Plan:
     def scores(self, path: Path, target: Path, words: list[str]) -> None:
         """Adds a call of ``results.py`` for all rows of a file, whichever calls it was made by."""
         file = self.files[path]
-        names = [row['config'] for row in file['rows']]
-        weights = [Path('checkpoints', row.get('checkpoint') or file['checkpoint']) for row in file['rows']]
+        rows = [row for row in file['rows'] if ' input' not in row['config']]
+        smaller = [row['config'].split('×')[1].split()[0] for row in file['rows'] if row not in rows]
+        names = [row['config'] for row in rows]
+        weights = [Path('checkpoints', row.get('checkpoint') or file['checkpoint']) for row in rows]
         data = self.config(names[0]).data_root
         for checkpoint in weights:
             self.checkpoint(checkpoint)
-        flags = ['--macs'] if 'macs' in file['rows'][0] else []
-        metric = words[words.index('--metric') + 1] if '--metric' in words else next(iter(file['rows'][0]['metrics']))
+        flags = ['--smaller-input', *smaller] if smaller else ['--no-smaller-input']
+        flags += ['--macs'] if 'macs' in rows[0] else []
+        usual = 'mIoU' if 'mIoU' in rows[0]['metrics'] else next(iter(rows[0]['metrics']))
+        metric = words[words.index('--metric') + 1] if '--metric' in words else usual
         configs = [CONFIGS[name] for name in names]
         command = ['tools/misc/results.py', *configs, '--checkpoint', *weights, '--metric', metric, *flags]
         pictures = len(list(Path(data).glob('images/val/*')))

@@ -3,27 +3,36 @@
     python tools/misc/results.py CONFIG [CONFIG ...] --checkpoint CKPT [...] --out FILE.json
                                  [--metric Dice.vessel] [--macs | --benchmark BENCH.json]
 
-The first config is the dense baseline. Each is scored by ``tools/test.py``; what is already in ``--out`` for the same
-checkpoint, config text and pictures is not run again, so an interrupted run goes on and a table is free. MACs and
-latencies are those that ``tools/analysis_tools/benchmark.py --json`` measured for configs of the same names. ``--macs``
-counts MACs alone, on one blank picture: for methods whose cost does not depend on the picture.
+The first config is the dense baseline; after the others come its rows on smaller pictures, which every method has to
+beat, and where those were timed too the last column says whether it does, at the same measured time. Each is scored by
+``tools/test.py``; what is already in ``--out`` for the same checkpoint, config text and pictures is not run again, so
+an interrupted run goes on and a table is free. MACs and latencies are those that ``benchmark.py --json`` measured for
+configs of the same names. ``--macs`` counts MACs alone, on one blank picture: for methods whose cost does not depend on
+the picture.
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from mmengine.config import Config
+
 import mmtoken  # noqa: F401  before any config is read
-from mmtoken.analysis.loading import one_for_each
+from mmtoken.analysis.loading import build_model, one_for_each
+from mmtoken.analysis.rivals import FACTORS, say, smaller_size, verdict
 from mmtoken.analysis.tasks import Metric
+from mmtoken.analysis.variants import smaller_input
 from mmtoken.engine.configs import check_datasets, load_config
 from mmtoken.engine.digests import data_digest
 from mmtoken.engine.errors import UserError, one_line_errors
-from mmtoken.engine.files import check_output, locked, read_json, read_rows, write_json
+from mmtoken.engine.files import check_output, locked, read_json, read_rows, write_json, write_text
+from mmtoken.engine.flags import check_apart, check_parts
 
 TOOLS = Path(__file__).resolve().parents[1]
 HEAD = ('config', '{metric}', 'Δ', 'GMACs', 'MACs ×', 'ms, batch {0}', 'speed-up, batch {0}', 'speed-up ÷ MAC speed-up')
@@ -35,14 +44,37 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--checkpoint', required=True, nargs='+', help='one file for all, or one for each config')
     parser.add_argument('--out', required=True, type=Path, help='JSON file to write or to go on with')
     parser.add_argument('--metric', default='mIoU', help='the metric of the table (mIoU); the file holds all of them')
+    parser.add_argument('--smaller-input', type=float, nargs='+', metavar='F', help='sides (0.8 0.65 0.5)')
+    parser.add_argument('--no-smaller-input', action='store_true', help='leave the baseline on smaller pictures out')
     parser.add_argument('--macs', action='store_true', help='count the MACs of one blank picture, into --out')
     parser.add_argument('--benchmark', type=Path, nargs='+', default=[], help='JSON files of benchmark.py')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/results'), help='logs of the tests')
     args = parser.parse_args()
+    check_parts(args, 'smaller_input')
+    check_apart(args, 'smaller_input', 'no_smaller_input', why='give one of them')
+    args.factors = [] if args.no_smaller_input else args.smaller_input or FACTORS
     stems = [config.stem for config in args.configs]
     if twice := [stem for stem in stems if stems.count(stem) > 1]:
         raise UserError(f'{twice[0]}: two configs have this name, by which rows are known; rename one')
     return args
+
+
+def on_smaller(path: Path, cfg: Config, factors: Sequence[float], folder: Path) -> dict[str, tuple[Path, Config]]:
+    """The baseline on smaller pictures, written as configs, by the names that ``benchmark.py`` gives them."""
+    found = {}
+    patch = getattr(build_model(cfg).backbone, 'patch_size', 32) if factors else 0
+    for factor in factors:
+        small = copy.deepcopy(cfg)
+        small.val_dataloader = small.test_dataloader
+        small = smaller_input(small, factor, patch)
+        small.test_dataloader = small.val_dataloader
+        preprocessor = small.model.get('data_preprocessor') or {}
+        if preprocessor.get('size'):
+            preprocessor.size = smaller_size(preprocessor.size, factor, patch)
+        file = folder / f'{path.stem}_x{factor:g}.py'
+        write_text(file, small.dump())
+        found[f'{path.stem}, ×{factor:g} input'] = file, small
+    return found
 
 
 def score(config: Path, checkpoint: str, work_dir: Path) -> dict:
@@ -72,16 +104,16 @@ def count_macs(config: Path) -> int:
 def table(rows: list, latencies: dict, metric: str) -> str:
     """Markdown, a row a config, the baseline first."""
     batches = sorted({batch for _, batch in latencies}) or [1]
+    base, judge = rows[0]['metrics'][metric], Metric.named(metric)
+    judged, digits = any(row.get('verdict') for row in rows), judge.digits(base)
     head = [cell.format(metric=metric) for cell in HEAD[:5]]
-    head += [cell.format(batch) for batch in batches for cell in HEAD[5:]]
+    head += [cell.format(batch) for batch in batches for cell in HEAD[5:]] + ['at the same time'] * judged
     lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
-    base = rows[0]['metrics'][metric]
-    digits = Metric(metric).digits(base)
     for row in rows:
+        row = row | latencies.get((row['config'], batches[0]), {})
         value = row['metrics'][metric]
         cells = [row['config'], f'{value:.{digits}f}', f'{value - base:+.{digits}f}']
-        cost = next((latencies[row['config'], batch] for batch in batches if (row['config'], batch) in latencies), row)
-        cells += [f'{cost["macs"] / 1e9:.1f}', f'{cost["mac_ratio"]:.2f}'] if 'macs' in cost else ['', '']
+        cells += [f'{row["macs"] / 1e9:.1f}', f'{row["mac_ratio"]:.2f}'] if 'macs' in row else ['', '']
         for batch in batches:
             cost = latencies.get((row['config'], batch))
             cells += (
@@ -93,8 +125,21 @@ def table(rows: list, latencies: dict, metric: str) -> str:
                 if cost
                 else ['', '', '']
             )
+        if judged:
+            cells.append(say(row['verdict'], judge) if row.get('verdict') else '')
         lines.append('| ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines)
+
+
+def judge_rows(rows: list, latencies: dict, metric: str) -> None:
+    """Gives timed rows the ``verdict`` on them beside the baseline on smaller pictures, if these were timed too."""
+    batch = min((batch for _, batch in latencies), default=1)
+    timed = [row | latencies[row['config'], batch] for row in rows if (row['config'], batch) in latencies]
+    rivals = [row for row in timed if row['config'] == rows[0]['config'] or ' input' in row['config']]
+    others = {row['config']: row for row in timed if row not in rivals}
+    for row in rows:
+        if row['config'] in others and len(rivals) > 1:
+            row['verdict'] = verdict(others[row['config']], rivals, Metric.named(metric))
 
 
 def known_rows(path: Path) -> dict[str, dict]:
@@ -143,30 +188,38 @@ def main():
         missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             raise UserError(f'{flag}: file not found: {missing[0]}')
-    latencies = read_latencies(args.benchmark, [config.stem for config in args.configs])
+    entries = {path.stem: (path, cfg, weights) for path, cfg, weights in zip(args.configs, configs, checkpoints)}
+    for name, (path, cfg) in on_smaller(args.configs[0], configs[0], args.factors, args.work_dir).items():
+        entries[name] = path, cfg, checkpoints[0]
+    latencies = read_latencies(args.benchmark, list(entries))
     known = known_rows(args.out)
-    for config, cfg, checkpoint in zip(args.configs, configs, checkpoints):
+    for name, (path, cfg, checkpoint) in entries.items():
         weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12]
         digest = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:12]
-        row = known.get(config.stem, {})
+        row = known.get(name, {})
         fresh = (row.get('digest'), row.get('weights')) != (digest, weights)
         if fresh or 'data' in row:  # rows of older versions do not say what they were scored on, and stand
             check_datasets(cfg, ['test'])
             data = data_digest(cfg, 'test')
             fresh = fresh or row['data'] != data
         if fresh:
-            metrics = score(config, checkpoint, args.work_dir / config.stem)
+            metrics = score(path, checkpoint, args.work_dir / path.stem)
             about = dict(digest=digest, checkpoint=Path(checkpoint).name, weights=weights, data=data)
-            row = known[config.stem] = dict(config=config.stem, **about, metrics=metrics)
+            row = known[name] = dict(config=name, **about, metrics=metrics)
         if count := args.macs and 'macs' not in row:
-            row['macs'] = count_macs(config)
+            row['macs'] = count_macs(path)
             row['mac_ratio'] = row['macs'] / known[args.configs[0].stem]['macs']
         if fresh or count:
             known = add_row(args.out, row)
         if args.metric not in row['metrics']:
-            raise UserError(f'--metric {args.metric}: {config.stem} has {", ".join(row["metrics"])}')
-        print(config.stem, row['metrics'], flush=True)
-    print(table([known[config.stem] for config in args.configs], latencies, args.metric))
+            raise UserError(f'--metric {args.metric}: {name} has {", ".join(row["metrics"])}')
+        print(name, row['metrics'], flush=True)
+    rows = [known[name] for name in entries]
+    judge_rows(rows, latencies, args.metric)
+    for row in rows:
+        if 'verdict' in row:
+            add_row(args.out, row)
+    print(table(rows, latencies, args.metric))
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
-# DToP in training and test: the published exits, threshold and k, and context tokens weighed by what they stand for.
-_base_ = '../baselines/dinov2-s14_fcn-deep-ft_camvid-336x252.py'
+# DToP in training and test: the published exits, threshold and k; context tokens weigh as much as what they stand for.
+_base_ = '../baselines/dinov2-s14_fcn-deep-tuned_camvid-336x252.py'
 model = dict(
     type='mmtoken.TokenEncoderDecoder',
     backbone=dict(

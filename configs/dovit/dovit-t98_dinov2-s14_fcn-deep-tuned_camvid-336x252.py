@@ -1,0 +1,3 @@
+# DoViT at threshold 0.98, with the weights of dovit-t95_dinov2-s14_fcn-deep-tuned_camvid-336x252.py.
+_base_ = './dovit-t95_dinov2-s14_fcn-deep-tuned_camvid-336x252.py'
+model = dict(backbone=dict(reducer=dict(threshold=0.98)))
