@@ -44,6 +44,18 @@ def test_each_model_against_the_first(town, call, tmp_path, capsys):
     assert '| pooled ' in capsys.readouterr().out
 
 
+def test_maps_of_the_backbones_with_random_weights(town, call, tmp_path):
+    """The same in all models; nearer to those of the dense one the less is reduced."""
+    out = tmp_path / 'out.json'
+    args = [town / 'dense.py', town / 'pooled.py', '--features', '--smaller-input', 0.5, '--shape', 84, 112]
+    call('../misc/fidelity', *args, '--images', town / 'data/images/val', '--num', 2, '--device', 'cpu', '--out', out)
+    dense, pooled, smaller = json.loads(out.read_text())['rows']
+    assert dense['metrics'] == {'cosine 0': pytest.approx(1)}
+    assert 0 < pooled['metrics']['cosine 0'] < 1 - 1e-4 and -1 < smaller['metrics']['cosine 0'] < 1 - 1e-4
+    assert dense['macs'] < labels(town, 'dense.py')[1], 'without the head'
+    assert pooled['mac_ratio'] == pooled['macs'] / dense['macs'] < 1
+
+
 @pytest.mark.parametrize(
     'args, words',
     [
@@ -56,3 +68,8 @@ def test_what_may_be_typed(town, refuses, tmp_path, args, words):
     images = [] if '--images' in args else ['--images', town / 'data/images/val']
     args = [town / 'dense.py', '--checkpoint', town / 'weights.pth', *images, *args, '--out', tmp_path / 'a.json']
     refuses('../misc/fidelity', *args, words=words)
+
+
+def test_outputs_of_random_weights_are_not_compared(town, refuses, tmp_path):
+    args = [town / 'dense.py', '--images', town / 'data/images/val', '--out', tmp_path / 'a.json']
+    refuses('../misc/fidelity', *args, words=['--checkpoint', 'random weights', '--features'])

@@ -1,12 +1,15 @@
 """How much is the output of each model like that of the first, on pictures without labels?
 
     python tools/misc/fidelity.py DENSE.py OTHER.py [...] --checkpoint CKPT [...] --images DIR --out FILE.json
-                                  [--num 40] [--smaller-input 0.875 0.75]
+                                  [--num 40] [--smaller-input 0.875 0.75] [--features]
 
 For a trained model that brings no test set, or one of another's: nothing is scored against the truth, but each model
 against the dense one, mean over the pictures. What is compared depends on the task: labels, overlap and correlation of
 the maps of a segmentor, relative difference of depths, matching boxes. The dense model on smaller pictures, with its
 maps enlarged again, is the rival. MACs are those of the first picture. The file has the format of results.py.
+
+--features compares the maps that the backbones give out, one by one, by the mean cosine at each place; MACs are
+those of the backbones. Only there the checkpoint may be left out: then all have the same random weights.
 """
 
 import argparse
@@ -34,14 +37,18 @@ from mmtoken.engine.flags import check_parts, check_positive
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('configs', nargs='+', help='config files, the dense model first')
-    parser.add_argument('--checkpoint', required=True, nargs='+', help='weights, one file for all or one for each')
+    parser.add_argument('--checkpoint', nargs='+', help='weights, one file for all or one for each')
     parser.add_argument('--images', required=True, metavar='DIR', help='folder of pictures')
     parser.add_argument('--num', type=int, default=40, help='at most so many pictures, spread over them (40)')
     parser.add_argument('--smaller-input', type=float, nargs='+', metavar='F', help='sides of smaller pictures')
+    parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), help="of the pictures (the config's)")
+    parser.add_argument('--features', action='store_true', help='compare the maps of the backbones')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--out', required=True, type=Path, help='JSON file to write')
     args = parser.parse_args()
     check_positive(args, 'num')
+    if not (args.checkpoint or args.features):
+        raise UserError('--checkpoint: outputs of random weights say nothing; give a file, or --features')
     check_parts(args, 'smaller_input')
     return args
 
@@ -51,10 +58,26 @@ def fidelity(task: Task, run: Callable[[int], object], dense: list) -> dict[str,
     found = []
     for n, theirs in enumerate(dense):
         ours = run(n)
-        if isinstance(theirs, Tensor) and ours.shape != theirs.shape:  # a smaller picture's
-            ours = F.interpolate(ours, theirs.shape[2:], mode='bilinear', align_corners=False)
+        if isinstance(theirs, Tensor):
+            ours = enlarged(ours, theirs)
         found.append(task.compare(theirs, ours))
     return {key: statistics.mean(one[key] for one in found) for key in found[0]}
+
+
+def enlarged(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Returns the map of a smaller picture in the size of another map; others as they are."""
+    if ours.shape == theirs.shape:
+        return ours
+    return F.interpolate(ours, theirs.shape[2:], mode='bilinear', align_corners=False)
+
+
+class Features(Task):
+    """The maps of a backbone."""
+
+    def compare(self, dense, reduced):
+        """Returns the mean cosine of each pair of maps ``(B, C, h, w)`` over their places."""
+        pairs = enumerate(zip(dense, reduced, strict=True))
+        return {f'cosine {i}': float(F.cosine_similarity(a, enlarged(b, a), dim=1).mean()) for i, (a, b) in pairs}
 
 
 @one_line_errors()
@@ -65,11 +88,15 @@ def main():
     configs, models = build_models(args.configs, args.checkpoint, False, args.device)
     first = next(iter(models))
     task = task_of(models[first])
-    images = read_images(models[first], args.images, image_shape(configs[first]), args.num, configs[first])
-    images = images.to(args.device)
-    bench = Bench(models, args.device, patch=models[first].backbone.patch_size)
+    shape = image_shape(configs[first], args.shape)
+    images = read_images(models[first], args.images, shape, args.num, configs[first]).to(args.device)
+    if args.features:
+        task, models = Features(), {name: model.backbone for name, model in models.items()}
+        for model in models.values() if not args.checkpoint else ():
+            model.load_state_dict(models[first].state_dict(), strict=False)  # a method may have weights of its own
+    bench = Bench(models, args.device, patch=getattr(models[first], 'backbone', models[first]).patch_size)
     dense = [bench.steps[first](image) for image in images.split(1)]
-    if args.smaller_input and not isinstance(dense[0], Tensor):
+    if args.smaller_input and not (args.features or isinstance(dense[0], Tensor)):
         raise UserError(f'--smaller-input enlarges maps again, and {first} gives none; leave it out')
     bench.add_smaller(args.smaller_input or (), images, print)
     costs, rows = bench.costs(images[:1]), []
