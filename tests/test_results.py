@@ -65,8 +65,8 @@ def values(column, batch, name, paths):
             metric = column.removeprefix('Δ ')
             if metric in row.get('metrics', {}):
                 found.append(row['metrics'][metric] - (base[path]['metrics'][metric] if metric != column else 0))
-            elif column in COST and 'macs' in row and batch in (None, row.get('batch')):
-                found.append(COST[column](row))
+            elif column in COST and COST[column][0] in row and batch in (None, row.get('batch')):
+                found.append(COST[column][1](row))
             elif column == RIVAL and row.get('verdict'):
                 found.append(row['verdict']['margin'])
             elif column in row:
@@ -76,12 +76,13 @@ def values(column, batch, name, paths):
 
 #: How far above the dense model on smaller pictures that takes the same time.
 RIVAL = 'over smaller input'
+#: For columns of costs: the key in a row, which some files lack, and what to make of the row.
 COST = {
-    'GMACs': lambda row: row['macs'] / 1e9,
-    'MACs ×': lambda row: row['mac_ratio'],
-    'ms': lambda row: row['ms_per_image']['median'],
-    'speed-up': lambda row: row['speedup']['ratio'],
-    '÷': lambda row: row['efficiency'],
+    'GMACs': ('macs', lambda row: row['macs'] / 1e9),
+    'MACs ×': ('mac_ratio', lambda row: row['mac_ratio']),
+    'ms': ('ms_per_image', lambda row: row['ms_per_image']['median']),
+    'speed-up': ('speedup', lambda row: row['speedup']['ratio']),
+    '÷': ('efficiency', lambda row: row['efficiency']),
 }
 
 
