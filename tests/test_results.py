@@ -304,6 +304,7 @@ def test_the_smaller_picture_is_scored_and_judged(results, tmp_path, monkeypatch
         "test_dataloader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(42, 28))]))\n"
     )
     host = SimpleNamespace(backbone=SimpleNamespace(patch_size=14))
+    monkeypatch.setattr(module, 'read_config', lambda path: None)
     monkeypatch.setattr(module, 'build_model', lambda cfg: host)
     monkeypatch.setattr(module, 'check_datasets', lambda *args: None)
     monkeypatch.setattr(module, 'data_digest', lambda *args: 'pictures')

@@ -24,7 +24,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 import mmtoken  # noqa: F401  before any config is read
-from mmtoken.analysis.loading import build_model, one_for_each
+from mmtoken.analysis.loading import build_model, one_for_each, read_config
 from mmtoken.analysis.rivals import FACTORS, say, smaller_size, verdict
 from mmtoken.analysis.tasks import Metric
 from mmtoken.analysis.variants import smaller_input
@@ -62,7 +62,7 @@ def parse_args() -> argparse.Namespace:
 def on_smaller(path: Path, cfg: Config, factors: Sequence[float], folder: Path) -> dict[str, tuple[Path, Config]]:
     """The baseline on smaller pictures, written as configs, by the names that ``benchmark.py`` gives them."""
     found = {}
-    patch = getattr(build_model(cfg).backbone, 'patch_size', 32) if factors else 0
+    patch = getattr(build_model(read_config(path)).backbone, 'patch_size', 32) if factors else 0
     for factor in factors:
         small = copy.deepcopy(cfg)
         small.val_dataloader = small.test_dataloader
