@@ -18,8 +18,8 @@ import yaml
 import mmtoken
 
 ROOT = Path(mmtoken.__file__).parents[1]
-PARTS = ('mmtoken', 'configs', 'tools', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'Makefile')
-PARTS += ('CHANGELOG.md', 'CONTRIBUTING.md', 'CITATION.cff')
+PARTS = ('mmtoken', 'configs', 'examples', 'tools', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE')
+PARTS += ('Makefile', 'CHANGELOG.md', 'CONTRIBUTING.md', 'CITATION.cff')
 
 pytestmark = pytest.mark.skipif(not (ROOT / 'setup.py').exists(), reason='needs a checkout')
 
@@ -103,7 +103,8 @@ def check_install(target, cwd, home):
 def test_sdist_holds_all_that_a_build_needs(built):
     with tarfile.open(built['sdist']) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
-    missing = {f'configs/{name}' for name in configs()} | set(PARTS) | {'tools/train.py', 'tools/dist_train.sh'}
+    missing = {f'configs/{name}' for name in configs()} | set(PARTS)
+    missing |= {'tools/train.py', 'tools/dist_train.sh', 'examples/timm_vit.py'}
     missing -= names
     assert not missing
     assert not [n for n in names if n.startswith('mmtoken/.mim') or n.endswith('.pyc')]
