@@ -121,6 +121,9 @@ def test_a_list_that_names_no_pairs(kitti, text, words):
 def test_a_picture_smaller_than_its_crop():
     with pytest.raises(ValueError, match=r'a.png: the picture is 4×9, smaller than BottomCrop.size=\(5, 9\)'):
         BottomCrop((5, 9))(dict(img=np.zeros((4, 9, 3)), img_path='a.png'))
+    for size in (352, (352,), (352, 0)):
+        with pytest.raises(ValueError, match='BottomCrop.size='):
+            BottomCrop(size)
 
 
 @pytest.mark.parametrize(

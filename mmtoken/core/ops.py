@@ -24,6 +24,11 @@ def full_precision(x: Tensor) -> AbstractContextManager:
     return torch.autocast(kind, enabled=False) if kind in _AUTOCAST else nullcontext()
 
 
+def length(x: Tensor, dim: int = 1) -> int:
+    """Returns the size of a dimension as a number, also where torch's tracer gives a tensor, which has no ``round``."""
+    return int(x.shape[dim]) if torch.jit.is_tracing() else x.shape[dim]
+
+
 def in_parts(width: int, *tensors: Tensor, dim: int = 1) -> list[tuple[Tensor, ...]]:
     """Splits tensors along one dimension, so that what is made of a part holds at most ``PART`` numbers an image.
 

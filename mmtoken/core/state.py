@@ -50,6 +50,8 @@ class TokenState:
 
     def __init__(self, x: Tensor, grid: tuple[int, int], num_prefix: int = 0, padding: Tensor | None = None):
         self.x = x
+        if torch.jit.is_tracing():  # which gives sizes as tensors, and methods round and compare them
+            grid = (int(grid[0]), int(grid[1]))
         self.layout = Layout.full(grid, num_prefix, x.device, padding)
         self.trail: list[Reduction] = []
         self.keys: Tensor | None = None
@@ -221,7 +223,7 @@ class TokenState:
         before, patches = self.layout, self.patches
         batch, n = patches.shape[:2]
         k = index.shape[1]
-        kept = torch.zeros(batch, n, dtype=torch.bool, device=index.device).scatter(1, index, True)
+        kept = torch.zeros(batch, n, dtype=torch.bool, device=index.device).scatter(1, index, 1)
         # Row of each token in [dropped, kept].
         order = torch.where(kept, n - k + kept.cumsum(1) - 1, (~kept).cumsum(1) - 1)
         dropped = torch.empty_like(order).scatter(1, order, torch.arange(n, device=index.device).expand(batch, -1))

@@ -5,7 +5,7 @@ from pathlib import Path
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
 
-from mmtoken.core.arguments import check_int
+from mmtoken.core.arguments import check_int, check_list
 from mmtoken.registry import DATASETS, TRANSFORMS
 
 
@@ -48,10 +48,13 @@ class BottomCrop(BaseTransform):
 
     Args:
         size (tuple[int, int]): Height and width in pixels.
+
+    Raises:
+        ValueError: If it is no pair of positive integers.
     """
 
     def __init__(self, size: tuple[int, int]):
-        self.size = tuple(check_int('BottomCrop.size', side, 1) for side in size)
+        self.size = tuple(check_int('BottomCrop.size', side, 1) for side in check_list('BottomCrop.size', size, 2))
 
     def transform(self, results: dict) -> dict:
         """Cuts ``img`` and each of ``seg_fields``; ``ori_shape`` is that of the crop from here on.

@@ -65,3 +65,12 @@ def test_export(cover):
         exported = torch.export.export(host, (images(seed=1),)).module()
     for seed in (1, 2):
         assert close(run(exported, images(seed=seed)), run(host, images(seed=seed)))
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+def test_trace(cover):
+    """As fvcore counts a model; sizes are tensors there."""
+    host = cover.last.new()
+    with torch.no_grad():
+        traced = torch.jit.trace(host, (images(seed=1),), check_trace=False)
+    assert close(run(traced, images(seed=1)), run(host, images(seed=1)))

@@ -112,6 +112,7 @@ def test_what_was_not_measured_has_no_say():
     prediction = (torch.rand(2, 1, 16, 16) + 1).requires_grad_()
     truth = torch.rand(2, 1, 16, 16) + 1
     truth[0, :, :5], truth[1] = 0, 0
+    truth[0, :, 3:5], truth[1, :, 9:] = 5.5, 255  # beyond max_depth; what upstream pads with
     loss = net.loss_by_feat(prediction, [sample(one, (16, 16)) for one in truth])['loss_silog']
     difference = (truth[0, :, 5:].log() - prediction[0, :, 5:].log()).flatten()
     assert torch.allclose(loss, (difference.square().mean() - 0.5 * difference.mean().square()).sqrt())

@@ -69,7 +69,7 @@ class ToMe(Reducer):
         if self.steps.get(i, 0) == 0:
             return
         state.check_dense(self)
-        n = state.x.shape[1] - state.num_prefix
+        n = ops.length(state.x) - state.num_prefix
         r = self.merged(n, i)
         if r == 0:
             return

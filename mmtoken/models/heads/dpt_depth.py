@@ -92,10 +92,12 @@ class DPTDepthHead(DPTHead):
 
         Args:
             depth (Tensor): ``(B, 1, H, W)``, in metres.
-            samples (list[SegDataSample]): With ``gt_depth_map`` ``(1, H', W')`` in metres, 0 where nothing was
-                measured. A picture of which nothing was measured has no say.
+            samples (list[SegDataSample]): With ``gt_depth_map`` ``(1, H', W')`` in metres. Nothing was measured where
+                it is 0 or beyond ``max_depth``, as padding is by default (255). A picture of which nothing was measured
+                has no say.
         """
         truth = torch.stack([sample.gt_depth_map.data for sample in samples])
+        truth = truth.masked_fill(truth > self.depths[1], 0)
         depth = resize(depth, truth.shape[2:], mode='bilinear', align_corners=self.align_corners)
         measured = (truth > 0).flatten(1).any(1)  # of the others, the root in the loss has no derivative
         total = {}
