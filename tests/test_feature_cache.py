@@ -15,10 +15,13 @@ from mmtoken.engine.feature_cache import folder_name
 from mmtoken.registry import REDUCERS
 from mmtoken.testing import toy_hosts
 
+LATE = dict(type='mmtoken.Expedit', layer=1, grid=0.5, restore='late')
 
-def start(tmp_path, dtype='float32', late=False, frozen=True):
-    reducer = dict(type='mmtoken.Expedit', layer=1, grid=0.5, restore='late') if late else None
-    backbone = toy_hosts()['TokenDINOv2'](frozen=frozen, out_indices=(1, 3), reducer=reducer)
+
+def start(tmp_path, dtype='float32', reducer=None, frozen=True):
+    outs = (1, 3) if reducer is None or reducer is LATE else (3,)
+    backbone = toy_hosts()['TokenDINOv2'](frozen=frozen, out_indices=outs, reducer=reducer)
+    backbone.served = True
     backbone.train()
     model = torch.nn.Module()
     model.backbone = backbone
@@ -87,6 +90,30 @@ def test_validation_runs_the_backbone(tmp_path, monkeypatch):
     assert runs == [1, 1]
     hook.after_train(runner)
     assert 'forward' not in vars(backbone)
+
+
+def test_tokens_are_kept_as_maps_are(tmp_path, monkeypatch):
+    """However many each picture has: SAT decides by a scale head that stays as it is, and padding leaves."""
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 32, 32) * torch.tensor([0.2, 1, 5]).view(-1, 1, 1, 1)
+    sat = dict(type='mmtoken.SAT', blocks=1, confidence=0.5, scale=0.54, mask_padding=True, frozen=True)
+    hook, _runner, backbone = start(tmp_path, reducer=sat)
+    backbone.gives_tokens = True
+    padding = torch.zeros(3, 8, 8, dtype=torch.bool)
+    padding[1, :, 4:] = True
+    with backbone.padded(padding):
+        (expected,) = hook.run(images)
+        assert len(set(expected.packing.sizes)) == 3
+        runs = count_runs(hook, monkeypatch)
+        with backbone.padded(padding[:2]):
+            backbone(images[:2])
+        for _ in range(2):
+            (tokens,) = backbone(images)
+            assert tokens.packing.sizes == expected.packing.sizes == tokens.packing.lengths.tolist()
+            for name in ('x', 'coords', 'sizes'):
+                torch.testing.assert_close(getattr(tokens, name), getattr(expected, name))
+    assert runs == [2, 1]
+    assert backbone(images)[0].packing.sizes[1] > expected.packing.sizes[1], 'without padding it is another picture'
 
 
 def test_other_weights_or_types_have_other_folders(tmp_path):
@@ -217,4 +244,4 @@ def test_refusals(tmp_path):
     with pytest.raises(ValueError, match=r'needs a frozen backbone, but backbone\.\S+ is trained; set backbone.frozen'):
         start(tmp_path, frozen=False)
     with pytest.raises(ValueError, match=r"set custom_hooks=\[\] with reducer.restore='late'"):
-        start(tmp_path, late=True)
+        start(tmp_path, reducer=LATE)

@@ -56,6 +56,12 @@ class Tokens:
             packing = Packing(lengths)
         return cls(patches, packing, coords, sizes)
 
+    def split(self) -> list[Tokens]:
+        """Returns a batch of one for each image, without a sync."""
+        lengths = self.packing.sizes
+        parts = zip(self.packing.lengths.split(1), *(v.split(lengths) for v in (self.x, self.coords, self.sizes)))
+        return [Tokens(x, Packing(n, [len(x)]), coords, sizes) for n, x, coords, sizes in parts]
+
     @property
     def levels(self) -> Tensor:
         """Level of each token ``(Σn,)``, int64: 0 for one patch, 1 for about 2×2, 2 for about 4×4 patches."""

@@ -186,7 +186,7 @@ def has_frozen_reducer(model: torch.nn.Module) -> bool:
 
 
 def check_frozen(model: torch.nn.Module, start: str | None):
-    """Fail if frozen exit heads would decide at random.
+    """Fail if frozen heads of a reducer would decide at random.
 
     Args:
         model: The built model, possibly wrapped.
@@ -194,6 +194,6 @@ def check_frozen(model: torch.nn.Module, start: str | None):
     """
     if start is None and has_frozen_reducer(model):
         raise UserError(
-            'model.backbone.reducer.frozen=True needs trained exit heads, but no checkpoint is loaded; set '
+            'model.backbone.reducer.frozen=True needs trained heads, but no checkpoint is loaded; set '
             'load_from to a checkpoint of the model that they were trained in'
         )

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from mmtoken import core
+from mmtoken.core import Packing, Tokens
 from mmtoken.registry import HOOKS
 
 from .configs import datasets_of
@@ -20,13 +22,17 @@ from .digests import describe, raw_bytes
 from .errors import UserError
 from .files import replacing
 
+#: What an output is for one picture: a map, or features, coordinates and sizes of tokens.
+Row = Tensor | list[Tensor]
+
 
 @HOOKS.register_module()
 class FeatureCacheHook(Hook):
     """Keeps the outputs of a frozen backbone on disk while a head is trained on them.
 
     A picture is known by its pixels after the pipeline, so augmentations with few outcomes, such as a flip of the
-    whole image, fill the cache in a few epochs; random crops never hit it. The folder is named after all that decides
+    whole image, fill the cache in a few epochs; random crops never hit it. Outputs are maps, or tokens where the model
+    reads tokens, however many each picture has. The folder is named after all that decides
     a feature (:func:`folder_name`), so several decode heads can share it and a stale one is never read. Validation runs
     the real backbone. Where exit heads are frozen in a reducer, a decode head learns from all tokens, also from those
     whose predictions are final already.
@@ -78,32 +84,34 @@ class FeatureCacheHook(Hook):
             inputs (Tensor): Images ``(B, 3, H, W)``.
 
         Returns:
-            tuple[Tensor]: Feature maps ``(B, C, h, w)``.
+            tuple[Tensor | Tokens]: Feature maps ``(B, C, h, w)``, or tokens.
         """
         if not self.backbone.training:
             return self.run(inputs)
         with torch.no_grad(), self.precision(inputs.device.type):
-            maps = self.maps(inputs)
-        return tuple(torch.stack(rows).to(inputs.device, inputs.dtype) for rows in zip(*maps))
+            outputs = self.outputs(inputs)
+        return tuple(batch_of(rows, inputs) for rows in zip(*outputs))
 
     def precision(self, device: str) -> AbstractContextManager:
         """Returns the precision that the backbone runs in."""
         return nullcontext() if self.amp is None else torch.autocast(device, self.amp)
 
-    def maps(self, inputs: Tensor) -> list[list[Tensor]]:
-        """Returns the maps of each image, from the cache or made for it."""
-        paths = [self.path(image) for image in inputs]
-        maps = [self.read(path) for path in paths]
-        missing = [i for i, found in enumerate(maps) if found is None]
+    def outputs(self, inputs: Tensor) -> list[list[Row]]:
+        """Returns the outputs for each image, from the cache or made for it."""
+        padding = getattr(self.backbone, 'padding', None)
+        paths = [self.path(image, None if padding is None else padding[i]) for i, image in enumerate(inputs)]
+        found = [self.read(path) for path in paths]
+        missing = [i for i, rows in enumerate(found) if rows is None]
         if missing:
-            outs = self.run(inputs[missing])
-            for row, i in enumerate(missing):
-                maps[i] = [out[row].to('cpu', self.dtype) for out in outs]
-                self.write(paths[i], maps[i])
-        return maps
+            with nullcontext() if padding is None else self.backbone.padded(padding[missing]):
+                made = [rows_of(out, self.dtype) for out in self.run(inputs[missing])]
+            for i, *rows in zip(missing, *made):
+                found[i] = rows
+                self.write(paths[i], rows)
+        return found
 
-    def read(self, path: Path) -> list[Tensor] | None:
-        """Returns the maps in a file, None if there is none that can be read."""
+    def read(self, path: Path) -> list[Row] | None:
+        """Returns the outputs in a file, None if there is none that can be read."""
         try:
             return torch.load(path, weights_only=True)
         except FileNotFoundError:
@@ -112,28 +120,55 @@ class FeatureCacheHook(Hook):
             self.logger.warning(f'{path} cannot be read; its features are computed again.')
             return None
 
-    def write(self, path: Path, maps: list[Tensor]) -> None:
-        """Keeps the maps of a picture; training goes on without a cache where that fails."""
+    def write(self, path: Path, rows: list[Row]) -> None:
+        """Keeps the outputs for a picture; training goes on without a cache where that fails."""
         if self.full:
             return
         try:
             with replacing(path) as part:
-                torch.save(maps, part)
+                torch.save(rows, part)
         except (UserError, RuntimeError) as error:  # torch's own for a full disk is the latter
             self.full = True
             self.logger.warning(f'Features are no longer kept: {str(error).splitlines()[0]}')
 
-    def path(self, image: Tensor) -> Path:
-        """File of one image ``(3, H, W)``: its pixels and shape, and the precision that the backbone runs in."""
+    def path(self, image: Tensor, padding: Tensor | None = None) -> Path:
+        """File of one image ``(3, H, W)``: its pixels, shape and padding, and the precision that the backbone runs in.
+
+        Args:
+            image (Tensor): The image.
+            padding (Tensor, optional): Its patches that hold only padding ``(grid_h, grid_w)``, bool.
+        """
         kind = image.device.type
         amp = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         digest = hashlib.blake2b(repr((*image.shape, image.dtype, kind, amp)).encode(), digest_size=16)
         digest.update(raw_bytes(image))
+        if padding is not None:
+            digest.update(raw_bytes(padding))
         return self.folder / f'{digest.hexdigest()}.pt'
 
 
+def rows_of(out: Tensor | Tokens, dtype: torch.dtype) -> list[Row]:
+    """Takes an output apart, one row an image, on the CPU; features become ``dtype``."""
+    if isinstance(out, Tokens):
+        return [[one.x.to('cpu', dtype), one.coords.cpu(), one.sizes.cpu()] for one in out.split()]
+    return list(out.to('cpu', dtype))
+
+
+def batch_of(rows: Sequence[Row], like: Tensor) -> Tensor | Tokens:
+    """Puts rows of :func:`rows_of` together again; device and type of the features are those of ``like``."""
+    if isinstance(rows[0], Tensor):
+        return torch.stack([row.to(like.dtype) for row in rows]).to(like.device)
+    # Types are changed first: under autocast, torch joins no halves on a CPU.
+    x, coords, sizes = (torch.cat([part.to(like.dtype) for part in parts]).to(like.device) for parts in zip(*rows))
+    lengths = [len(part) for part, _, _ in rows]
+    return Tokens(x, Packing(torch.tensor(lengths, device=like.device), lengths), coords.float(), sizes.float())
+
+
 #: Parts of a model that read what the backbone gives, and have no say in it.
-BEHIND = ('decode_head', 'neck', 'rpn_head', 'roi_head', 'bbox_head', 'mask_head', 'train_cfg', 'test_cfg')
+BEHIND = (
+    *('decode_head', 'neck', 'rpn_head', 'roi_head', 'bbox_head', 'mask_head', 'train_cfg', 'test_cfg'),
+    *('body_model', 'num_queries', 'decoder', 'denoising', 'matcher', 'losses', 'camera'),
+)
 
 
 def folder_name(backbone: nn.Module, cfg: Any, dtype: torch.dtype) -> str:

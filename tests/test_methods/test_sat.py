@@ -354,6 +354,8 @@ def test_discarded_background_leaves_and_is_restored_as_it_was():
     assert host(inputs)[0].isfinite().all()
 
 
-def test_a_frozen_branch_learns_in_its_head_alone():
+def test_a_frozen_branch_learns_in_its_head_alone_and_a_frozen_method_in_nothing():
+    whole = build(blocks=1, frozen=True).reducer
+    assert not whole.trainable and not any(p.requires_grad for p in whole.parameters())
     reducer = build(blocks=1, frozen_branch=True).reducer
     assert {name.split('.')[0] for name, p in reducer.named_parameters() if p.requires_grad} == {'head'}

@@ -14,6 +14,9 @@ JOINT_NAMES = (
 #: Joint that each of the 24 hangs on; -1 for the pelvis.
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
 
+#: How many joints are equally far from the pelvis: first itself, then those that hang on it, and so on.
+LEVELS = (1, 3, 3, 3, 5, 3, 2, 2, 2)
+
 #: Which joint each of the 45 becomes in a mirror.
 FLIP_JOINTS = tuple(
     JOINT_NAMES.index(name.replace('left', 'LEFT').replace('right', 'left').replace('LEFT', 'right'))

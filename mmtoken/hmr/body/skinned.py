@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmtoken.core.arguments import check_int
 from mmtoken.hmr.geometry import axis_angle_to_matrix
 
-from .joints import FLIP_JOINTS, JOINT_NAMES, PARENTS
+from .joints import FLIP_JOINTS, JOINT_NAMES, LEVELS, PARENTS
 
 
 class BodyOutput(NamedTuple):
@@ -73,6 +73,11 @@ class SkinnedBody(nn.Module):
         self.register_buffer('correctives', correctives, persistent=False)  # (207, V·3)
         self.register_buffer('faces', _long(data['f']), persistent=False)
         self.register_buffer('landmarks', _long(data['landmarks']), persistent=False)
+        above = torch.tensor(PARENTS[1:])
+        first = torch.tensor([0, *LEVELS]).cumsum(0)[:-1]  # joint of each level
+        level = torch.searchsorted(first, above, right=True) - 1
+        self.register_buffer('above', above, persistent=False)
+        self.register_buffer('above_in_level', torch.cat([above[:1], above - first[level]]), persistent=False)
         self.register_buffer('mean_pose', relaxed_pose(), persistent=False)
         self.register_buffer('mean_shape', torch.zeros(num_betas), persistent=False)
 
@@ -144,12 +149,15 @@ class SkinnedBody(nn.Module):
             tuple[Tensor, Tensor]: Rotation of each joint against the rest ``(N, 24, 3, 3)``, and its place ``(N, 24,
                 3)``.
         """
-        turns, places = [rotations[:, 0]], [joints[:, 0]]
-        for joint, parent in enumerate(self.parents[1:], start=1):
-            bone = (joints[:, joint] - joints[:, parent])[..., None]
-            turns.append(turns[parent] @ rotations[:, joint])
-            places.append(places[parent] + (turns[parent] @ bone)[..., 0])
-        return torch.stack(turns, dim=1), torch.stack(places, dim=1)
+        bones = torch.cat([joints[:, :1], joints[:, 1:] - joints[:, self.above]], dim=1)
+        turns, places = [], []
+        for turn, bone, up in zip(*(x.split(LEVELS, 1) for x in (rotations, bones)), self.above_in_level.split(LEVELS)):
+            if turns:
+                before = turns[-1][:, up]
+                turn, bone = before @ turn, places[-1][:, up] + (before @ bone[..., None])[..., 0]
+            turns.append(turn)
+            places.append(bone)
+        return torch.cat(turns, dim=1), torch.cat(places, dim=1)
 
 
 def relaxed_pose() -> Tensor:

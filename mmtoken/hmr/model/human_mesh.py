@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmtoken.core import TokenHost, Tokens
-from mmtoken.core.arguments import check_int, check_number
+from mmtoken.core.arguments import check_flag, check_int, check_number
 from mmtoken.core.ops import full_precision
 from mmtoken.hmr.geometry import matrix_to_axis_angle
 from mmtoken.models.mixin import TokenModelMixin, sizes_of
@@ -55,7 +55,8 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
         camera (dict, optional): Arguments of :class:`Cameras`.
         test_cfg (dict, optional): ``score_thr``, the least confidence of a person; the paper takes 0.5 for AGORA and
             BEDLAM, and 0.3 for photos. Defaults to 0.5.
-        train_cfg (dict, optional): None.
+        train_cfg (dict, optional): ``only_reducer=True`` trains the reducer alone, on its own losses, so that a decoder
+            can learn on the cached tokens of a frozen one afterwards. Defaults to False.
         data_preprocessor (dict, optional): mmdet's ``DetDataPreprocessor``, padding to whole blocks of tokens.
         init_cfg (dict, optional): Initialisation config.
 
@@ -91,6 +92,9 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
         check_int('model.num_queries', num_queries, 1)
         levels = max(3, getattr(self.reducer, 'levels', 3)) if levels is None else check_int('model.levels', levels, 1)
         self.test_cfg, self.train_cfg = {'score_thr': 0.5, **(test_cfg or {})}, train_cfg
+        self.only_reducer = check_flag('model.train_cfg.only_reducer', (train_cfg or {}).get('only_reducer', False))
+        if self.only_reducer and not (self.reducer is not None and self.reducer.trainable):
+            raise ValueError('model.train_cfg.only_reducer=True needs a reducer with losses, such as mmtoken.SAT.')
         check_number('model.test_cfg.score_thr', self.test_cfg['score_thr'], 0, 1)
 
         self.body = BODY_MODELS.build(body_model or dict(type='FreeBody'))
@@ -155,7 +159,7 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
             cameras (Tensor): Cameras of their pictures ``(N, 3, 3)``.
             centres (Tensor): Centres of their pictures ``(N, 2)``, pixels.
         """
-        where = self.cameras.translations(found.camera, cameras, centres, self.input_size)
+        where = self.cameras.translations(found.camera, found.boxes, cameras, centres, self.input_size)
         return self.body.joints(found.rotations, found.betas, where), where
 
     def views(self, inputs: Tensor, metas: Sequence[dict]) -> tuple[Tensor, Tensor]:
@@ -179,6 +183,10 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
         """Returns the losses by name; those of the reducer under ``reducer.``."""
         self.note_progress(batch_inputs, batch_data_samples)
         metas = [sample.metainfo for sample in batch_data_samples]
+        if self.only_reducer:
+            with self.serving(batch_inputs, metas) as states:
+                self.extract_feat(batch_inputs)
+            return self.reducer_losses(states, batch_data_samples)
         views = self.views(batch_inputs, metas)
         people = People.of(batch_data_samples, self.body, self.input_size, views[0])
         noisy = self.denoising(people, len(self.content))
@@ -249,7 +257,8 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
             scores = last.logits.sigmoid()
             image, query = (scores >= self.test_cfg['score_thr']).nonzero(as_tuple=True)
             found = last[image, query]
-            where = self.cameras.translations(found.camera, cameras[image], centres[image], self.input_size)
+            places = cameras[image], centres[image]
+            where = self.cameras.translations(found.camera, found.boxes, *places, self.input_size)
             vertices, joints = self.body(found.rotations, found.betas, where)
             return dict(
                 image=image,

@@ -59,6 +59,8 @@ class SAT(Reducer):
         discard (bool): Let pooled background leave instead, an ablation of the paper. Defaults to False.
         frozen_branch (bool): Keep the low-resolution branch as it is copied, so that only the scale head learns.
             Defaults to False.
+        frozen (bool): Keep branch and scale head as they were loaded, without losses. If the backbone is frozen too,
+            tokens depend on the picture alone and can be cached while a decoder is trained. Defaults to False.
         weight_confidence (float): Weight of the confidence's focal loss. Defaults to 4.
         weight_scale (float): Weight of the scale's L1 loss. Defaults to 4.
 
@@ -89,6 +91,7 @@ class SAT(Reducer):
         mask_padding: bool = False,
         discard: bool = False,
         frozen_branch: bool = False,
+        frozen: bool = False,
         weight_confidence: float = 4.0,
         weight_scale: float = 4.0,
     ):
@@ -100,11 +103,12 @@ class SAT(Reducer):
         self.mask_padding = check_flag('mask_padding', mask_padding)
         self.discard = check_flag('discard', discard)
         self.frozen_branch = check_flag('frozen_branch', frozen_branch)
+        self.frozen = check_flag('frozen', frozen)
         self.weights = (
             check_number('weight_confidence', weight_confidence, 0),
             check_number('weight_scale', weight_scale, 0),
         )
-        self.trainable = levels > 1
+        self.trainable = levels > 1 and not frozen
 
     # ------------------------------------------------------------------ checks and weights
     def refuses(self, host: HostInfo) -> str:
@@ -127,6 +131,8 @@ class SAT(Reducer):
         self.head = nn.Sequential(*hidden, nn.Linear(dims, 2))
         for part in (self.blocks, self.patch_embed, self.norm):
             part.requires_grad_(not self.frozen_branch)
+        if self.frozen:
+            self.requires_grad_(False)
 
     def copies(self) -> dict[str, str]:
         if self.levels == 1:

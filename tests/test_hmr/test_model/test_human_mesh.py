@@ -11,6 +11,7 @@ from mmtoken.analysis.flops import inference_path
 from mmtoken.analysis.tasks import task_of
 from mmtoken.core import Packing, Tokens
 from mmtoken.hmr.geometry import fov_intrinsics, project
+from mmtoken.hmr.model.cameras import BOX_DIAGONAL
 from mmtoken.methods.mixed_scale.cells import Cells
 from mmtoken.methods.sat.reducer import ScaleRecord
 from mmtoken.registry import MODELS
@@ -184,7 +185,30 @@ def test_labels_decide_over_the_tokens_at_first(batch):
     assert torch.equal(model.backbone.reducer.guide, maps)
 
 
+def test_the_reducer_may_learn_alone(batch, build):
+    model, images, samples = batch
+    alone = build(train_cfg=dict(only_reducer=True)).train()
+    losses = alone.loss(images, samples)
+    assert set(losses) == {'reducer.loss_map_confidence', 'reducer.loss_map_scale'}
+    together = model.train().loss(images, samples)
+    for name, value in losses.items():
+        torch.testing.assert_close(value, together[name])
+
+
 # ---------------------------------------------------------------------- cameras
+def test_an_anchored_camera_puts_people_into_their_boxes(build):
+    """With a camera head that says nothing, somebody stands in the middle of the box and is as tall as it says."""
+    model = build(camera=dict(anchored=True))
+    boxes = torch.tensor([[0.3, 0.4, 0.1, 0.3], [0.8, 0.6, 0.2, 0.6]])
+    k, centre = fov_intrinsics((48, 64)).expand(2, 3, 3), torch.tensor([[32.0, 24.0]]).expand(2, 2)
+    where = model.cameras.translations(torch.zeros(2, 3), boxes, k, centre, 64)
+    torch.testing.assert_close(project(where[:, None], k)[:, 0] / 64, boxes[:, :2])
+    diagonal = (boxes[:, 2:] * 64).norm(dim=1) / k[:, 0, 0] * where[:, 2]  # metres
+    torch.testing.assert_close(diagonal, torch.full((2,), BOX_DIAGONAL), rtol=1e-3, atol=0)
+    plain = build().cameras.translations(torch.zeros(2, 3), boxes, k, centre, 64)
+    torch.testing.assert_close(plain[0], plain[1])
+
+
 def test_a_known_camera_moves_people_and_not_their_picture(build):
     model, image = build(), torch.randn(1, 3, 48, 64)
     plain = model.predict(image, metas((48, 64)))[0]
@@ -243,6 +267,8 @@ def test_tools_know_what_it_is(build):
         (dict(input_size=0), 'model.input_size=0'),
         (dict(test_cfg=dict(score_thr=2)), 'model.test_cfg.score_thr=2'),
         (dict(camera=dict(fov=180)), 'camera.fov=180'),
+        (dict(camera=dict(anchored=1)), 'camera.anchored=1'),
+        (dict(backbone=dict(), train_cfg=dict(only_reducer=True)), 'only_reducer=True needs a reducer with losses'),
         (dict(matcher=dict(box=-1)), 'matcher.box=-1'),
     ],
 )
