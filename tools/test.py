@@ -1,6 +1,6 @@
 """Evaluate a checkpoint: ``tools/test.py`` of mmseg and mmdet and their flags, for configs that use mmtoken.
 
-    python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out PATH] [--show-dir DIR] [--tta]
+    python tools/test.py CONFIG CHECKPOINT [--work-dir DIR] [--out PATH] [--show-dir DIR] [--tta] [--compile]
 
 The checkpoint may come from the dense model: CONFIG then says how it is accelerated.
 """
@@ -18,7 +18,7 @@ from mmtoken.engine.detection import add_tta, check_detection, dump_predictions,
 from mmtoken.engine.devices import use_cpu_if_needed
 from mmtoken.engine.errors import UserError, one_line_errors
 from mmtoken.engine.flags import check_least, check_needs
-from mmtoken.engine.models import build_runner, build_testing, deploy
+from mmtoken.engine.models import build_runner, build_testing, compile_backbones, deploy
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,6 +40,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation by tta_pipeline and tta_model')
+    parser.add_argument('--compile', action='store_true', help='torch.compile the backbone, once for each picture size')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     args = parser.parse_args()
     check_needs(args, 'wait_time', 'show')
@@ -91,6 +92,8 @@ def main():
     build_testing(runner)
     check_checkpoint(runner.model, args.checkpoint)
     deploy(runner.model)
+    if args.compile:
+        compile_backbones(runner.model)
     runner.test()
 
 

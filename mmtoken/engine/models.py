@@ -166,6 +166,28 @@ def deploy(model: torch.nn.Module) -> None:
             module.switch_to_deploy()
 
 
+def compile_backbones(model: torch.nn.Module, backend: str = 'inductor') -> None:
+    """Compiles every backbone in place, a graph for each size of pictures; parameters keep their names.
+
+    Args:
+        model (nn.Module): The built model, possibly wrapped.
+        backend (str): Backend of ``torch.compile``. Defaults to ``inductor``.
+
+    Raises:
+        UserError: If there is no backbone of ours, or its token count depends on the picture.
+    """
+    hosts = [module for module in unwrap(model).modules() if isinstance(module, TokenHost)]
+    if not hosts:
+        raise UserError('--compile: the model has no backbone of mmtoken')
+    for host in hosts:
+        if host.reducer is not None and host.reducer.dynamic:
+            raise UserError(
+                f'--compile: the token count of reducer {type(host.reducer).__name__} depends on the picture, and each '
+                'count would be compiled anew; leave the flag out, or take a static method, such as mmtoken.ToMe'
+            )
+        host.compile(backend=backend, dynamic=False)
+
+
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:
     """The model itself, without DistributedDataParallel or test-time augmentation around it."""
     while hasattr(model, 'module'):

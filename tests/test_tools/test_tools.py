@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmtoken  # noqa: F401
+from mmtoken.engine.models import compile_backbones
 
 from .conftest import ROOT, call, fork, free_port, shell, train, weights
 
@@ -56,6 +58,32 @@ def test_test_time_augmentation(street, trained, monkeypatch):
     monkeypatch.syspath_prepend(str(street))
     call('test', monkeypatch, 'config.py', trained / 'iter_6.pth', '--tta', '--work-dir', 'tta')
     assert 'mIoU: ' in next((street / 'tta').glob('*/*.log')).read_text()
+
+
+def test_a_compiled_backbone_is_compiled_once_and_scores_the_same(street, trained, monkeypatch):
+    """Four pictures of one size. The default compiler would run g++ for a minute; what counts compiles is the same."""
+    monkeypatch.chdir(street)
+    monkeypatch.syspath_prepend(str(street))
+    monkeypatch.setattr(compile_backbones, '__defaults__', ('eager',))
+    torch.compiler.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    scores = []
+    for folder, flags in (('eager', []), ('compiled', ['--compile'])):
+        options = (
+            '--cfg-options',
+            *(f'model.backbone.reducer.{a}' for a in ('type=mmtoken.Expedit', 'layer=1', 'grid=0.5')),
+        )
+        call('test', monkeypatch, 'config.py', trained / 'iter_6.pth', '--work-dir', folder, *flags, *options)
+        scores.append(re.search(r'mIoU: [\d.]+', next((street / folder).glob('*/*.log')).read_text())[0])
+    assert scores[0] == scores[1]
+    assert counters['stats']['unique_graphs'] == 1 and not counters['graph_break']
+
+
+def test_what_cannot_be_compiled_is_one_line(fails, trained):
+    dynamic = [f'model.backbone.reducer.{setting}' for setting in ('type=mmtoken.MixedScale', 'threshold=0.5')]
+    argv = 'config.py', trained / 'iter_6.pth', '--compile', '--work-dir', 'bad', '--cfg-options', *dynamic
+    fails('test', *argv, words=['--compile', 'MixedScale', 'depends on the picture', 'mmtoken.ToMe'])
 
 
 TWO_STEPS = [

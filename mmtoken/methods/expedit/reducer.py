@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from mmtoken.core import REDUCERS, Cost, GridReducer, HostInfo, TokenState, WeightedSum, ops
 from mmtoken.core.arguments import Grid, check_choice, check_int, check_number
 
-from .cells import neighbours, scatter_to_neighbours
+from .tiles import Tiles, tile_shape
 
 #: ``temperature='auto'`` is this number over the mean squared distance of a token to its nearest centre.
 AUTO_SHARPNESS = 3.0
@@ -28,7 +29,7 @@ def cluster(
 
     ``S⁰`` is the adaptive average pooling of the tokens. With 𝒩(p) the λ×λ centres around token p's home cell, κ times
     ``A_ip = softmax_{i∈𝒩(p)}(−T‖x_p−s_i‖²)``, without gradient, and ``s_i = Σ_p A_ip x_p / Σ_p A_ip``.
-    Tokens of one home cell share their candidates, so each step is a batched product over cells.
+    Tokens near each other share most candidates, so each step is two batched products over :class:`Tiles`.
 
     Args:
         x (Tensor): Tokens ``(B, H·W, C)``, fp32.
@@ -42,44 +43,45 @@ def cluster(
     Returns:
         tuple[Tensor, Tensor]: Centres ``(B, h·w, C)`` and the temperature used ``(B, 1, 1)``.
     """
-    batch, _, dims = x.shape
-    members, filled = ops.home_cells(raster, grid, x.device)
-    count, slots = members.shape
-    tokens = x[:, members.flatten()].view(batch, count, slots, dims)
-    filled = filled.expand(batch, -1, -1)
-    centres = ops.pool_to_grid(x, raster, grid, valid)
-    exists = x.new_ones(1, count, 1)
+    tiles = Tiles(raster, grid, window, x.device)
+    centres = tiles.centres(ops.pool_to_grid(x, raster, grid, valid))
+    exists = weight = None
     if valid is not None:
-        filled = filled & valid[:, members.flatten()].view(batch, count, slots)
-        exists = ops.cells_with(valid, raster, grid)[..., None].to(x.dtype)
-    forbidden = neighbours(exists, grid, window).transpose(-1, -2) == 0  # beyond the border, or padding only
-    weight_of_slot = filled[..., None].to(x.dtype)
+        exists = tiles.centres(ops.cells_with(valid, raster, grid)[..., None])
+        weight = valid[..., None].to(x.dtype)
+    # Tokens in tiles take the room of several copies; what is made in parts is made anew each time.
+    width = tiles.shape[0] * tiles.shape[2]
+    kept = tiles.tokens(x) if len(ops.in_parts(width, x, dim=-1)) == 1 else None
 
-    scale = x.new_full((batch, 1, 1), 1.0 if temperature == 'auto' else float(temperature))
+    def parts(centres: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some channels of the tokens and of the centres in tiles at a time."""
+        for some, near in ops.in_parts(width, x, centres, dim=-1):
+            yield tiles.tokens(some) if kept is None else kept, near
+
+    def scores(centres: Tensor) -> Tensor:
+        """``‖x‖²−‖x−s‖²`` of each token and its candidates ``(B, H·W, λ²)``; ‖x‖² cancels in the softmax."""
+        norms = centres.square().sum(-1, keepdim=True)
+        if exists is not None:
+            norms = norms.masked_fill(~exists, -ops.MASKED)
+        products = functools.reduce(torch.add, (2 * near @ some.transpose(-1, -2) for some, near in parts(centres)))
+        return tiles.by_token(products - norms, ops.MASKED)
+
+    scale = x.new_full((x.shape[0], 1, 1), 1.0 if temperature == 'auto' else float(temperature))
     for step in range(iterations):
         with torch.no_grad():
-            # ‖x‖² is the same for all candidates of a token and cancels in the softmax.
-            norms = neighbours(centres.square().sum(-1, keepdim=True), grid, window).transpose(-1, -2)
-            products = (
-                2 * some @ neighbours(near, grid, window).transpose(-1, -2)
-                for some, near in ops.in_parts(count * window**2, tokens, centres, dim=-1)
-            )
-            scores = functools.reduce(torch.add, products) - norms
-            scores = scores.masked_fill(forbidden, ops.MASKED)
+            logits = scores(centres)
             if temperature == 'auto' and step == 0:
-                nearest = (tokens.square().sum(-1, keepdim=True) - scores.amax(-1, keepdim=True)).clamp(min=0)
-                nearest = (nearest * weight_of_slot).flatten(1).sum(1) / weight_of_slot.flatten(1).sum(1).clamp(min=1)
-                scale = (AUTO_SHARPNESS / nearest.clamp(min=1e-12)).view(batch, 1, 1)
-            assign = (scale[..., None] * scores).softmax(-1) * weight_of_slot
-        mass = scatter_to_neighbours(assign.sum(2).unsqueeze(-1), grid, window)
-        totals = [
-            scatter_to_neighbours(assign.transpose(-1, -2) @ some, grid, window)
-            for (some,) in ops.in_parts(count * window**2, tokens, dim=-1)
-        ]
-        total = torch.cat(totals, dim=-1)
+                nearest = (x.square().sum(-1, keepdim=True) - logits.amax(-1, keepdim=True)).clamp(min=0)
+                nearest = nearest.mean(1) if weight is None else (nearest * weight).sum(1) / weight.sum(1).clamp(min=1)
+                scale = (AUTO_SHARPNESS / nearest.clamp(min=1e-12))[:, None]
+            assign = (scale * logits).softmax(-1)
+            assign = tiles.by_tile(assign if weight is None else assign * weight)
+        mass = assign.sum(-1, keepdim=True)
+        total = mass.clamp(min=1e-12)
         # A centre that no token chose keeps its place.
-        centres = torch.where(mass > 1e-12, total / mass.clamp(min=1e-12), centres)
-    return centres, scale
+        moved = [torch.where(mass > 1e-12, assign @ some / total, near) for some, near in parts(centres)]
+        centres = torch.cat(moved, dim=-1)
+    return tiles.grid(centres), scale
 
 
 def reconstruction(
@@ -215,9 +217,8 @@ class Expedit(GridReducer):
         n, m, dims = grid[0] * grid[1], small[0] * small[1], host.embed_dims
         if n == m:
             return Cost(tokens, tokens)
-        slots = math.prod(math.ceil(side / cell) for side, cell in zip(grid, small))
-        # Distances to a window of centres and their new sums; then each token to all centres.
-        reduce = self.iterations * 2 * m * slots * self.window**2 * dims + n * m * dims
+        # Distances in the tiles and new sums; then each token to all centres.
+        reduce = self.iterations * 2 * math.prod(tile_shape(grid, small, self.window)) * dims + n * m * dims
         if self.proportional:
             reduce += n * m  # sizes of the centres
         return Cost(tokens, tokens, reduce, restore=n * m * dims)
