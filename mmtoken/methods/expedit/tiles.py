@@ -1,12 +1,12 @@
 """Expedit: centres and the tokens that may choose them, in tiles whose products are dense."""
 
-import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmtoken.core import partition, unpartition
@@ -47,13 +47,14 @@ class Side:
         """First token of a cell, or of each of a tensor of cells."""
         return (cell * self.tokens + self.cells - 1) // self.cells
 
-    def _first_of_tile(self, device: torch.device) -> Tensor:
-        """First token ``(tiles,)`` that may choose a centre of each tile."""
-        return self._first((torch.arange(self.tiles, device=device) * self.places - self.window // 2).clamp(min=0))
+    def _first_of_tile(self, tile: Tensor) -> Tensor:
+        """First token that may choose a centre of each tile."""
+        return self._first((tile * self.places - self.window // 2).clamp(min=0))
 
     def token_of_slot(self, device: torch.device) -> Tensor:
         """Returns the token in each slot ``(tiles, slots)``, int64; any one where there is none."""
-        token = self._first_of_tile(device)[:, None] + torch.arange(self.slots, device=device)
+        token = self._first_of_tile(torch.arange(self.tiles, device=device))[:, None]
+        token = token + torch.arange(self.slots, device=device)
         return token.clamp(max=self.tokens - 1)
 
     def candidates(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -62,7 +63,7 @@ class Side:
         wish = token * self.cells // self.tokens + torch.arange(self.window, device=device) - self.window // 2
         cell = wish.clamp(0, self.cells - 1)
         tile = cell // self.places
-        return tile, cell - tile * self.places, token - self._first_of_tile(device)[tile], cell == wish
+        return tile, cell - tile * self.places, token - self._first_of_tile(tile), cell == wish
 
 
 class Tiles:
@@ -85,21 +86,11 @@ class Tiles:
 
     def __init__(self, raster: tuple[int, int], grid: tuple[int, int], window: int, device: torch.device):
         y, x = (Side(tokens, cells, window) for tokens, cells in zip(raster, grid))
-        self.shape = _, places, slots = tile_shape(raster, grid, window)
-        self._token = _pairs(y.token_of_slot(device) * x.tokens, x.token_of_slot(device)).flatten()
+        self.shape = tiles, places, slots = tile_shape(raster, grid, window)
         self._grid, self._sides = grid, (y.places, x.places)
-        (row, down, high, above), (column, across, wide, beside) = (side.candidates(device) for side in (y, x))
-        rows = (row * x.tiles * places + down * x.places) * slots + high * x.slots
-        columns = (column * places + across) * slots + wide
-        exists = _pairs(above, beside, operator.and_)
-        self._number = _pairs(rows, columns).view(-1, window**2)
-        self._missing = ~exists.view(-1, window**2)
-        count, total = math.prod(self.shape), self._number.numel()
-        # The way back, in int32, since it is long; what is missing goes to one last entry, which is cut off.
-        short: dict[str, Any] = dict(dtype=torch.int32, device=device)
-        back = torch.full((count + 1,), total, **short)
-        back = back.scatter(0, self._number.masked_fill(self._missing, count).flatten(), torch.arange(total, **short))
-        self._back, self._empty = back[:count].clamp(max=total - 1), (back[:count] == total).view(self.shape)
+        index, first, last = _index(raster, grid, window, device), tiles * slots, tiles * places * slots
+        self._token, self._number, self._back = index[:first], index[first:-last], index[-last:]
+        self._candidates = raster[0] * raster[1], window**2
 
     def tokens(self, x: Tensor) -> Tensor:
         """Copies tokens ``(B, H·W, C)`` into the tiles: ``(B, tiles, slots, C)``; any where there is none."""
@@ -118,18 +109,39 @@ class Tiles:
 
         Candidates beyond the border get ``fill``.
         """
-        found = x.flatten(1).index_select(1, self._number.flatten()).unflatten(1, self._number.shape)
-        return found.masked_fill_(self._missing, fill)
+        x = F.pad(x.flatten(1), (0, 1), value=fill)
+        return x.index_select(1, self._number).unflatten(1, self._candidates)
 
     def by_tile(self, x: Tensor) -> Tensor:
         """Undoes :meth:`by_token`; zero for a centre that is no candidate of the token."""
-        return x.flatten(1).index_select(1, self._back).unflatten(1, self.shape).masked_fill_(self._empty, 0)
+        return F.pad(x.flatten(1), (0, 1)).index_select(1, self._back).unflatten(1, self.shape)
 
 
 def tile_shape(raster: tuple[int, int], grid: tuple[int, int], window: int) -> tuple[int, int, int]:
     """Returns the number of tiles, of places for centres in each and of slots for tokens in each (:class:`Tiles`)."""
     y, x = (Side(tokens, cells, window) for tokens, cells in zip(raster, grid))
     return y.tiles * x.tiles, y.places * x.places, y.slots * x.slots
+
+
+@torch.compiler.assume_constant_result  # inductor cannot read at places that it has to compute in the same loop
+def _index(raster: tuple[int, int], grid: tuple[int, int], window: int, device: torch.device) -> Tensor:
+    """Returns the indices of :class:`Tiles` one after the other, int32; one beyond the last where there is nothing.
+
+    These are the token in each slot, the place among all tiles of each token's candidates, and the way back.
+    """
+    y, x = (Side(tokens, cells, window) for tokens, cells in zip(raster, grid))
+    tiles, places, slots = tile_shape(raster, grid, window)
+    token = _pairs(y.token_of_slot(device) * x.tokens, x.token_of_slot(device)).flatten()
+    (row, down, high, above), (column, across, wide, beside) = (side.candidates(device) for side in (y, x))
+    rows = (row * x.tiles * places + down * x.places) * slots + high * x.slots
+    columns = (column * places + across) * slots + wide
+    missing = ~_pairs(above, beside, operator.and_).flatten()
+    number, count = _pairs(rows, columns).flatten(), tiles * places * slots
+    short: dict[str, Any] = dict(dtype=torch.int32, device=device)
+    number = number.masked_fill(missing, count)
+    # What is missing is written into one last entry, which is cut off.
+    back = torch.full((count + 1,), len(number), **short).scatter(0, number, torch.arange(len(number), **short))[:count]
+    return torch.cat([token.int(), number.int(), back])
 
 
 def _pairs(one: Tensor, other: Tensor, join: Callable = operator.add) -> Tensor:
