@@ -42,7 +42,8 @@ METHODS = dict(
 def config(tmp_path):
     def write(method: str = 'dense') -> str:
         path = tmp_path / f'{method}.py'
-        path.write_text(CONFIG.replace('reducer = None', f'reducer = {METHODS.get(method, method)!r}'))
+        code = repr(METHODS[method]) if method in METHODS else method
+        path.write_text(CONFIG.replace('reducer = None', f'reducer = {code}'))
         return str(path)
 
     return write
@@ -148,13 +149,30 @@ def test_bad_input_is_one_line(extra, line, config, tmp_path, capsys):
 def test_a_dynamic_method_names_static_ones(config, tmp_path, capsys):
     exits = repr(dict(type='mmtoken.MixedScale', threshold=0.5))
     assert tool('export', config(exits), '--out', tmp_path / 'a.onnx') == 2
-    assert 'mmtoken.ToMe' in capsys.readouterr().err
+    assert 'depends on the picture' in (error := capsys.readouterr().err) and 'mmtoken.ToMe' in error
 
 
 def test_a_missing_package_is_named(config, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     assert tool('export', config(), '--out', tmp_path / 'a.onnx') == 2
     assert "pip install 'mmtoken[export]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('extra, line', [([], 'ONNX Runtime cannot run'), (['--device', 'cuda'], '--device cuda')])
+def test_a_file_that_cannot_be_timed_is_one_line(extra, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('onnxruntime.get_available_providers', lambda: ['CPUExecutionProvider'])
+    (tmp_path / 'broken.onnx').write_text('no graph')
+    assert tool('benchmark_onnx', tmp_path / 'broken.onnx', *extra) == 2
+    error = capsys.readouterr().err.strip()
+    assert line in error and '\n' not in error
+
+
+def test_a_checkpoint_without_the_parameters_of_the_method(config, tmp_path, capsys):
+    torch.save(build_model(read_config(config())).state_dict(), tmp_path / 'dense.pth')
+    learned = repr(dict(type='mmtoken.MixedScale', fine=0.5, selector='learned'))
+    assert tool('export', config(learned), tmp_path / 'dense.pth', '--out', tmp_path / 'a.onnx') == 2
+    error = capsys.readouterr().err.strip()
+    assert 'reducer.selector' in error and 'is missing' in error and '\n' not in error
 
 
 def test_outputs_that_a_model_does_not_have(config):

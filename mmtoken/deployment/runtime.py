@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmtoken.analysis.tasks import TASKS
+from mmtoken.engine.errors import UserError, user_errors
 
 from .onnx import need
 
@@ -19,6 +20,9 @@ def session(path: str | Path, device: str = 'cpu', threads: int | None = None) -
         path (str | Path): ONNX file.
         device (str): ``cpu``, or ``cuda`` where ONNX Runtime is built for it. Defaults to ``cpu``.
         threads (int, optional): CPU threads; all by default.
+
+    Raises:
+        UserError: If ONNX Runtime is missing, is not built for the device, or cannot run the file.
     """
     runtime = need('onnxruntime')
     options = runtime.SessionOptions()
@@ -26,7 +30,10 @@ def session(path: str | Path, device: str = 'cpu', threads: int | None = None) -
     if threads:
         options.intra_op_num_threads = threads
     kind = 'CUDAExecutionProvider' if torch.device(device).type == 'cuda' else 'CPUExecutionProvider'
-    return runtime.InferenceSession(str(path), options, providers=[kind])
+    if kind not in runtime.get_available_providers():  # at which it would go on on the CPU
+        raise UserError(f'--device {device}: this ONNX Runtime has no {kind}; pip install onnxruntime-gpu, or take cpu')
+    with user_errors(f'ONNX Runtime cannot run {path}'):
+        return runtime.InferenceSession(str(path), options, providers=[kind])
 
 
 def run(runner: Any, images: Tensor) -> list[Tensor]:
