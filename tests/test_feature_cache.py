@@ -71,6 +71,13 @@ def test_the_backbone_may_run_in_another_precision(tmp_path):
     assert FeatureCacheHook(amp='bfloat16').amp is torch.bfloat16
 
 
+def test_heads_may_learn_under_autocast(tmp_path):
+    images = torch.randn(2, 3, 32, 32)
+    _hook, _runner, backbone = start(tmp_path, 'float16')
+    with torch.autocast('cpu', torch.bfloat16):
+        assert backbone(images)[0].dtype == torch.float32
+
+
 def test_other_necks_and_heads_share_a_folder():
     def folder(**parts):
         torch.manual_seed(0)

@@ -6,3 +6,4 @@ _base_ = [
     '../_base_/schedules/det_head_400.py',
 ]
 model = dict(data_preprocessor=dict(batch_augments=[dict(type='BatchFixedSizePad', size=(644, 644), pad_mask=True)]))
+optim_wrapper = dict(type='mmtoken.BF16OptimWrapper')

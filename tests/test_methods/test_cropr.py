@@ -290,6 +290,8 @@ def test_a_rate_that_leaves_no_token():
         (dict(keep=0.5, num_classes=None), 'num_classes=None must be an integer'),
         (dict(keep=0.5, random=(0.8, 0.2)), r'random=\(0.8, 0.2\) must be two parts of the rate, the smaller first'),
         (dict(keep=0.5, selector='croper'), "selector='croper' is unknown.*did you mean 'cropr'"),
+        (dict(keep=0.5, rare_classes=[3]), 'rare_classes=3 must be'),
+        (dict(keep=0.5, rare_classes=[1], target='image'), "rare_classes=.1. needs target='patches' and num_classes"),
         (dict(keep=0.5, target='boxes'), "target='boxes' is unknown; choose one of 'patches', 'image', 'tokens'"),
     ],
     ids=str,
@@ -319,9 +321,10 @@ def boxes(*rows, size=(40, 48), **more):
     return sample
 
 
-def losses(target, samples, logits, size=(40, 48), ignore=255):
+def losses(target, samples, logits, size=(40, 48), ignore=255, **more):
     """Those of one auxiliary head that gives these logits ``(B, queries, classes)``, on a picture of a size."""
-    host = build(keep=0.5, target=target, queries=(5, 6) if target != 'image' else 1, ignore_index=ignore).train()
+    queries = (5, 6) if target != 'image' else 1
+    host = build(keep=0.5, target=target, queries=queries, ignore_index=ignore, **more).train()
     state = host.forward_tokens(torch.zeros(len(samples), 3, *size))[1]
     state.aux[host.reducer].logits = {0: logits}
     return host.reducer.losses(state, samples)['loss_block0']
@@ -346,6 +349,23 @@ def test_patch_targets_follow_the_grid_of_queries():
     assert losses('patches', [sample], right) < 1e-6 < losses('patches', [sample], right.roll(1, 2)), "mmdet's name"
     sample.gt_sem_seg.sem_seg.fill_(255)
     assert losses('patches', [sample], right) == 0, 'and nothing but ignored cells is no NaN'
+
+
+def test_rare_classes_label_every_cell_that_they_touch():
+    """Cells of 8×8 pixels: class 1 in a corner of one, classes 1 and 2 in another, 2 among ignored ones."""
+    data = torch.zeros(1, 40, 48, dtype=torch.long)
+    data[0, 0, 0] = data[0, 8, 8] = 1
+    data[0, 16:24, 16:24] = 255
+    data[0, 15, 15] = data[0, 20, 20] = 2
+    labels = torch.zeros(1, 5, 6, dtype=torch.long)
+    labels[0, 0, 0], labels[0, 1, 1], labels[0, 2, 2] = 1, 2, 2
+    sample = SegDataSample(gt_sem_seg=PixelData(data=data))
+    assert losses('patches', [sample], sure(labels, 3), rare_classes=[2, 1]) < 1e-6
+    labels[0, 1, 1] = 1
+    assert losses('patches', [sample], sure(labels, 3), rare_classes=(1, 2)) < 1e-6
+    labels[0, 2, 2] = 0  # ignored, but for its pixel of class 2
+    assert losses('patches', [sample], sure(labels, 3), rare_classes=[1]) < 1e-6
+    assert losses('patches', [sample], sure(labels, 3), rare_classes=[1, 2]) > 1
 
 
 def test_image_targets_are_the_classes_that_occur():

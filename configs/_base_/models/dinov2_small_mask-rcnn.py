@@ -1,4 +1,4 @@
-# Mask R-CNN on a frozen DINOv2 ViT-S/14: mmdet's, with a pyramid from one map at strides 7 to 56, and narrow heads.
+# Mask R-CNN on a frozen DINOv2 ViT-S/14: mmdet's, with a pyramid from one map at strides 7 to 56, narrow heads and few RoIs.
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 strides = [7, 14, 28, 56]
 model = dict(
@@ -22,4 +22,5 @@ model = dict(
         mask_roi_extractor=dict(out_channels=128, featmap_strides=strides),
         mask_head=dict(in_channels=128, conv_out_channels=128),
     ),
+    train_cfg=dict(rcnn=dict(sampler=dict(num=128))),
 )

@@ -62,6 +62,8 @@ class Cropr(Reducer):
         target (str): What the auxiliary heads predict: ``patches``, the class in each cell of a grid (segmentation);
             ``image``, which classes the picture holds (detection, as in the paper); ``tokens``, the class of the object
             in each cell, from boxes or masks (detection). Defaults to ``patches``.
+        rare_classes (Sequence[int], optional): With ``target='patches'``, classes that label every cell with a pixel of
+            theirs, the first one before the others. By default a cell has the class of a single pixel.
         queries (int | tuple[int, int], optional): Grid of queries over the picture, ``(h, w)`` or the side of a square;
             independent of the size of the picture. Defaults to 32, with ``target='image'`` to 1.
         restore (str): ``llf``: before the last block dropped tokens join the others, with the features that they left
@@ -96,6 +98,7 @@ class Cropr(Reducer):
         layers: Sequence[int] | None = None,
         num_classes: int | None = None,
         target: str = 'patches',
+        rare_classes: Sequence[int] | None = None,
         queries: int | tuple[int, int] | None = None,
         restore: str = 'llf',
         selector: str = 'cropr',
@@ -114,6 +117,7 @@ class Cropr(Reducer):
         if self.trainable or num_classes is not None:
             self.num_classes = check_int('num_classes', num_classes, 1, 2**16)
         self.target = check_choice('target', target, tuple(TARGETS))
+        self.rare_classes = self.check_rare(rare_classes)
         sides = queries if queries is not None else TARGETS[target][1]
         pair = check_list('queries', sides, 2) if isinstance(sides, (list, tuple)) else [sides, sides]
         #: Grid of the queries ``(h, w)``.
@@ -131,6 +135,14 @@ class Cropr(Reducer):
         self.ignore_index = check_int('ignore_index', ignore_index)
 
     # ------------------------------------------------------------------ checks
+    def check_rare(self, classes: Sequence[int] | None) -> list[int]:
+        """Returns the rare classes; refuses those that no label map can hold."""
+        if classes is None:
+            return []
+        if self.target != 'patches' or self.num_classes is None:
+            raise ValueError(f"rare_classes={classes!r} needs target='patches' and num_classes; leave it out.")
+        return [check_int('rare_classes', kind, 0, self.num_classes - 1) for kind in check_list('rare_classes', classes)]
+
     def refuses(self, host: HostInfo) -> str:
         if self.selector == 'attention' and (not host.num_prefix or not hasattr(host.host, 'queries')):
             return (
@@ -248,7 +260,7 @@ class Cropr(Reducer):
             labels = instance_labels(targets, self.shape, (height, width), classes, self.ignore_index, device)
             return labels.flatten(1)
         span = (0, 0) if self.info.host.fit == 'resize' else (height, width)  # a stretched map covers the picture
-        return patch_labels(targets, self.shape, span, self.ignore_index).to(device).flatten(1)
+        return patch_labels(targets, self.shape, span, self.ignore_index, self.rare_classes).to(device).flatten(1)
 
     def switch_to_deploy(self) -> None:
         for module in self.modules_by_block.values():

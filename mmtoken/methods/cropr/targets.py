@@ -15,19 +15,27 @@ def label_map(target: Any) -> Tensor:
     return target.gt_sem_seg.sem_seg if 'sem_seg' in target.gt_sem_seg else target.gt_sem_seg.data
 
 
-def patch_labels(targets: Sequence[Any], shape: tuple[int, int], span: tuple[int, int], ignore: int) -> Tensor:
-    """Returns the class in each cell of a grid over the picture, by nearest interpolation ``(B, h, w)``, int64.
+def patch_labels(
+    targets: Sequence[Any], shape: tuple[int, int], span: tuple[int, int], ignore: int, rare: Sequence[int] = ()
+) -> Tensor:
+    """Returns the class in each cell of a grid over the picture ``(B, h, w)``, int64.
+
+    It is that of one pixel, by nearest interpolation, unless the cell holds a pixel of a rare class.
 
     Args:
         targets (Sequence): Data samples with ``gt_sem_seg``, maps ``(1, H, W)``.
         shape (tuple[int, int]): ``(h, w)``.
         span (tuple[int, int]): Pixels down and across that the grid covers; pixels beyond the map are ignored.
         ignore (int): Label of ignored pixels.
+        rare (Sequence[int]): Rare classes; of several in one cell the first counts. Defaults to none.
     """
     labels = torch.stack([label_map(target) for target in targets]).float()
     below, right = (max(side - size, 0) for side, size in zip(span, labels.shape[-2:]))
     labels = F.pad(labels, (0, right, 0, below), value=ignore)
-    return F.interpolate(labels, shape, mode='nearest')[:, 0].long()
+    cells = F.interpolate(labels, shape, mode='nearest')
+    for kind in reversed(rare):
+        cells = cells.masked_fill(F.adaptive_max_pool2d((labels == kind).float(), shape) > 0, kind)
+    return cells[:, 0].long()
 
 
 def image_labels(targets: Sequence[Any], num_classes: int, device: torch.device) -> Tensor:
