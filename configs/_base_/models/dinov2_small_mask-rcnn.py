@@ -1,4 +1,5 @@
-# Mask R-CNN on a frozen DINOv2 ViT-S/14: mmdet's, with a pyramid from one map at strides 7 to 56, narrow heads and few RoIs.
+# Mask R-CNN on a frozen DINOv2 ViT-S/14: mmdet's, with a pyramid from one map at strides 7 to 56, narrow heads and few
+# RoIs.
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 strides = [7, 14, 28, 56]
 model = dict(

@@ -141,7 +141,8 @@ class Cropr(Reducer):
             return []
         if self.target != 'patches' or self.num_classes is None:
             raise ValueError(f"rare_classes={classes!r} needs target='patches' and num_classes; leave it out.")
-        return [check_int('rare_classes', kind, 0, self.num_classes - 1) for kind in check_list('rare_classes', classes)]
+        listed = check_list('rare_classes', classes)
+        return [check_int('rare_classes', kind, 0, self.num_classes - 1) for kind in listed]
 
     def refuses(self, host: HostInfo) -> str:
         if self.selector == 'attention' and (not host.num_prefix or not hasattr(host.host, 'queries')):
