@@ -90,7 +90,8 @@ class Segment(Task):
             union = int((a | b).sum())
             found['IoU'] = int((a & b).sum()) / union if union else 1.0
             values = torch.stack([dense.flatten(), reduced.flatten()]).double().sigmoid()
-            found['correlation'] = float(torch.corrcoef(values)[0, 1])
+            if (values.std(1) > 0).all():  # a map of one value is like none
+                found['correlation'] = float(torch.corrcoef(values)[0, 1])
         return found
 
 

@@ -102,21 +102,21 @@ def check_blocks(key: str, value: Any, depth: int | None = None) -> list[int]:
     return list(value)
 
 
-def check_out_indices(indices: Any, depth: int) -> tuple[int, ...]:
-    """Returns the blocks to give features after, counted from 0.
+def check_out_indices(indices: Any, depth: int, unit: str = 'block') -> tuple[int, ...]:
+    """Returns the blocks to give features after, or the stages of a pyramid, counted from 0.
 
     Raises:
-        ValueError: For another type, none, a block twice, falling order, or one that the model does not have.
+        ValueError: For another type, none, one twice, falling order, or one that the model does not have.
     """
     key = 'backbone.out_indices'
     listed: list[Any] = list(indices) if isinstance(indices, (list, tuple, range)) else [indices]
     if not listed or not all(isinstance(i, int) and not isinstance(i, bool) for i in listed):
-        raise ValueError(f'{key}={indices!r} must be a block, such as -1, or a list of them, such as [3, 7, 11].')
+        raise ValueError(f'{key}={indices!r} must be a {unit}, such as -1, or a list of them, such as [1, 3].')
     if not all(-depth <= i < depth for i in listed):
-        raise ValueError(f'{key}={indices!r} goes beyond the {depth} blocks of this model.')
+        raise ValueError(f'{key}={indices!r} goes beyond the {depth} {unit}s of this model.')
     blocks = tuple(i % depth for i in listed)
     if any(one >= following for one, following in zip(blocks, blocks[1:])):
-        raise ValueError(f'{key}={indices!r} must rise: outputs come in the order of the blocks, each of them once.')
+        raise ValueError(f'{key}={indices!r} must rise: outputs come in the order of the {unit}s, each once.')
     return blocks
 
 

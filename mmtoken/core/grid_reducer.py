@@ -54,10 +54,10 @@ class GridReducer(Reducer):
                 f'reducer.grid={self.grid} is larger than a window of {side}x{side} tokens, inside which this '
                 'backbone reduces; give fewer tokens, or the part of each side to keep.'
             )
-        if isinstance(self.grid, float) and self.grid * side < 0.5:
+        if isinstance(self.grid, float) and round(self.grid * side) < 1:
             raise ValueError(
-                f'reducer.grid={self.grid} leaves no token of a window of {side}x{side}; give at least '
-                f'{1 / side:.3f}, which leaves one.'
+                f'reducer.grid={self.grid} leaves no token of a window of {side}x{side}; give more than '
+                f'{0.5 / side:.3g}, which leaves one.'
             )
 
     def before(self, state: TokenState, i: int) -> None:

@@ -8,6 +8,7 @@ from mmseg.models.backbones import SwinTransformer
 from torch import Tensor
 
 from mmtoken.core import Stage, TokenHost, TokenState
+from mmtoken.core.arguments import check_int, check_out_indices
 from mmtoken.core.shifted import position_bias, raster_attention, scattered_attention
 from mmtoken.registry import MODELS
 
@@ -45,6 +46,11 @@ class TokenSwin(TokenHost, SwinTransformer):
         fit: str | None = None,
         **kwargs: Any,
     ):
+        if 'window_size' in kwargs:
+            check_int('backbone.window_size', kwargs['window_size'], 1)
+        if 'out_indices' in kwargs:
+            number = len(kwargs.get('depths', (2, 2, 6, 2)))
+            kwargs['out_indices'] = check_out_indices(kwargs['out_indices'], number, 'stage')
         super().__init__(*args, **kwargs)
         self.convert_weights, self.with_cp = convert_weights, with_cp
         self.any_size = not self.use_abs_pos_embed

@@ -283,7 +283,7 @@ def test_padding_goes_from_stage_to_stage(twins):
     [
         (expedit(layer=9), r'reducer\.layer=9 is not a block of this model; it has blocks 0 to 8\.'),
         (expedit(grid=(5, 4)), r'reducer\.grid=\(5, 4\) is larger than a window of 4x4 tokens'),
-        (expedit(grid=0.1), r'reducer\.grid=0\.1 leaves no token of a window of 4x4; give at least 0\.250'),
+        (expedit(grid=0.1), r'reducer\.grid=0\.1 leaves no token of a window of 4x4; give more than 0\.125'),
         (expedit(restore_at=9 - 1 + 0, layer=2), r'reducer\.restore_at=8 is beyond the stage of layer=2.*block 4'),
         (dict(type='mmtoken.MixedScale'), r'TokenSwin: reducer MixedScale looks at whole pictures'),
     ],
@@ -293,6 +293,28 @@ def test_bad_input(reducer, text):
     with pytest.raises(ValueError, match=text) as error:
         TokenSwin(reducer=reducer, **SMALL)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'arguments, text',
+    [
+        (dict(out_indices=5), r'backbone\.out_indices=5 goes beyond the 4 stages'),
+        (
+            dict(out_indices=(1, 0)),
+            r'backbone\.out_indices=\(1, 0\) must rise: outputs come in the order of the stages',
+        ),
+        (dict(window_size=0), r'backbone\.window_size=0'),
+    ],
+    ids=str,
+)
+def test_bad_arguments(arguments, text):
+    with pytest.raises(ValueError, match=text) as error:
+        TokenSwin(**{**SMALL, **arguments})
+    assert '\n' not in str(error.value)
+
+
+def test_one_stage_may_be_named_by_its_number():
+    assert TokenSwin(**{**SMALL, 'out_indices': -1}).out_indices == (3,)
 
 
 def test_a_picture_smaller_than_a_window_is_a_window_cut_off(twins):

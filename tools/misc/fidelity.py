@@ -61,7 +61,8 @@ def fidelity(task: Task, run: Callable[[int], object], dense: list) -> dict[str,
         if isinstance(theirs, Tensor):
             ours = enlarged(ours, theirs)
         found.append(task.compare(theirs, ours))
-    return {key: statistics.mean(one[key] for one in found) for key in found[0]}
+    keys = {key: None for one in found for key in one}  # a map of one value correlates with nothing
+    return {key: statistics.mean(one[key] for one in found if key in one) for key in keys}
 
 
 def enlarged(ours: Tensor, theirs: Tensor) -> Tensor:
