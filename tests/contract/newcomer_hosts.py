@@ -77,7 +77,7 @@ class Plain(TokenHost, nn.Module):
         return x + block.fc2(F.gelu(block.fc1(block.norm2(x))))
 
     def out_norm(self, x, i):
-        return self.norms[str(x.shape[-1])](x)
+        return self.norms[str(int(x.shape[-1]))](x)  # a tensor while a model is traced
 
     @classmethod
     def toy(cls, size):

@@ -49,7 +49,7 @@ def test_each_file_of_results_has_a_step_or_a_reason(tool):
         assert step.hours > 0
         ready.add(str(target))
     train = [target.stem for target, step in plan.steps.items() if step.command[0] == 'tools/train.py']
-    deep = [name for name in train if 'fcn-deep' in name and 'ft' not in name]
+    deep = [name for name in train if 'fcn-deep_' in name]
     assert deep == [
         'dinov2-s14_fcn-deep_1k_camvid-672x504',
         'dinov2-s14_fcn-deep_camvid-672x504',

@@ -188,11 +188,11 @@ def main():
         missing = [path for path in paths if not Path(path).is_file()]
         if missing:
             raise UserError(f'{flag}: file not found: {missing[0]}')
+    known = known_rows(args.out)
+    latencies = read_latencies(args.benchmark, [path.stem for path in args.configs])
     entries = {path.stem: (path, cfg, weights) for path, cfg, weights in zip(args.configs, configs, checkpoints)}
     for name, (path, cfg) in on_smaller(args.configs[0], configs[0], args.factors, args.work_dir).items():
         entries[name] = path, cfg, checkpoints[0]
-    latencies = read_latencies(args.benchmark, list(entries))
-    known = known_rows(args.out)
     for name, (path, cfg, checkpoint) in entries.items():
         weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12]
         digest = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:12]
