@@ -196,6 +196,17 @@ def test_work_of_the_first_call_is_named_apart(configs, run, monkeypatch, source
     assert json.loads(Path('out.json').read_text())['rows'][0]['macs'] == model_macs(24)
 
 
+def test_detectors_are_not_traced(monkeypatch):
+    """Their loop over boxes made graphs that ended the process without a word."""
+    from types import SimpleNamespace
+
+    from mmtoken.analysis import second_opinion
+
+    monkeypatch.setattr(second_opinion, 'task_of', lambda model: SimpleNamespace(name='detect'))
+    opinion = second_opinion.second_opinion(torch.nn.Identity(), torch.zeros(1, 3, 4, 4))
+    assert opinion.macs is None and 'boxes' in opinion.why
+
+
 def test_get_flops_has_a_second_opinion(configs, run, model_macs):
     printed = run('get_flops', configs / 'dense.py', '--shape', '--json', configs / 'out.json')
     theirs, ours = json.loads((configs / 'out.json').read_text())['fvcore'], model_macs(24)
