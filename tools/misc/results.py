@@ -94,7 +94,7 @@ def count_macs(config: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / 'macs.json'
         tool = TOOLS / 'analysis_tools/get_flops.py'
-        command = [sys.executable, str(tool), str(config), '--shape', '--json', str(out)]
+        command = [sys.executable, str(tool), str(config), '--shape', '--no-fvcore', '--json', str(out)]
         done = subprocess.run(command, stdout=subprocess.DEVNULL)
         if done.returncode:  # it has said why
             sys.exit(done.returncode)
@@ -193,8 +193,9 @@ def main():
     entries = {path.stem: (path, cfg, weights) for path, cfg, weights in zip(args.configs, configs, checkpoints)}
     for name, (path, cfg) in on_smaller(args.configs[0], configs[0], args.factors, args.work_dir).items():
         entries[name] = path, cfg, checkpoints[0]
+    digests = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] for path in set(checkpoints)}
     for name, (path, cfg, checkpoint) in entries.items():
-        weights = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:12]
+        weights = digests[checkpoint]
         digest = hashlib.sha256(cfg.pretty_text.encode()).hexdigest()[:12]
         row = known.get(name, {})
         fresh = (row.get('digest'), row.get('weights')) != (digest, weights)
