@@ -158,10 +158,12 @@ def batch_of(rows: Sequence[Row], like: Tensor) -> Tensor | Tokens:
     """Puts rows of :func:`rows_of` together again; device and type of the features are those of ``like``."""
     if isinstance(rows[0], Tensor):
         return torch.stack([row.to(like.dtype) for row in rows]).to(like.device)
+    features, coords, sizes = zip(*rows)
     # Types are changed first: under autocast, torch joins no halves on a CPU.
-    x, coords, sizes = (torch.cat([part.to(like.dtype) for part in parts]).to(like.device) for parts in zip(*rows))
-    lengths = [len(part) for part, _, _ in rows]
-    return Tokens(x, Packing(torch.tensor(lengths, device=like.device), lengths), coords.float(), sizes.float())
+    x = torch.cat([part.to(like.dtype) for part in features]).to(like.device)
+    lengths = [len(part) for part in features]
+    packing = Packing(torch.tensor(lengths, device=like.device), lengths)
+    return Tokens(x, packing, *(torch.cat(parts).to(like.device, torch.float32) for parts in (coords, sizes)))
 
 
 #: Parts of a model that read what the backbone gives, and have no say in it.
