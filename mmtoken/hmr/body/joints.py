@@ -14,8 +14,11 @@ JOINT_NAMES = (
 #: Joint that each of the 24 hangs on; -1 for the pelvis.
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19, 20, 21)
 
+_depths: list[int] = []
+for _parent in PARENTS:
+    _depths.append(0 if _parent < 0 else _depths[_parent] + 1)
 #: How many joints are equally far from the pelvis: first itself, then those that hang on it, and so on.
-LEVELS = (1, 3, 3, 3, 5, 3, 2, 2, 2)
+LEVELS = tuple(_depths.count(depth) for depth in sorted(set(_depths)))
 
 #: Which joint each of the 45 becomes in a mirror.
 FLIP_JOINTS = tuple(
