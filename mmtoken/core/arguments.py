@@ -57,6 +57,22 @@ def check_number(
     return value
 
 
+def check_range(
+    key: str, value: Any, low: float | None = None, high: float | None = None, above: bool = False
+) -> tuple[float, float]:
+    """Returns two ascending numbers between ``low`` and ``high``; see :func:`check_number`.
+
+    Raises:
+        ValueError: For another type, another number of them, or descending ones.
+    """
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f'{key}={value!r} must be two numbers, the least and the largest.')
+    least, largest = (check_number(key, each, low, high, above) for each in value)
+    if least > largest:
+        raise ValueError(f'{key}={value!r} must be two numbers, the smaller one first.')
+    return least, largest
+
+
 def check_choice(key: str, value: Any, choices: Sequence[str]) -> str:
     """Returns one of several names.
 

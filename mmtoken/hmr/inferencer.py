@@ -19,6 +19,7 @@ from mmtoken.core.arguments import check_choice, check_int, check_number
 from mmtoken.engine.configs import load_config
 from mmtoken.hmr.data import PackPeople, ResizePeople
 from mmtoken.hmr.geometry import fov_intrinsics
+from mmtoken.hmr.model import TokenHumanMesh
 from mmtoken.hmr.render import HumanMeshVisualizer
 
 from .export import as_dict, write_json, write_npz, write_obj
@@ -59,9 +60,10 @@ class HumanMeshInferencer:
         cfg = load_config(model) if isinstance(model, str) else model
         init_default_scope(cfg.get('default_scope', 'mmdet'))
         self.device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-        self.model = build_model(cfg, weights).to(self.device)
-        if getattr(self.model, 'task', None) != 'mesh':
-            raise ValueError(f'model.type={type(self.model).__name__} finds no meshes; take mmtoken.TokenHumanMesh.')
+        model = build_model(cfg, weights)
+        if not isinstance(model, TokenHumanMesh):
+            raise ValueError(f'model.type={type(model).__name__} finds no meshes; take mmtoken.TokenHumanMesh.')
+        self.model = model.to(self.device)
         if score_thr is not None:
             self.model.test_cfg['score_thr'] = check_number('score_thr', score_thr, 0, 1)
         self.resize, self.pack = ResizePeople(self.model.input_size), PackPeople()
@@ -120,7 +122,7 @@ class HumanMeshInferencer:
                     results['names'].append(frame.name)
                     if keep:
                         results['predictions'].append(sample.cpu())
-                    if show and not shown(drawn):
+                    if drawn is not None and show and not shown(drawn):
                         return results
                     if bar is not None:
                         bar.update()
@@ -201,6 +203,6 @@ class Writer:
                 cv2.imwrite(str(path.with_name(f'{frame.name}.jpg')), drawn)
                 return
             if self.video is None:
-                code = cv2.VideoWriter_fourcc(*'mp4v')
+                code = cv2.VideoWriter.fourcc(*'mp4v')
                 self.video = cv2.VideoWriter(str(self.out / 'video.mp4'), code, self.fps, drawn.shape[1::-1])
             self.video.write(drawn)

@@ -14,6 +14,7 @@ from mmtoken.core.arguments import (
     check_layer,
     check_list,
     check_number,
+    check_range,
     resolve_grid,
 )
 from mmtoken.methods.tome.matching import merges_per_block
@@ -183,3 +184,13 @@ def test_merges_of_every_notation():
 def test_merges_that_are_refused(r, keep, message):
     with pytest.raises(ValueError, match=message):
         merges_per_block(r, keep, 3)
+
+
+def test_a_range_is_two_ascending_numbers():
+    assert check_range('scale', [0.8, 1.8], 0) == (0.8, 1.8) and check_range('scale', (1, 1)) == (1, 1)
+    for value in (*OTHERS, 0.5, (1,), (1, 2, 3)):
+        with pytest.raises(ValueError, match=f'^scale={re.escape(repr(value))} must be two numbers'):
+            check_range('scale', value)
+    for value, message in (((2, 1), 'smaller one first'), ((-1, 1), '=-1 '), ((0.5, 9), '=9 '), ((0, 1), '=0 ')):
+        with pytest.raises(ValueError, match=message):
+            check_range('scale', value, 0, 8, above=True)

@@ -55,6 +55,21 @@ class SkinnedBody(nn.Module):
     parents = PARENTS
     num_joints = 24
 
+    # Buffers.
+    faces: Tensor
+    mean_pose: Tensor
+    mean_shape: Tensor
+    template: Tensor
+    shapes: Tensor
+    regressor: Tensor
+    rest_joints: Tensor
+    joint_shapes: Tensor
+    weights: Tensor
+    correctives: Tensor | None
+    landmarks: Tensor
+    above: Tensor
+    above_in_level: Tensor
+
     def __init__(self, data: Mapping[str, Any], num_betas: int = 10):
         super().__init__()
         known = np.shape(data['shapedirs'])[2]
@@ -150,7 +165,8 @@ class SkinnedBody(nn.Module):
                 3)``.
         """
         bones = torch.cat([joints[:, :1], joints[:, 1:] - joints[:, self.above]], dim=1)
-        turns, places = [], []
+        turns: list[Tensor] = []
+        places: list[Tensor] = []
         for turn, bone, up in zip(*(x.split(LEVELS, 1) for x in (rotations, bones)), self.above_in_level.split(LEVELS)):
             if turns:
                 before = turns[-1][:, up]

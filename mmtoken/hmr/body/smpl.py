@@ -15,7 +15,7 @@ from .joints import PARENTS
 from .skinned import SkinnedBody
 
 #: Vertices of SMPL that people use as joints 24 to 44: face, feet, finger tips, in the order of ``JOINT_NAMES``.
-LANDMARKS = (332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787)
+LANDMARKS: tuple[int, ...] = (332, 6260, 2800, 4071, 583, 3216, 3226, 3387, 6617, 6624, 6787)
 LANDMARKS += (2746, 2319, 2445, 2556, 2673, 6191, 5782, 5905, 6016, 6133)
 #: What the site calls the genders in the names of its files.
 OFFICIAL = dict(neutral='neutral', male='m', female='f')

@@ -3,7 +3,7 @@
 import numpy as np
 from mmengine.dataset import BaseDataset
 
-from mmtoken.core.arguments import check_int, check_number
+from mmtoken.core.arguments import check_int, check_range
 from mmtoken.registry import BODY_MODELS, DATASETS
 
 from .people import boxes_of
@@ -54,15 +54,13 @@ class SyntheticCrowd(BaseDataset):
         **kwargs,
     ):
         self.length, self.seed = check_int('length', length, 1), check_int('seed', seed, 0)
-        for n in size:
-            check_int('size', n, 28)
+        height, width = (check_int('size', n, 28) for n in size)
         for key, (low, high), least in (('people', people, 0), ('things', things, 0)):
             check_int(key, high, check_int(key, low, least))
-        check_number('scales', scales[1], check_number('scales', scales[0], 0.01, 2), 2)
-        check_number('fov', fov[1], check_number('fov', fov[0], 5, 150), 150)
+        scales, fov = check_range('scales', scales, 0.01, 2), check_range('fov', fov, 5, 150)
         photos = [] if backgrounds is None else find_photos(backgrounds)
         body = BODY_MODELS.build(body_model or dict(type='FreeBody'))
-        self.renderer = CrowdRenderer(body, tuple(size), people, scales, things, fov, photos)
+        self.renderer = CrowdRenderer(body, (height, width), people, scales, things, fov, photos)
         super().__init__(ann_file='', **kwargs)
 
     def load_data_list(self) -> list[dict]:

@@ -31,8 +31,9 @@ class LoadPeople(LoadImage):
         super().__init__(**kwargs)
         self.fov = fov
 
-    def transform(self, results: dict) -> dict:
-        results = super().transform(results)
+    def transform(self, results: dict) -> dict | None:
+        if super().transform(results) is None:
+            return None
         image = results['img']
         for _ in range(results.get('quarter_turns', 0)):
             image = cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE)

@@ -55,7 +55,7 @@ def boxes_of(keypoints: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def inside_picture(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns which points ``(…, 2)`` in pixels lie in a picture of height and width ``size``: ``(…,)``, bool."""
-    return ((points >= 0) & (points < [size[1], size[0]])).all(-1)
+    return np.asarray(((points >= 0) & (points < [size[1], size[0]])).all(-1))
 
 
 def project_people(results: dict) -> None:

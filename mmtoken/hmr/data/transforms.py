@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 
-from mmtoken.core.arguments import check_int, check_number
+from mmtoken.core.arguments import check_int, check_number, check_range
 from mmtoken.hmr.body import FLIP_JOINTS
 from mmtoken.hmr.geometry import axis_angle_to_matrix, matrix_to_axis_angle
 from mmtoken.hmr.render.raster import FAR
@@ -106,7 +106,7 @@ class RandomAffinePeople(BaseTransform):
 
     def __init__(self, rotate: float = 15.0, scale: tuple[float, float] = (0.8, 1.8), tries: int = 10):
         self.rotate, self.tries = check_number('rotate', rotate, 0, 180), check_int('tries', tries, 1)
-        self.scale = [check_number('scale', value, 0, above=True) for value in scale]
+        self.scale = check_range('scale', scale, 0, above=True)
 
     def transform(self, results: dict) -> dict:
         """Turns and scales."""
@@ -199,8 +199,8 @@ class OccludePeople(BaseTransform):
         self, prob: float = 0.6, area: tuple[float, float] = (0.0, 0.3), aspect: tuple[float, float] = (0.5, 2.0)
     ):
         self.prob = check_number('prob', prob, 0, 1)
-        self.area = [check_number('area', value, 0, 1) for value in area]
-        self.aspect = [check_number('aspect', value, 0, above=True) for value in aspect]
+        self.area = check_range('area', area, 0, 1)
+        self.aspect = check_range('aspect', aspect, 0, above=True)
 
     def transform(self, results: dict) -> dict:
         """Draws noise over people."""

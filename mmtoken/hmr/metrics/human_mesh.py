@@ -117,11 +117,11 @@ class HumanMeshMetric(BaseMetric):
             predicted = {name: value[sure] for name, value in predicted.items()}
             record: dict = {}
             if self.outfile is not None:
+                size = sample['ori_shape'][:2]
+                fields = (predicted[key].numpy() for key in ('keypoints', 'transl', 'smpl_pose', 'smpl_betas'))
                 record['people'] = [
-                    (sample['img_path'], i, person_record(*map(np.asarray, one), sample['ori_shape'][:2]))
-                    for i, one in enumerate(
-                        zip(*(predicted[key] for key in ('keypoints', 'transl', 'smpl_pose', 'smpl_betas')))
-                    )
+                    (sample['img_path'], i, person_record(keypoints, transl, pose, betas, size))
+                    for i, (keypoints, transl, pose, betas) in enumerate(zip(*fields))
                 ]
             if not self.format_only:
                 record |= self.compare(predicted, sample)
@@ -165,7 +165,7 @@ class HumanMeshMetric(BaseMetric):
         if 'vertices' in people and 'keypoints_3d' in people:
             return people['vertices'][chosen], people['keypoints_3d'][chosen]
         with torch.no_grad():
-            return tuple((body or self.body)(*(people[key][chosen] for key in ('smpl_pose', 'smpl_betas', 'transl'))))
+            return (body or self.body)(*(people[key][chosen] for key in ('smpl_pose', 'smpl_betas', 'transl')))
 
     def label_mesh(self, labelled: dict[str, Tensor], chosen: np.ndarray, gender: Any) -> tuple[Tensor, Tensor]:
         """Returns vertices and joints of labels, each by the body of its gender."""
@@ -173,7 +173,8 @@ class HumanMeshMetric(BaseMetric):
             return self.mesh(labelled, chosen)
         names = [gender] * len(labelled['bboxes']) if isinstance(gender, str) else list(gender)
         meshes = [self.mesh(labelled, np.array([i]), self.bodies.get(names[i])) for i in chosen.tolist()]
-        return tuple(torch.cat(part) for part in zip(*meshes))
+        vertices, joints = zip(*meshes)
+        return torch.cat(vertices), torch.cat(joints)
 
     # ------------------------------------------------------------------ all of them
     def compute_metrics(self, results: list) -> dict[str, float]:

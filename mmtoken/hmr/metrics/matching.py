@@ -31,7 +31,8 @@ def match_people(predicted: np.ndarray, labelled: np.ndarray, least: float = 0.1
         return []
     away = np.linalg.norm(predicted[:, None] - labelled[None], axis=-1).mean(-1)
     good = overlaps(joint_boxes(predicted), joint_boxes(labelled)) >= least
-    pairs, used = [], (set(), set())
+    pairs: list[tuple[int, int]] = []
+    used: tuple[set[int], set[int]] = set(), set()
     for at in np.argsort(away, axis=None, kind='stable').tolist():
         i, j = divmod(at, len(labelled))
         if good[i, j] and i not in used[0] and j not in used[1]:

@@ -139,8 +139,9 @@ class DABDecoder(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
         for box in self.boxes:
-            nn.init.zeros_(box[-1].weight)
-            nn.init.zeros_(box[-1].bias)
+            *_, weight, bias = box.parameters()
+            nn.init.zeros_(weight)
+            nn.init.zeros_(bias)
 
     def forward(self, x: Tensor, anchors: Tensor, memory: Memory, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Runs the layers.

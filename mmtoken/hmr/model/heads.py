@@ -49,6 +49,9 @@ class MeshHeads(nn.Module):
         mean_shape (Tensor): ``(10,)``.
     """
 
+    mean_pose: Tensor
+    mean_shape: Tensor
+
     def __init__(self, mean_pose: Tensor, mean_shape: Tensor, dims: int = 768, layers: int = 6):
         super().__init__()
         self.pose = nn.ModuleList(mlp(dims, dims, len(mean_pose) * 6, 6) for _ in range(layers))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from mmdet.models.detectors import BaseDetector
+from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
@@ -234,8 +235,9 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
         cameras, centres = cameras[pairs.image], centres[pairs.image]
         joints = self.place(found[pairs.index], cameras, centres)[0]
         points = self.cameras.keypoints(joints, cameras) / self.input_size
-        more = {} if noisy is None else dict(real=noisy.real, groups=self.denoising.groups, prefix='dn_')
-        return self.losses(found, pairs, joints, points, people, **more)
+        if noisy is None:
+            return self.losses(found, pairs, joints, points, people)
+        return self.losses(found, pairs, joints, points, people, noisy.real, self.denoising.groups, 'dn_')
 
     # ------------------------------------------------------------------ test
     @torch.no_grad()
@@ -251,7 +253,7 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
         cameras, centres = self.views(batch_inputs, metas)
         with self.serving(batch_inputs, metas) as states:
             tokens = self.extract_feat(batch_inputs)
-        maps = self.reducer.maps(states[-1]) if states else {}
+        maps = self.reducer.maps(states[-1]) if self.reducer is not None and states else {}
         last = self.decode(tokens)[-1]
         with full_precision(batch_inputs):
             scores = last.logits.sigmoid()
@@ -274,22 +276,23 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
                 **{f'pred_{name}': value for name, value in maps.items()},
             )
 
-    def predict(self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True) -> list:
+    def predict(self, batch_inputs: Tensor, batch_data_samples: list | None = None, rescale: bool = True) -> list:
         """Finds the people of a batch.
 
         Args:
             batch_inputs (Tensor): Images ``(B, 3, H, W)``.
-            batch_data_samples (list[DetDataSample]): One for each.
+            batch_data_samples (list[DetDataSample], optional): One for each; None makes them.
             rescale (bool): Give boxes, keypoints and camera in pixels of the original picture. Defaults to True.
 
         Returns:
             list[DetDataSample]: The samples, with ``pred_instances``, the surest person first, and the reducer's maps.
         """
-        metas = [sample.metainfo for sample in batch_data_samples]
+        samples = [DetDataSample() for _ in batch_inputs] if batch_data_samples is None else batch_data_samples
+        metas = [sample.metainfo for sample in samples]
         found = self.find(batch_inputs, metas)
         image, cameras = found.pop('image'), found.pop('cameras')
         maps = {name: found.pop(name) for name in list(found) if name.startswith('pred_')}
-        for i, (sample, meta) in enumerate(zip(batch_data_samples, metas)):
+        for i, (sample, meta) in enumerate(zip(samples, metas)):
             here = (image == i).nonzero()[:, 0]
             here = here[found['scores'][here].argsort(descending=True)]
             people = InstanceData(**{name: value[here] for name, value in found.items()})
@@ -303,7 +306,7 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
             for name, value in maps.items():
                 sample.set_data({name: PixelData(data=value[i])})
             sample.set_metainfo(dict(pred_cam_intrinsics=camera.cpu().numpy()))
-        return batch_data_samples
+        return samples
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: Any = None) -> dict[str, Tensor]:
         """Returns what :meth:`find` returns."""

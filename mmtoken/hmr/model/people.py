@@ -8,8 +8,9 @@ from functools import partial
 
 import torch
 from mmdet.structures.bbox import bbox_xyxy_to_cxcywh
-from torch import Tensor, nn
+from torch import Tensor
 
+from mmtoken.hmr.body import SkinnedBody
 from mmtoken.hmr.geometry import axis_angle_to_matrix
 
 
@@ -54,7 +55,7 @@ class People:
         return axis_angle_to_matrix(self.pose)
 
     @classmethod
-    def of(cls, samples: Sequence, body: nn.Module, side: int, cameras: Tensor) -> People:
+    def of(cls, samples: Sequence, body: SkinnedBody, side: int, cameras: Tensor) -> People:
         """Reads the ground truth of data samples.
 
         ``gt_instances`` is as ``mmtoken.PackPeople`` makes it: ``bboxes (N, 4)`` and ``keypoints (N, J, 2)`` in pixels,
@@ -64,7 +65,7 @@ class People:
 
         Args:
             samples (Sequence[DetDataSample]): One for each picture.
-            body (nn.Module): Body model, which makes the joints of the labelled poses.
+            body (SkinnedBody): Body model, which makes the joints of the labelled poses.
             side (int): Side S in pixels.
             cameras (Tensor): Cameras of the predictions ``(B, 3, 3)``; on their device all is put.
 

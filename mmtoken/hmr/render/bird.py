@@ -43,8 +43,8 @@ def draw_birds_eye(
         cv2.putText(canvas, f'{i * step:g} m', (6, row - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, INK, 1, cv2.LINE_AA)
     edge = np.tan(np.radians(fov / 2)) * reach
     for side in (-edge, edge):
-        ends = at(np.array([0, side]), np.array([0, reach])).tolist()
-        cv2.line(canvas, *map(tuple, ends), (160, 160, 160), 1, cv2.LINE_AA)
+        start, end = at(np.array([0, side]), np.array([0, reach])).tolist()
+        cv2.line(canvas, start, end, (160, 160, 160), 1, cv2.LINE_AA)
     for i in np.argsort(-vertices[..., 2].mean(1)):
         outline = cv2.convexHull(at(vertices[i, :, 0], vertices[i, :, 2]).astype(np.int32))
         color = (255 * colors[i]).tolist()

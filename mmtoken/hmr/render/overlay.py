@@ -51,9 +51,10 @@ def draw_meshes(
     bright = light_on(normals, light / np.linalg.norm(light), np.array([0.0, -1, 0]))
     shades = (colors[:, None] * bright[..., None]).reshape(-1, 3).clip(0, 1).astype(np.float32)
     all_faces = np.concatenate([faces + i * vertices.shape[1] for i in range(len(vertices))])
-    drawn, depth = np.zeros((*size, 3), np.float32), np.full(size, FAR, np.float32)
+    depth = np.full(size, FAR, np.float32)
+    drawn: np.ndarray = np.zeros((*size, 3), np.float32)
     rasterize(vertices.reshape(-1, 3), all_faces, shades, camera, drawn, depth)
-    mask = covered(depth).astype(np.float32)
+    mask: np.ndarray = covered(depth).astype(np.float32)
     if times > 1:
         drawn = cv2.resize(drawn, image.shape[1::-1], interpolation=cv2.INTER_AREA)
         mask = cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_AREA)

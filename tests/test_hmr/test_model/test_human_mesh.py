@@ -111,6 +111,12 @@ def test_a_picture_gives_the_same_in_every_batch(build):
                 torch.testing.assert_close(a.pred_instances[name], b.pred_instances[name], atol=1e-3, rtol=1e-4)
 
 
+def test_pictures_without_samples_get_new_ones(build):
+    images = torch.randn(2, 3, 48, 64)
+    for a, b in zip(build().predict(images), build().predict(images, metas((48, 64), (48, 64)))):
+        torch.testing.assert_close(a.pred_instances.vertices, b.pred_instances.vertices)
+
+
 def model_backbone():
     return dict(
         type='mmtoken.TokenDINOv2',

@@ -89,10 +89,10 @@ class PeopleDataset(BaseDataset):
         entry['img_id'] = number
         if entry.get('cam_intrinsics') is not None:
             entry['cam_intrinsics'] = check_camera(self.ann_file, picture['name'], entry['cam_intrinsics'])
-        fields = ('gt_pose', 'gt_betas', 'gt_transl', 'cam_rot', 'cam_trans', 'own_cam_intrinsics')
-        fields = [key for key in fields if key in entry]
-        for key in fields[3:]:
+        given = [key for key in ('cam_rot', 'cam_trans', 'own_cam_intrinsics') if key in entry]
+        for key in given:
             entry[key] = np.asarray(entry[key], np.float32)
+        fields = ['gt_pose', 'gt_betas', 'gt_transl', *given]
         known = np.all([np.isfinite(entry[key]).reshape(people, -1).all(1) for key in fields], axis=0)
         entry['all_people'] = bool(entry.get('all_people', True)) and bool(known.all())
         for key in fields:

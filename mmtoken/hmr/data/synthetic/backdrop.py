@@ -185,7 +185,7 @@ def cast_shadows(
         dark (float): Part of the light that is lost, 0 to 1.
     """
     up = view.axes[1]
-    mask = np.zeros(image.shape[:2], np.uint8)
+    mask: np.ndarray = np.zeros(image.shape[:2], np.uint8)
     above = bodies @ up + view.height
     fallen = bodies - above[..., None] / (light @ up) * light
     spots = (view.project(fallen) * 8).clip(-1e6, 1e6).astype(np.int32)

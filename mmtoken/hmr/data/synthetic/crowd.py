@@ -90,7 +90,7 @@ class CrowdRenderer:
 
     def pose_people(self, random: np.random.Generator, view: View) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draws people who stand on the ground: pose, betas and translation, float32."""
-        number = random.integers(self.people[0], self.people[1] + 1)
+        number = int(random.integers(self.people[0], self.people[1] + 1))
         pose = sample_poses(random, number)
         betas = random.normal(size=(number, self.body.num_betas)).clip(-2, 2).astype(np.float32)
         right, up, back = view.axes

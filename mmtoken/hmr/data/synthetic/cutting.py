@@ -31,7 +31,8 @@ class CutMesh:
         if which is not None:
             crossed &= which[self.faces].all(1)
         made: dict[tuple[int, int], int] = {}
-        rows, faces = [], []
+        rows: list[np.ndarray] = []
+        faces: list = []
 
         def between(i: int, j: int) -> int:
             key = (min(i, j), max(i, j))

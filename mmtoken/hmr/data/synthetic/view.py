@@ -75,7 +75,8 @@ def place(
         tuple[np.ndarray, np.ndarray]: Who found a place ``(M,)``, and the translations ``(M, 3)``.
     """
     (height, width), k = view.size, view.intrinsics
-    found, spots = [], []
+    found: list[int] = []
+    spots: list[np.ndarray] = []
     for i, low in enumerate(lowest):
         for _ in range(tries):
             if spots and random.random() < 0.35:  # beside another
