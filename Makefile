@@ -1,4 +1,4 @@
-# make setup | demo | test | reproduce | reproduce-gpu | lint | test-full | test-onedl | clean
+# make setup | demo | demo-hmr | test | reproduce | reproduce-gpu | lint | test-full | test-onedl | clean
 PYTHON ?= python3
 # A GPU user's choice, e.g. TORCH="torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cu130"
 TORCH ?= torch==2.13.0
@@ -15,7 +15,7 @@ PY := $(VENV)/bin/python
 # One thread per test process: two processes share the machine, and more threads would only fight.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test reproduce reproduce-gpu lint test-full test-onedl clean
+.PHONY: help setup demo demo-hmr test reproduce reproduce-gpu lint test-full test-onedl clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ setup: $(VENV)/.done  ## build .venv (about a minute, nothing is compiled; TORCH
 
 demo: setup  ## segment pictures, dense and accelerated (IMAGE=path for your own)
 	@$(PY) -W ignore tools/demo.py $${IMAGE:+--image "$$IMAGE"}
+
+demo-hmr: setup  ## people as meshes, in drawn crowds (IMAGE=path for a picture of yours, ARGS="--number 8")
+	@$(PY) -W ignore tools/demo_hmr.py $${IMAGE:+--image "$$IMAGE"} $(ARGS)
 
 test: setup  ## the tests
 	$(PYTEST) $(PY) -m pytest -q -n 2 $(ARGS)

@@ -194,7 +194,7 @@ def test_head_is_joined(tmp_path):
     assert saved.keys() == {*parts, *(f'backbone.{k}' for k in model.state_dict())}
 
 
-HEADS = [*ROOT.glob('configs/baselines/weights/*.pth'), ROOT / 'demo/dinov2-s14_linear_camvid.pth']
+HEADS = [*ROOT.glob('configs/*/weights/*.pth'), ROOT / 'demo/dinov2-s14_linear_camvid.pth']
 
 
 @pytest.mark.parametrize('path', HEADS, ids=lambda path: path.stem)
@@ -203,7 +203,8 @@ def test_heads_of_the_repository_fit_their_configs(path):
     from mmengine.registry import init_default_scope
 
     name = {'dinov2-s14_linear_camvid': 'dinov2-s14_linear_2k_camvid-672x504'}.get(path.stem, path.stem)
-    cfg = Config.fromfile(ROOT / f'configs/baselines/{name}.py')
+    (config,) = ROOT.glob(f'configs/*/{name}.py')
+    cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.init_cfg = None
     state = converter.head_weights(converter.read(path)[0])
@@ -211,7 +212,8 @@ def test_heads_of_the_repository_fit_their_configs(path):
     assert not found.unexpected_keys and all(name.startswith('backbone.') for name in found.missing_keys)
     assert max(value.std() for value in state.values() if value.dim() > 1) > 0.01, 'trained'
     large = cfg.default_scope == 'mmdet' or 'dpt' in path.stem
-    assert path.stat().st_size < (3_000_000 if large else 700_000)
+    limit = 16_000_000 if '_mesh_' in path.stem else 3_000_000 if large else 700_000
+    assert path.stat().st_size < limit
 
 
 def saved(thing, path):

