@@ -163,9 +163,10 @@ def test_make_hands_the_name_of_a_picture_on(built, tmp_path, name):
     shutil.copy(built['source'] / 'Makefile', tmp_path)
     (tmp_path / 'setup.py').write_text('')
     (tmp_path / '.venv/.done').write_text('')  # newer than setup.py
-    said = run('make', '-s', 'demo', f'IMAGE={name}', cwd=tmp_path).splitlines()
-    assert said[-3:] == ['tools/demo.py', '--image', name]
-    assert run('make', '-s', 'demo', cwd=tmp_path).splitlines()[-1] == 'tools/demo.py'
+    for target, tool in (('demo', 'tools/demo.py'), ('demo-hmr', 'tools/demo_hmr.py')):
+        said = run('make', '-s', target, f'IMAGE={name}', cwd=tmp_path).splitlines()
+        assert said[-3:] == [tool, '--image', name]
+        assert run('make', '-s', target, cwd=tmp_path).splitlines()[-1] == tool
     assert not (tmp_path / 'P').exists()
 
 
