@@ -15,6 +15,7 @@ from mmtoken.core.arguments import check_choice, check_flag, check_int, check_nu
 from mmtoken.registry import MODELS
 
 from .pretrained import check_init_cfg, load_strictly
+from .projection import queries
 
 ARCHS: dict[str, dict[str, Any]] = dict(
     small=dict(embed_dims=384, num_layers=12, num_heads=6),
@@ -315,11 +316,9 @@ class TokenDINOv2(TokenHost, BaseModule):
         out, keys = token_attention(block.attn.qkv(block.norm1(x)), self.num_heads, layout)
         return x + block.drop_path(block.ls1(block.attn.proj(out))), keys
 
-    def queries(self, block, x):
-        """Returns the queries ``(…, heads, d)`` in the attention of a block, before it runs on tokens ``(…, C)``."""
-        dims = x.shape[-1]
+    def class_query(self, block, x):
         qkv = block.attn.qkv
-        return F.linear(block.norm1(x), qkv.weight[:dims], qkv.bias[:dims]).unflatten(-1, (self.num_heads, -1))
+        return queries(block.norm1(x), qkv.weight, qkv.bias, self.num_heads)
 
     def mlp(self, block, x):
         return x + block.drop_path(block.ls2(block.mlp(block.norm2(x))))

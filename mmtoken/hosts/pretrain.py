@@ -11,6 +11,8 @@ from mmtoken.core import TokenHost, TokenState, token_attention
 from mmtoken.core.host import to_map
 from mmtoken.registry import MODELS
 
+from .projection import queries
+
 
 @MODELS.register_module()
 class TokenPretrainViT(TokenHost, VisionTransformer):
@@ -92,6 +94,10 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         dropout_p = attn.attn_drop if attn.training else 0.0
         out, keys = token_attention(attn.qkv(block.ln1(x)), self.num_heads, layout, dropout_p=dropout_p)
         return x + attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(out)))), keys
+
+    def class_query(self, block, x):
+        qkv = block.attn.qkv
+        return queries(block.ln1(x), qkv.weight, qkv.bias, self.num_heads)
 
     def mlp(self, block, x):
         return block.ffn(block.ln2(x), identity=x)

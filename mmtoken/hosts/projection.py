@@ -1,4 +1,4 @@
-"""Linear projections that hosts run with a bias of their own, so that adapters around them take part."""
+"""Linear projections that hosts run with a bias of their own, or of which they run a part."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,3 +16,16 @@ def linear(module: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
         return F.linear(x, module.weight, bias)
     out = module(x)
     return out + bias.to(out.dtype)
+
+
+def queries(x: Tensor, weight: Tensor, bias: Tensor | None, num_heads: int) -> Tensor:
+    """Returns the queries ``(…, heads, d)`` of tokens ``(…, C)``, the first third of a joint projection.
+
+    Args:
+        x (Tensor): Tokens ``(…, C)``, normalised for the block's attention.
+        weight (Tensor): Of the projection to queries, keys and values, ``(3·C, C)``.
+        bias (Tensor, optional): ``(3·C,)``.
+        num_heads (int): Number of heads.
+    """
+    dims = x.shape[-1]
+    return F.linear(x, weight[:dims], None if bias is None else bias[:dims]).unflatten(-1, (num_heads, -1))

@@ -2,6 +2,7 @@
 
 from mmtoken.registry import MODELS
 
+from .projection import queries
 from .timm_base import TimmHost
 
 
@@ -38,6 +39,10 @@ class TokenTimmViT(TimmHost):
     Raises:
         ValueError: In one line that names the argument and what would be right.
     """
+
+    def class_query(self, block, x):
+        attn = block.attn
+        return attn.q_norm(queries(block.norm1(x), attn.qkv.weight, attn.qkv.bias, self.num_heads))
 
     @classmethod
     def toy(cls, size):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from mmtoken.core import Layout, TokenHost, TokenState, token_attention
 from mmtoken.registry import MODELS
 
+from .projection import queries
+
 
 class JointAttention(nn.MultiheadAttention):
     """torch's attention, which also runs through :func:`mmtoken.core.token_attention`.
@@ -106,6 +108,10 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
     def attend(self, block, x, layout):
         out, keys = block.attn.attn(block.norm1(x), layout=layout)
         return x + block.attn.dropout_layer(block.attn.proj_drop(out)), keys
+
+    def class_query(self, block, x):
+        attn = block.attn.attn
+        return queries(block.norm1(x), attn.in_proj_weight, attn.in_proj_bias, self.num_heads)
 
     def mlp(self, block, x):
         return block.ffn(block.norm2(x), identity=x)

@@ -8,6 +8,7 @@ from mmengine.logging import MessageHub
 from torch import Tensor
 
 from mmtoken.core import Reducer, TokenHost, TokenState
+from mmtoken.core.arguments import check_flag
 
 
 def training_progress() -> tuple[float, int]:
@@ -27,8 +28,12 @@ class TokenModelMixin:
     """Mixin over a segmentor, detector or depth estimator whose backbone has a token reducer.
 
     It tells the backbone which patches are padding, tells the reducer how far training is, and adds the losses of the
-    reducer.
+    reducer. ``train_cfg=dict(only_reducer=True)`` trains a reducer on its own losses alone, beside a model that stays
+    as it is.
     """
+
+    #: Whether the reducer is trained alone, on its own losses.
+    only_reducer = False
 
     def bind_reducer(self) -> dict[str, str]:
         """Checks the reducer against the model; a model calls it at the end of ``__init__``.
@@ -36,11 +41,19 @@ class TokenModelMixin:
         Returns:
             dict[str, str]: For parameters that the reducer takes over: prefixes of their names in the stock model's
             checkpoint → prefixes of their names here.
+
+        Raises:
+            ValueError: If the reducer does not suit the model, or has no losses to be trained on alone.
         """
+        reducer, train_cfg = self.reducer, getattr(self, 'train_cfg', None) or {}
+        self.only_reducer = check_flag('model.train_cfg.only_reducer', train_cfg.get('only_reducer', False))
+        if self.only_reducer and (reducer is None or not reducer.trainable):
+            raise ValueError(
+                'model.train_cfg.only_reducer=True needs a reducer with losses, such as mmtoken.Cropr or mmtoken.SAT.'
+            )
         if not isinstance(self.backbone, TokenHost):
             return {}
         self.backbone.served = True
-        reducer = self.backbone.reducer
         moved = {} if reducer is None else reducer.bind_model(self)
         return {old: f'backbone.reducer.{new}' for old, new in moved.items()}
 
@@ -78,6 +91,8 @@ class TokenModelMixin:
     def loss(self, inputs: Tensor, data_samples: list, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Returns the losses of the stock model and those of the reducer, under ``reducer.``."""
         self.note_progress(inputs, data_samples)
+        if self.only_reducer:
+            return self.losses_of_reducer_alone(inputs, data_samples)
         with self.serving(inputs, [sample.metainfo for sample in data_samples]) as states:
             losses = super().loss(inputs, data_samples, *args, **kwargs)
         losses.update(self.reducer_losses(states, data_samples))
@@ -93,6 +108,12 @@ class TokenModelMixin:
         if self.reducer is not None:
             self.reducer.set_progress(*training_progress())
             self.reducer.prepare(self.backbone, inputs, data_samples)
+
+    def losses_of_reducer_alone(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
+        """Returns the losses of the reducer, under ``reducer.``; no head runs."""
+        with self.serving(inputs, [sample.metainfo for sample in data_samples]) as states:
+            self.backbone(inputs)
+        return self.reducer_losses(states, data_samples)
 
     def reducer_losses(self, states: Sequence[TokenState], data_samples: list) -> dict[str, Tensor]:
         """Returns the losses of a trainable reducer over the last pass of the backbone, under ``reducer.``."""

@@ -112,6 +112,8 @@ class TokenSegmentorMixin(TokenModelMixin):
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         self.note_progress(inputs, data_samples)
+        if self.only_reducer:
+            return self.losses_of_reducer_alone(inputs, data_samples)
         with self.serving(inputs, [sample.metainfo for sample in data_samples]) as states:
             feats = self.extract_feat(inputs)
         losses = {}

@@ -11,6 +11,7 @@ from mmseg.structures import SegDataSample
 
 from mmtoken.core import HostInfo, TokenState, build_reducer
 from mmtoken.methods.cropr import CroprModule
+from mmtoken.registry import MODELS
 from mmtoken.testing import PATCH, SIDE, toy_hosts
 
 HOST = toy_hosts()['TokenDINOv2']  # four blocks, a class token and two registers
@@ -88,7 +89,6 @@ def test_costs_of_eva02_as_counted():
     """The same figures from the backbone itself, with what scoring costs: n·C for each module."""
     pytest.importorskip('timm')
     from mmtoken.analysis.flops import count_macs
-    from mmtoken.registry import MODELS
 
     def count(size, reducer=None, **args):
         with torch.device('meta'):
@@ -117,16 +117,18 @@ def test_parameters_of_a_module(queries, classes, number):
 
 
 # ---------------------------------------------------------------------- scores
-def test_scores_are_summed_dot_products():
-    module, x = CroprModule(32, 5, 3), torch.randn(2, 9, 32)
-    literal = torch.einsum('qd,bnd->bqn', module.queries, x).sum(1)
-    torch.testing.assert_close(module.score(x), literal)
+@pytest.mark.parametrize('norm', [True, False])
+def test_scores_are_summed_dot_products(norm):
+    module, x = CroprModule(32, 5, 3, norm), 3 + torch.randn(2, 9, 32)
+    seen = (x - x.mean(-1, keepdim=True)) / x.std(-1, correction=0, keepdim=True) if norm else x
+    literal = torch.einsum('qd,bnd->bqn', module.queries, seen).sum(1)
+    torch.testing.assert_close(module.score(x), literal, rtol=1e-4, atol=1e-4)
     module.fold()
-    torch.testing.assert_close(module.score(x), literal)
+    torch.testing.assert_close(module.score(x), literal, rtol=1e-4, atol=1e-4)
 
 
 def test_scores_do_not_overflow_in_half_precision():
-    module, x = CroprModule(32, 64, 3).half(), torch.full((1, 2, 32), 600.0).half()
+    module, x = CroprModule(32, 64, 3, norm=False).half(), torch.full((1, 2, 32), 600.0).half()
     module.queries.data.fill_(10.0)
     with torch.autocast('cpu', torch.bfloat16):
         scores = module.score(x)
@@ -164,7 +166,7 @@ def test_the_best_go_on_in_raster_order_and_the_others_join_with_the_features_th
     for i, number in enumerate((40, 16)):  # 64 · (1 - 0.75 / 2), then a quarter
         x = block(i, x)
         queries = host.reducer.modules_by_block[str(i)].queries
-        score = [sum(torch.dot(q, token) for q in queries) for token in x[prefix:]]
+        score = [sum(torch.dot(q, F.layer_norm(token, (32,))) for q in queries) for token in x[prefix:]]
         best = sorted(sorted(range(len(score)), key=lambda j: -score[j])[:number])
         away.update({int(place[j]): x[prefix + j] for j in range(len(score)) if j not in best})
         x, place = torch.cat([x[:prefix], x[prefix:][best]]), place[best]
@@ -224,6 +226,22 @@ def test_the_queries_learn_to_find_what_the_labels_depend_on():
     x, label = batch()
     assert (module(x)[:, 0].argmax(-1) == label).float().mean() > 0.95
     assert found(x) > 0.5  # by chance it would be 0.2
+
+
+@pytest.mark.parametrize('size', [0.1, 30.0])
+def test_queries_learn_where_tokens_are_alike_and_small_or_large(size):
+    """Each query finds its own token among many that share most of what they are, at a learning rate for heads."""
+    torch.manual_seed(0)
+    module, common, places = CroprModule(32, 8, 2), 3 * torch.randn(32), torch.randn(8, 32)
+    optimizer = torch.optim.AdamW(module.parameters(), 2e-3)
+    for _ in range(100):
+        label = torch.randint(2, (32, 8))
+        x = common + places + torch.linspace(-1, 1, 32) * (2.0 * label[..., None] - 1)
+        loss = F.cross_entropy(module(size * x).transpose(1, 2), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.4  # the entropy of the classes is 0.69; without the norm it ends at 0.63 where tokens are small
 
 
 def test_the_rate_rises_over_the_first_half_of_training():
@@ -406,6 +424,22 @@ def test_token_targets_prefer_masks():
     assert losses('tokens', [sample], sure(labels, 4)) < 1e-6
 
 
+def test_a_segmentor_trains_the_queries_alone():
+    cfg = dict(
+        type='mmtoken.TokenEncoderDecoder',
+        backbone=dict(type=HOST, reducer=dict(type='mmtoken.Cropr', keep=0.4, num_classes=3, queries=2)),
+        decode_head=dict(type='mmseg.FCNHead', in_channels=32, channels=32, num_convs=0, concat_input=False),
+        train_cfg=dict(only_reducer=True),
+        test_cfg=dict(mode='whole'),
+    )
+    cfg['decode_head'].update(num_classes=3, in_index=0, norm_cfg=dict(type='BN'))
+    net = MODELS.build(cfg).train()
+    losses = net.loss(images(), maps())
+    assert list(losses) == ['reducer.loss_block0', 'reducer.loss_block1']
+    sum(losses.values()).backward()
+    assert {n.split('.modules')[0] for n, p in net.named_parameters() if p.grad is not None} == {'backbone.reducer'}
+
+
 @pytest.mark.parametrize('target', ['patches', 'image', 'tokens'])
 @pytest.mark.parametrize('samples', [None, [], [SegDataSample()]])
 def test_annotations_that_are_missing(target, samples):
@@ -456,10 +490,19 @@ def test_variance_keeps_the_tokens_whose_channels_differ_most():
 
 
 @torch.no_grad()
-def test_attention_keeps_what_the_class_token_attends_to():
-    host, inputs = build(keep=0.5, layers=[1], selector='attention').eval(), images()
-    block, heads, x = host.blocks[1], host.num_heads, host.run_blocks(host.embed(inputs), [0]).x
-    q, k, _ = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+@pytest.mark.parametrize('name', ['TokenDINOv2', 'TokenVisionTransformer', 'TokenPretrainViT', 'TokenTimmViT'])
+def test_attention_keeps_what_the_class_token_attends_to(name, monkeypatch):
+    if name not in toy_hosts():
+        pytest.skip(f'{name} is not installed')
+    torch.manual_seed(0)
+    host = toy_hosts()[name](reducer=dict(type='mmtoken.Cropr', keep=0.5, layers=[1], selector='attention')).eval()
+    host.served, inputs = True, images()
+    state, seen = host.run_blocks(host.embed(inputs), [0]), []
+    fused = F.scaled_dot_product_attention  # what the block itself hands to the kernel
+    monkeypatch.setattr(F, 'scaled_dot_product_attention', lambda *qkv, **o: seen.append(qkv) or fused(*qkv, **o))
+    host.attend(host.blocks[1], state.x, state.layout)
+    monkeypatch.undo()
+    (q, k, _), *_ = seen
     paid = (q[:, :, :1] @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)[:, :, 0, host.num_prefix :].mean(1)
     best = paid.topk(N // 2, dim=1).indices.sort(1).values
     assert torch.equal(kept_by(host, inputs), torch.stack([best // SIDE, best % SIDE], -1).float())
@@ -467,8 +510,12 @@ def test_attention_keeps_what_the_class_token_attends_to():
 
 def test_attention_needs_a_class_token():
     args = dict(type='mmtoken.Cropr', keep=0.5, selector='attention')
-    with pytest.raises(ValueError, match="selector='attention' needs a class token and its queries.*'variance'"):
-        toy_hosts()['TokenVisionTransformer'](reducer=args, with_cls_token=False, output_cls_token=False)
+    for name, options in (
+        ('TokenVisionTransformer', dict(with_cls_token=False, output_cls_token=False)),
+        ('TokenBEiT', {}),  # whose scores have a bias for each pair of places
+    ):
+        with pytest.raises(ValueError, match="selector='attention' needs a class token whose attention is.*'variance'"):
+            toy_hosts()[name](reducer=args, **options)
 
 
 # ---------------------------------------------------------------------- padding and windows

@@ -109,7 +109,7 @@ detectors = pytest.mark.parametrize('name', MODELS_MADE)
 hosts = pytest.mark.parametrize('host', BACKBONES)
 
 
-def build(name, host='TokenVisionTransformer', reducer=None, divisor=1, **backbone):
+def build(name, host='TokenVisionTransformer', reducer=None, divisor=1, only_reducer=False, **backbone):
     torch.manual_seed(0)
     backbone = dict(BACKBONES[host], **backbone)
     cfg = dict(
@@ -120,6 +120,7 @@ def build(name, host='TokenVisionTransformer', reducer=None, divisor=1, **backbo
         backbone=dict(type=f'mmtoken.{host}', patch_size=PATCH, reducer=reducer, **backbone),
         neck=NECK,
     )
+    cfg['train_cfg']['only_reducer'] = only_reducer
     model = MODELS.build(ConfigDict(cfg))
     randomize(model, 0.1)
     return model.eval()
@@ -186,6 +187,25 @@ def test_loss_and_predictions(name, host, reducer):
         assert (found.bboxes.amax(0) <= torch.tensor([width, height, width, height])).all()
         if name == 'MaskRCNN':
             assert found.masks.shape[1:] == (height, width)
+
+
+@detectors
+def test_a_reducer_trained_alone(name, monkeypatch):
+    """Its losses are those of training the whole detector, and nothing else gets a gradient or runs."""
+    cropr, pictures = REDUCERS_TRIED[-1], batch(picture(24, 30), picture(32, 40, 1))
+    alone, whole = build(name, reducer=cropr, only_reducer=True).train(), build(name, reducer=cropr)
+    alone.load_state_dict(whole.train().state_dict())
+    data = alone.data_preprocessor(pictures, training=True)
+    expected = {key: value for key, value in whole(**data, mode='loss').items() if key.startswith('reducer.')}
+    monkeypatch.setattr(alone.neck, 'forward', None)
+    losses = alone(**data, mode='loss')
+    assert losses == expected and losses
+    sum(losses.values()).backward()
+    assert {n for n, p in alone.named_parameters() if p.grad is not None and p.grad.any()} == {
+        n for n, _ in alone.named_parameters() if n.startswith('backbone.reducer.')
+    }
+    with pytest.raises(ValueError, match='model.train_cfg.only_reducer=True needs a reducer with losses'):
+        build(name, reducer=dict(type='mmtoken.ToMe', r=8), only_reducer=True)
 
 
 @detectors

@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmtoken.core import TokenHost, Tokens
-from mmtoken.core.arguments import check_flag, check_int, check_number
+from mmtoken.core.arguments import check_int, check_number
 from mmtoken.core.ops import full_precision
 from mmtoken.hmr.geometry import matrix_to_axis_angle
 from mmtoken.models.mixin import TokenModelMixin, sizes_of
@@ -87,15 +87,13 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.backbone = MODELS.build(backbone)
         self.check_backbone()
+        self.train_cfg = train_cfg
         self.bind_reducer()
         self.backbone.gives_tokens = True
         self.input_size = check_int('model.input_size', input_size, 1)
         check_int('model.num_queries', num_queries, 1)
         levels = max(3, getattr(self.reducer, 'levels', 3)) if levels is None else check_int('model.levels', levels, 1)
-        self.test_cfg, self.train_cfg = {'score_thr': 0.5, **(test_cfg or {})}, train_cfg
-        self.only_reducer = check_flag('model.train_cfg.only_reducer', (train_cfg or {}).get('only_reducer', False))
-        if self.only_reducer and not (self.reducer is not None and self.reducer.trainable):
-            raise ValueError('model.train_cfg.only_reducer=True needs a reducer with losses, such as mmtoken.SAT.')
+        self.test_cfg = {'score_thr': 0.5, **(test_cfg or {})}
         check_number('model.test_cfg.score_thr', self.test_cfg['score_thr'], 0, 1)
 
         self.body = BODY_MODELS.build(body_model or dict(type='FreeBody'))
@@ -183,11 +181,9 @@ class TokenHumanMesh(TokenModelMixin, BaseDetector):
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
         """Returns the losses by name; those of the reducer under ``reducer.``."""
         self.note_progress(batch_inputs, batch_data_samples)
-        metas = [sample.metainfo for sample in batch_data_samples]
         if self.only_reducer:
-            with self.serving(batch_inputs, metas) as states:
-                self.extract_feat(batch_inputs)
-            return self.reducer_losses(states, batch_data_samples)
+            return self.losses_of_reducer_alone(batch_inputs, batch_data_samples)
+        metas = [sample.metainfo for sample in batch_data_samples]
         views = self.views(batch_inputs, metas)
         people = People.of(batch_data_samples, self.body, self.input_size, views[0])
         noisy = self.denoising(people, len(self.content))

@@ -38,22 +38,33 @@ class AuxiliaryHead(nn.Module):
 class CroprModule(nn.Module):
     """Scores the tokens after one block, and predicts the auxiliary target from them (arXiv 2412.00965, section 3).
 
-    With queries ``Q`` and tokens ``X``, neither normalised nor projected, token i scores ``a_i = Σ_n <Q_n, x_i>``. The
-    head predicts from ``softmax(QXᵀ/√D)·X``. It sees tokens without their gradient: its loss trains this module alone,
-    and no other loss trains this module.
+    With queries ``Q`` and tokens ``X``, token i scores ``a_i = Σ_n <Q_n, x_i>``. The head predicts from
+    ``softmax(QXᵀ/s)·X``. It sees tokens without their gradient: its loss trains this module alone, and no other loss
+    trains this module.
+
+    As published, tokens are read as they are and ``s = √D``. Then how fast the queries learn depends on the backbone: a
+    step of AdamW moves ``Q_n`` by the learning rate in each channel, and the softmax differs from the mean of all
+    tokens only once ``<Q_n, x_i>/√D`` differs by about 1 between them. With ``norm`` tokens have mean 0 and variance 1
+    over their channels, and ``s = 1``: queries differ from the first step on, on every backbone.
 
     Args:
         dims (int): Width D of a token.
         num_queries (int): Number of queries.
         num_classes (int): Outputs of the head for each query.
+        norm (bool): Layer-normalise the tokens, without weights. Defaults to True.
     """
 
-    def __init__(self, dims: int, num_queries: int, num_classes: int):
+    def __init__(self, dims: int, num_queries: int, num_classes: int, norm: bool = True):
         super().__init__()
+        self.norm = norm
         std = dims**-0.5
         self.queries = nn.Parameter(torch.empty(num_queries, dims))
         nn.init.trunc_normal_(self.queries, std=std, a=-2 * std, b=2 * std)
         self.head: AuxiliaryHead | None = AuxiliaryHead(dims, num_classes)
+
+    def read(self, x: Tensor) -> Tensor:
+        """Returns tokens ``(…, D)`` as the queries read them, without gradient."""
+        return F.layer_norm(x.detach(), x.shape[-1:]) if self.norm else x.detach()
 
     def score(self, patches: Tensor) -> Tensor:
         """Returns the scores of patch tokens ``(B, n, D)`` as ``(B, n)``, fp32.
@@ -61,7 +72,7 @@ class CroprModule(nn.Module):
         The sum over queries is taken first, so the cost does not depend on their number.
         """
         with ops.full_precision(patches):
-            return (patches.detach().float() @ self.queries.detach().float().sum(0)[:, None])[..., 0]
+            return (self.read(patches.float()) @ self.queries.detach().float().sum(0)[:, None])[..., 0]
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         """Returns the logits of each query ``(B, queries, classes)``; needed in training only.
@@ -75,12 +86,13 @@ class CroprModule(nn.Module):
         """
         if self.head is None:
             raise ValueError('Cropr: switch_to_deploy() dropped the auxiliary heads; build the model anew to train.')
-        x = x.detach()
+        x = self.read(x)
         q = self.queries.to(x.dtype).expand(x.shape[0], 1, -1, -1)
         bias = None
         if padding is not None:
             bias = torch.zeros_like(padding, dtype=torch.float32).masked_fill(padding, NO_PART)
-        return self.head(dense_attention(q, x[:, None], x[:, None], key_bias=bias)[:, 0])
+        scale = 1.0 if self.norm else None  # that of attention, 1/√D
+        return self.head(dense_attention(q, x[:, None], x[:, None], scale=scale, key_bias=bias)[:, 0])
 
     def fold(self) -> None:
         """Replaces the queries by their sum, which scores the same, and drops the head."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmtoken.core import REDUCERS, Cost, HostInfo, Reducer, TokenState
-from mmtoken.core.arguments import check_choice, check_int, check_list, check_number
+from mmtoken.core.arguments import check_choice, check_flag, check_int, check_list, check_number
 
 from .module import CroprModule
 from .schedule import Schedule, blocks_that_prune, check_rates
@@ -66,6 +66,8 @@ class Cropr(Reducer):
             theirs, the first one before the others. By default a cell has the class of a single pixel.
         queries (int | tuple[int, int], optional): Grid of queries over the picture, ``(h, w)`` or the side of a square;
             independent of the size of the picture. Defaults to 32, with ``target='image'`` to 1.
+        norm (bool): Layer-normalise the tokens that the queries read, so that these learn at the same pace on every
+            backbone; ``False`` as published. Defaults to True.
         restore (str): ``llf``: before the last block dropped tokens join the others, with the features that they left
             with (Last-Layer Fusion). ``scatter``: they join after the last block. Defaults to ``llf``.
         selector (str): ``cropr``, or a baseline that needs no training: ``random``, ``variance`` (over the channels of
@@ -100,6 +102,7 @@ class Cropr(Reducer):
         target: str = 'patches',
         rare_classes: Sequence[int] | None = None,
         queries: int | tuple[int, int] | None = None,
+        norm: bool = True,
         restore: str = 'llf',
         selector: str = 'cropr',
         multiple: int = 1,
@@ -122,6 +125,7 @@ class Cropr(Reducer):
         pair = check_list('queries', sides, 2) if isinstance(sides, (list, tuple)) else [sides, sides]
         #: Grid of the queries ``(h, w)``.
         self.shape = check_int('queries', pair[0], 1, 256), check_int('queries', pair[1], 1, 256)
+        self.norm = check_flag('norm', norm)
         self.restore = check_choice('restore', restore, ('llf', 'scatter'))
         self.multiple = check_int('multiple', multiple, 1)
         self.curriculum = check_number('curriculum', curriculum, 0, 1)
@@ -145,10 +149,10 @@ class Cropr(Reducer):
         return [check_int('rare_classes', kind, 0, self.num_classes - 1) for kind in listed]
 
     def refuses(self, host: HostInfo) -> str:
-        if self.selector == 'attention' and (not host.num_prefix or not hasattr(host.host, 'queries')):
+        if self.selector == 'attention' and not (host.num_prefix and hasattr(host.host, 'class_query')):
             return (
-                "with selector='attention' needs a class token and its queries, which this backbone does not give; use "
-                "selector='variance', or mmtoken.TokenDINOv2"
+                "with selector='attention' needs a class token whose attention is softmax(q·k/√d), without biases or "
+                "rotations; use selector='variance', or a plain ViT with a class token, such as mmtoken.TokenDINOv2"
             )
         return super().refuses(host)
 
@@ -160,7 +164,7 @@ class Cropr(Reducer):
         if self.trainable:
             number = self.shape[0] * self.shape[1]
             outputs = cast(int, self.num_classes) + (self.target == 'tokens')  # one more for the background
-            modules = {str(i): CroprModule(host.stage_of(i).embed_dims, number, outputs) for i in layers}
+            modules = {str(i): CroprModule(host.stage_of(i).embed_dims, number, outputs, self.norm) for i in layers}
         self.modules_by_block = nn.ModuleDict(modules)
 
     def bind_model(self, model: nn.Module) -> dict[str, str]:

@@ -31,8 +31,11 @@ def variance_scores(state: TokenState) -> Tensor:
 
 
 def class_query(host: HostInfo, state: TokenState, block: int) -> Tensor:
-    """Returns the query of the class token in the attention of a block, before it runs, ``(B, 1, heads, d)``."""
-    return host.host.queries(host.host.blocks[block], state.prefix[:, :1]).detach()
+    """Returns the query of the class token in the attention of a block, before it runs, ``(B, 1, heads, d)``.
+
+    Hosts have it (``class_query``) whose attention is ``softmax(q·k/√d)``, without biases or rotations.
+    """
+    return host.host.class_query(host.host.blocks[block], state.prefix[:, :1]).detach()
 
 
 def attention_scores(query: Tensor, keys: Tensor, state: TokenState) -> Tensor:
