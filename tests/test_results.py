@@ -15,9 +15,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from mmtoken.analysis.tables import RIVAL, margin_of
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'tools/deployment/README.md', *sorted(ROOT.glob('configs/*/README.md'))]
-FIGURE = re.compile(r'[+-]?\d+(\.\d+)?')
+FIGURE = re.compile(r'[+-]?\d+(\.\d+)?( \([^)]*\))?|faster')
 LINK = re.compile(r'\[(?P<text>[^]]*)\]\((?P<target>[^)\s]+)\)')
 
 pytestmark = pytest.mark.skipif(not PAGES[0].exists(), reason='needs a checkout')
@@ -50,8 +52,8 @@ def rows_of(path, name):
     """Rows of a file that are about the config of that name, which may lack its end; rows of one config only."""
     rows = read(path)['rows']
     label = [row.get('config') or row['name'] for row in rows]
-    if name == 'dense':
-        name = label[0]
+    if name == 'dense' or name.startswith('dense, ×'):
+        name = label[0] + name.removeprefix('dense')
     known = {full for full in label if full == name} or {full for full in label if full.startswith(f'{name}_')}
     assert len(known) < 2, f'{name}: {path.name} has {sorted(known)}; name in the table, or before it, which one'
     return [row for row, full in zip(rows, label) if full in known]
@@ -68,14 +70,12 @@ def values(column, batch, name, paths):
             elif column in COST and COST[column][0] in row and batch in (None, row.get('batch')):
                 found.append(COST[column][1](row))
             elif column == RIVAL and row.get('verdict'):
-                found.append(row['verdict']['margin'])
+                found.append(row['verdict'])
             elif column in row:
                 found.append(row[column])
     return found
 
 
-#: How far above the dense model on smaller pictures that takes the same time.
-RIVAL = 'over smaller input'
 #: For columns of costs: the key in a row, which some files lack, and what to make of the row.
 COST = {
     'GMACs': ('macs', lambda row: row['macs'] / 1e9),
@@ -97,6 +97,14 @@ def columns(header):
     return out
 
 
+def said(value, like, head):
+    """A value of a file, written as the cell is: as many decimals, with or without the interval."""
+    digits = len(re.match(r'[^. ]*\.?(\d*)', like)[1])
+    if isinstance(value, dict):
+        return margin_of(value if '(' in like else value | dict(low=None), digits)
+    return format(value, f'{"+" if head == "Δ" else ""}.{digits}f')
+
+
 def check(page, text):
     """Compares every figure of a page's tables; returns how many there are."""
     count = 0
@@ -113,9 +121,8 @@ def check(page, text):
                     assert not (known and cell), f'{where}: {head} is {cell!r}, no figure'
                     continue
                 assert header[0] == 'config' and files, f'{where}: {cell} stands in a table that no JSON is named for'
-                sign, digits = '+' if head in ('Δ', RIVAL) else '', len(cell.partition('.')[2])
                 found = {
-                    format(value, f'{sign}.{digits}f')
+                    said(value, cell, head)
                     for value in values(column, batch, name, [page.parent / file for file in files])
                 }
                 assert found == {cell}, f'{where}: {name}, {head} is {cell}, and {sorted(found) or "nothing"} in JSON'
@@ -138,7 +145,7 @@ def test_any_altered_digit_is_seen(page):
             continue
         context = [f'[]({file})' for file in files] + rows[:2]
         for row in rows[2:]:
-            skip = [m.span() for m in re.finditer(r'\[[^]]*\]\(\S+\)|\d+ \w[^|]*', row)]  # links, words
+            skip = [m.span() for m in re.finditer(r'\[[^]]*\]\(\S+\)|\d+ (?!to )\w[^|]*', row)]  # links, words
             for place in [m.start() for m in re.finditer(r'\d', row)]:
                 if any(low <= place < high for low, high in skip):
                     continue
@@ -333,6 +340,35 @@ def test_the_smaller_picture_is_scored_and_judged(results, tmp_path, monkeypatch
     assert (
         dense.endswith('|  |') and small.startswith('| dense, ×0.5 input | 50.00 | -10.00 |') and small.endswith('|  |')
     )
-    assert 'above the smaller input by +8.' in other
+    assert re.search(r'\| \+8\.\d\d \(\+8\.\d\d to \+8\.\d\d\) \|$', other)
     written = json.loads((tmp_path / 'out.json').read_text())['rows']
     assert [row.get('verdict', {}).get('verdict') for row in written] == [None, 'above', None]
+
+
+def test_rivals_of_another_run_judge(tmp_path, monkeypatch, capsys):
+    spec = importlib.util.spec_from_file_location('judge', ROOT / 'tools/misc/judge.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def row(name, metric, ratio):
+        speed = dict(ratio=ratio, low=ratio * 0.99, high=ratio * 1.01)
+        costs = dict(macs=1e9 / ratio, mac_ratio=1 / ratio, efficiency=1.0, ms_per_image=dict(median=9.0))
+        return dict(name=name, metrics=dict(mIoU=metric), speedup=speed, **costs)
+
+    dense, small = row('dense', 60.0, 1.0), row('input ×0.5', 50.0, 3.0)
+    paths = [tmp_path / name for name in ('ours.json', 'rivals.json')]
+    ours = [dense, row('keep=0.5', 59.0, 1.5), row('keep=0.1', 30.0, 9.0)]
+    for path, rows in zip(paths, (ours, [dense, small, row('another method', 1.0, 2.0)])):
+        path.write_text(json.dumps(dict(rows=rows)))
+    monkeypatch.setattr(sys, 'argv', ['judge.py', str(paths[0]), '--rivals', str(paths[1])])
+    module.main()
+    assert [row.get('verdict', {}).get('verdict') for row in json.loads(paths[0].read_text())['rows']] == [
+        None,
+        'above',
+        'faster',
+    ]
+    # halfway between the times of the two rivals their curve is at 55
+    assert '| keep=0.5 | 59.00 | -1.00 | 0.7 | 0.67 | 9 | 1.50 | 1.00 | +4.00 (' in capsys.readouterr().out
+    monkeypatch.setattr(sys, 'argv', ['judge.py', str(paths[1]), '--rivals', str(paths[0])])
+    with pytest.raises(SystemExit, match='no row of smaller input'):
+        module.main()

@@ -141,6 +141,31 @@ def tokens_figure(
     return figure
 
 
+def strip_figure(picture: np.ndarray, trace: TokenTrace, layer: int, output: np.ndarray | None) -> Figure:
+    """One row for a page: the picture, its tokens in one block, the prediction.
+
+    Args:
+        picture (np.ndarray): RGB ``(h, w, 3)``, uint8.
+        trace (TokenTrace): Of this picture alone.
+        layer (int): Block to show.
+        output (np.ndarray, optional): The prediction as a picture ``(h, w, 3)``, uint8.
+    """
+    blocks = (matplotlib.colormaps['plasma'](np.linspace(0, 0.95, len(trace.index)))[:, :3] * 255).astype(np.uint8)
+    left, count, patches = trace.left(layer)[0], int(trace.counts[layer][0]), trace.index[0][0].size
+    panels = {'input': picture}
+    panels[f'block {layer}: {count} of {patches} tokens'] = paint_tokens(picture, trace.index[layer][0], left, blocks)
+    if output is not None:
+        panels['output'] = output
+    width = 3.0
+    size = width * len(panels), width * picture.shape[0] / picture.shape[1] + 0.3
+    figure = Figure(figsize=size, layout='constrained')
+    for axes, (text, panel) in zip(figure.subplots(1, len(panels)), panels.items()):
+        axes.imshow(panel)
+        axes.set_title(text, fontsize=9, color=INK)
+        axes.set_axis_off()
+    return figure
+
+
 def chart(axes: Any, trace: TokenTrace, layers: Sequence[int], blocks: np.ndarray) -> None:
     """Bars of the tokens that enter each block; where tokens left, in the colour of that block."""
     depth, patches = len(trace.index), trace.index[0][0].size

@@ -44,6 +44,20 @@ def test_a_picture_from_end_to_end(town, call, tmp_path, capsys, config, counts)
     assert drawn.shape[1] == 2400 and len(np.unique(drawn[::9, ::9].reshape(-1, 3), axis=0)) > 300
 
 
+def test_a_strip_is_one_row(town, call, tmp_path):
+    from mmtoken.analysis.figures import strip_figure
+    from mmtoken.analysis.tokens import TokenTrace
+
+    out = tmp_path / 'strip.jpg'
+    call('vis_tokens', town / 'tome.py', town / 'weights.pth', town / 'data/images/val/0.jpg', '--strip', '--out', out)
+    height, width = cv2.imread(str(out)).shape[:2]
+    assert width == 1350 and height < width / 2
+    index = np.arange(4).reshape(1, 2, 2)
+    trace = TokenTrace([index, np.array([[[0, 0], [1, 2]]])], [np.array([4]), np.array([3])])
+    figure = strip_figure(np.zeros((20, 20, 3), np.uint8), trace, 1, None)
+    assert [axes.get_title() for axes in figure.axes] == ['input', 'block 1: 3 of 4 tokens']
+
+
 def test_tokens_that_leave_and_another_size(town, call, tmp_path, capsys, loud):
     call(
         'vis_tokens',

@@ -1,10 +1,11 @@
 """Draw what happens to each token of a picture, block by block, and what that does to the prediction.
 
-    python tools/analysis_tools/vis_tokens.py CONFIG CHECKPOINT IMAGE [--layers 3 6 9] [--out FILE.png]
+    python tools/analysis_tools/vis_tokens.py CONFIG CHECKPOINT IMAGE [--layers 3 6 9] [--strip] [--out FILE.png]
 
 Patches that share a token have their mean colour within a border; patches whose token left early are shaded by the
 block that it left at. The dense model is the same checkpoint without the reducer. The picture is resized to the size
-that the config tests with (--shape for another one).
+that the config tests with (--shape for another one). ``--strip`` draws one row for a page: the picture, its tokens in
+the last of the blocks, the prediction.
 """
 
 import argparse
@@ -49,6 +50,9 @@ def parse_args() -> argparse.Namespace:
         metavar='I',
         help=f'blocks to show, from 0 (those where something changes, at most {PANELS})',
     )
+    parser.add_argument(
+        '--strip', action='store_true', help='one row: picture, tokens in the last block shown, prediction'
+    )
     parser.add_argument('--shape', type=int, nargs='+', help='size H W that the picture is resized to')
     parser.add_argument('--out', type=Path, help='PNG to write (outputs/<config>_<image>.png)')
     parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override settings of the config')
@@ -63,7 +67,14 @@ def main():
     args = parse_args()
     check_installed('matplotlib')
     check_device(args.device)
-    from mmtoken.analysis.figures import check_format, paint_boxes, save_figure, tokens_figure
+    from mmtoken.analysis.figures import (
+        check_format,
+        paint_boxes,
+        paint_labels,
+        save_figure,
+        strip_figure,
+        tokens_figure,
+    )
 
     name = Path(args.config).stem
     out = args.out or Path('outputs') / f'{name}_{Path(args.image).stem}.png'
@@ -101,7 +112,14 @@ def main():
         }
 
     layers = args.layers or spread_out(trace.changes() or [0, depth - 1], PANELS)
-    save_figure(tokens_figure(picture, trace, layers, name, labels, classes, palette, painted), out)
+    if args.strip:
+        shown = painted or {
+            title: paint_labels(picture, map_, np.array(palette)) for title, map_ in (labels or {}).items()
+        }
+        figure = strip_figure(picture, trace, layers[-1], shown.get('prediction'))
+    else:
+        figure = tokens_figure(picture, trace, layers, name, labels, classes, palette, painted)
+    save_figure(figure, out)
     print('tokens in each block: ' + ', '.join(str(count[0]) for count in trace.counts))
     for what, value in task.compare(theirs, ours).items():
         print(f'{what} with the dense model: {value:.4g}')

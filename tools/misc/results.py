@@ -25,7 +25,8 @@ from mmengine.config import Config
 
 import mmtoken  # noqa: F401  before any config is read
 from mmtoken.analysis.loading import build_model, one_for_each, read_config
-from mmtoken.analysis.rivals import FACTORS, say, smaller_size, verdict
+from mmtoken.analysis.rivals import FACTORS, smaller_size
+from mmtoken.analysis.tables import judge_rows, read_latencies, table
 from mmtoken.analysis.tasks import Metric
 from mmtoken.analysis.variants import smaller_input
 from mmtoken.engine.configs import check_datasets, load_config
@@ -35,7 +36,6 @@ from mmtoken.engine.files import check_output, locked, read_json, read_rows, wri
 from mmtoken.engine.flags import check_apart, check_parts
 
 TOOLS = Path(__file__).resolve().parents[1]
-HEAD = ('config', '{metric}', 'Δ', 'GMACs', 'MACs ×', 'ms, batch {0}', 'speed-up, batch {0}', 'speed-up ÷ MAC speed-up')
 
 
 def parse_args() -> argparse.Namespace:
@@ -101,47 +101,6 @@ def count_macs(config: Path) -> int:
         return json.loads(out.read_text())['macs_mean']
 
 
-def table(rows: list, latencies: dict, metric: str) -> str:
-    """Markdown, a row a config, the baseline first."""
-    batches = sorted({batch for _, batch in latencies}) or [1]
-    base, judge = rows[0]['metrics'][metric], Metric.named(metric)
-    judged, digits = any(row.get('verdict') for row in rows), judge.digits(base)
-    head = [cell.format(metric=metric) for cell in HEAD[:5]]
-    head += [cell.format(batch) for batch in batches for cell in HEAD[5:]] + ['at the same time'] * judged
-    lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
-    for row in rows:
-        row = row | latencies.get((row['config'], batches[0]), {})
-        value = row['metrics'][metric]
-        cells = [row['config'], f'{value:.{digits}f}', f'{value - base:+.{digits}f}']
-        cells += [f'{row["macs"] / 1e9:.1f}', f'{row["mac_ratio"]:.2f}'] if 'macs' in row else ['', '']
-        for batch in batches:
-            cost = latencies.get((row['config'], batch))
-            cells += (
-                [
-                    f'{cost["ms_per_image"]["median"]:.0f}',
-                    f'{cost["speedup"]["ratio"]:.2f}',
-                    f'{cost["efficiency"]:.2f}',
-                ]
-                if cost
-                else ['', '', '']
-            )
-        if judged:
-            cells.append(say(row['verdict'], judge) if row.get('verdict') else '')
-        lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
-
-
-def judge_rows(rows: list, latencies: dict, metric: str) -> None:
-    """Gives timed rows the ``verdict`` on them beside the baseline on smaller pictures, if these were timed too."""
-    batch = min((batch for _, batch in latencies), default=1)
-    timed = [row | latencies[row['config'], batch] for row in rows if (row['config'], batch) in latencies]
-    rivals = [row for row in timed if row['config'] == rows[0]['config'] or ' input' in row['config']]
-    others = {row['config']: row for row in timed if row not in rivals}
-    for row in rows:
-        if row['config'] in others and len(rivals) > 1:
-            row['verdict'] = verdict(others[row['config']], rivals, Metric.named(metric))
-
-
 def known_rows(path: Path) -> dict[str, dict]:
     """Rows of ``--out`` by the name of their config."""
     rows = read_rows(path, 'config')
@@ -158,24 +117,6 @@ def add_row(path: Path, row: dict) -> dict[str, dict]:
         known[row['config']] = row
         write_json(path, dict(command=' '.join(sys.argv), rows=list(known.values())))
     return known
-
-
-def read_latencies(paths: list, names: list) -> dict:
-    """Rows of ``benchmark.py --json`` by name and batch size; those of later files go first."""
-    latencies = {}
-    for path in paths:
-        rows = read_rows(path, 'name', 'batch')
-        if not any(row['name'] in names for row in rows):
-            raise UserError(f'--benchmark {path}: it has no row of any of these configs; give a file of benchmark.py')
-        for row in rows:
-            key = row['name'], row['batch']
-            if latencies.get(key, row).get('shape') != row.get('shape'):
-                raise UserError(
-                    f'--benchmark {path}: {row["name"]} was timed at several sizes, of which a table shows '
-                    'one; give files of one size, without --breakeven'
-                )
-            latencies[key] = row
-    return latencies
 
 
 @one_line_errors()
@@ -216,11 +157,12 @@ def main():
             raise UserError(f'--metric {args.metric}: {name} has {", ".join(row["metrics"])}')
         print(name, row['metrics'], flush=True)
     rows = [known[name] for name in entries]
-    judge_rows(rows, latencies, args.metric)
+    metric = Metric.named(args.metric)
+    judge_rows(rows, latencies, metric)
     for row in rows:
         if 'verdict' in row:
             add_row(args.out, row)
-    print(table(rows, latencies, args.metric))
+    print(table(rows, latencies, metric))
 
 
 if __name__ == '__main__':
