@@ -1,7 +1,8 @@
 """Folding: the windows of pictures as pictures of their own, so that methods reduce inside windows.
 
-Where a whole stage attends in windows, as in Swin (arXiv 2103.14030), a method merges or clusters inside each of them:
-every whole window then has equally many tokens, and the stage goes on with smaller windows.
+Where blocks attend in windows, as in Swin (arXiv 2103.14030) and ViTDet (arXiv 2203.16527), a method may merge or
+cluster inside each of them: every whole window then has equally many tokens, and the blocks go on with smaller windows.
+Prefix tokens lie in no window, and no method sees them.
 """
 
 from collections.abc import Callable
@@ -71,7 +72,7 @@ class Folding(Restore):
     a window holds patches of the picture only.
 
     Args:
-        state (TokenState): Full grids, without prefix tokens.
+        state (TokenState): Full grids.
         window (int): Side of a window in patches.
     """
 
@@ -131,7 +132,7 @@ class Folding(Restore):
 
             def get() -> Tensor:
                 if name not in made:
-                    made[name] = self.split(values.flatten(2))
+                    made[name] = self.split(values[:, state.num_prefix :].flatten(2))
                 return made[name][place].unflatten(2, values.shape[2:])
 
             return get
@@ -150,7 +151,8 @@ class Folding(Restore):
         layouts, tokens = [part.layout for part in self.parts], [part.x for part in self.parts]
         self.numbers = [x.shape[1] for x in tokens]
         self.bands = bands = self._present_bands()
-        state.x, state.layout, state.keys, state.trail = self.joined(tokens, bands), self.whole, None, []
+        state.x = torch.cat([state.prefix, self.joined(tokens, bands)], 1)
+        state.layout, state.keys, state.trail = self.whole, None, []
         if not any(part.trail for part in self.parts):
             return
         padding = [layout.padding[..., None] for layout in layouts if layout.padding is not None]
@@ -158,6 +160,7 @@ class Folding(Restore):
         state.layout = self.whole.reduced(
             raster=(height, width) if bands else None,
             window_raster=layouts[0].window_raster if bands else None,
+            window_slots=max(self.numbers),
             padding=self.joined(padding, bands)[..., 0] if padding else None,
             make_coords=lambda: self.joined(self._centres(layouts), bands),
             make_sizes=lambda: self.joined([layout.sizes[..., None] for layout in layouts], bands)[..., 0],
@@ -183,20 +186,22 @@ class Folding(Restore):
         ]
 
 
-def let(act: Callable[[TokenState, int], None], state: TokenState, i: int, window: int | None) -> None:
+def let(act: Callable[[TokenState, int], None] | None, state: TokenState, i: int, window: int | None) -> None:
     """Lets a method act before, inside or after a block, see :meth:`Folding.act`.
 
     Args:
-        act (Callable): ``before``, ``between`` or ``after`` of the method.
+        act (Callable, optional): ``before``, ``between`` or ``after`` of the method; None for no method.
         state (TokenState): Changed in place.
         i (int): Block.
         window (int, optional): Side of the windows inside which it acts; None for whole images.
     """
+    if act is None:
+        return
     if window is None:
         return act(state, i)
-    folding = state.trail[0].restore if state.trail else Folding(state, window)
-    assert isinstance(folding, Folding)
-    folding.act(act, state, i)
+    if state.folding is None:
+        state.folding = Folding(state, window)
+    state.folding.act(act, state, i)
 
 
 def _bands(side: int, window: int) -> Bands:

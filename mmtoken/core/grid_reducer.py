@@ -40,10 +40,11 @@ class GridReducer(Reducer):
             check_layer('reducer.restore_at', self.restore_at, host.depth)
             if self.restore_at <= self.layer:
                 raise ValueError(f'reducer.restore_at={self.restore_at} must come after layer={self.layer}.')
-        if not host.in_windows:
+        side = host.reduction_window
+        if not side:
             return
         stage = host.stage_of(self.layer)
-        end, side = stage.first + stage.depth, stage.windows[self.layer - stage.first] or 0
+        end = stage.first + stage.depth
         if self.restore_at is not None and self.restore_at > end:
             raise ValueError(
                 f'reducer.restore_at={self.restore_at} is beyond the stage of layer={self.layer}, which ends before '

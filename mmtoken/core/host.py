@@ -52,8 +52,8 @@ class TokenHost(Upstream):
     ragged: bool = True
     #: Whether the stem takes pictures of any size, by interpolating its positions.
     any_size: bool = True
-    #: Whether methods reduce inside the windows of a stage, all of one side, see :mod:`mmtoken.core.folding`.
-    in_windows: bool = False
+    #: Side in patches of the windows inside which methods reduce, see :mod:`mmtoken.core.folding`.
+    reduction_window: int | None = None
     #: Blocks after which features are given out: ``out_indices``, or the ends of the stages if it counts those.
     taps: Sequence[int] = ()
     counts_stages: bool = False
@@ -92,12 +92,18 @@ class TokenHost(Upstream):
     served: bool = False
     reducer: Reducer | None
 
-    def init_reducer(self, reducer: dict | Sequence[dict] | None) -> None:
+    def init_reducer(self, reducer: dict | Sequence[dict] | None, within: str = 'grid') -> None:
         """Builds the reducer and checks it against this backbone; a host calls it at the end of ``__init__``.
 
+        It reduces over the whole picture (``grid``) or inside each attention window (``window``), in global blocks too.
+
         Raises:
-            ValueError: If the method and the backbone do not go together.
+            ValueError: If the method and the backbone do not go together, or there are no windows.
         """
+        if check_choice('backbone.reduce_within', within, ('grid', 'window')) == 'window':
+            self.reduction_window = next(filter(None, map(self.window_of, range(len(self.blocks)))), None)
+            if self.reduction_window is None:
+                raise ValueError("backbone.reduce_within='window' needs windows; set backbone.window_size, such as 14.")
         self.watchers: list[See] = []
         self.memo = Memo()
         self.taps = self.taps or tuple(self.out_indices)
@@ -204,12 +210,12 @@ class TokenHost(Upstream):
             embed_dims=self.embed_dims,
             num_heads=self.num_heads,
             out_indices=tuple(self.taps),
-            num_prefix=self.num_prefix,
+            num_prefix=0 if self.reduction_window else self.num_prefix,  # they lie in no window
             position=self.position,
             ragged=self.ragged,
             any_size=self.any_size,
             ragged_stem=self.ragged_stem,
-            in_windows=self.in_windows,
+            reduction_window=self.reduction_window,
             stages=self.get_stages(),
             host=self,
         )
@@ -302,9 +308,7 @@ class TokenHost(Upstream):
         """
         reducer = self.reducer
         if reducer is not None and not self.served:
-            reason = reducer.finishes
-            if not reason and reducer.trainable and self.training:
-                reason = 'it has losses of its own'
+            reason = reducer.finishes or ('it has losses of its own' if reducer.trainable and self.training else '')
             if reason:
                 raise ValueError(
                     f"reducer: {reason}; set model.type='mmtoken.TokenEncoderDecoder', which completes "
@@ -368,19 +372,15 @@ class TokenHost(Upstream):
         """
         for i in blocks:
             block, window = self.blocks[i], self.window_of(i)
-            inside = window if self.in_windows else None
-            if reducer is not None:
-                let(reducer.before, state, i, inside)
+            let(reducer and reducer.before, state, i, self.reduction_window)
             state.x, keys = self.run(self.attend, block, state.x, state.layout.windowed(window))
-            if reducer is not None:
-                state.keys = keys if reducer.needs_keys else None
-                let(reducer.between, state, i, inside)
+            state.keys = keys if reducer is not None and reducer.needs_keys else None
+            let(reducer and reducer.between, state, i, self.reduction_window)
             state.counts.append(math.prod(state.x.shape[:-1]))  # numel() would fix the batch of an exported graph
             for see in self.watchers if outs is not None else ():
                 see(state, i)
             state.x = self.run(self.mlp, block, state.x, packing=state.packing)
-            if reducer is not None:
-                let(reducer.after, state, i, inside)
+            let(reducer and reducer.after, state, i, self.reduction_window)
             if outs is not None and i in self.taps:
                 outs.append(self.output(state, i))
             state.block = i + 1

@@ -41,6 +41,7 @@ class Layout:
         window (int, optional): Side of the windows that patch tokens attend in, in patches; see :meth:`windowed`.
         window_raster (tuple[int, int], optional): Tokens down and across a whole window, where methods reduce inside
             windows; those at the border may be cut off. See :mod:`mmtoken.core.folding`.
+        window_slots (int, optional): Most tokens of a window, where methods reduced inside windows.
     """
 
     grid: tuple[int, int]
@@ -54,6 +55,7 @@ class Layout:
     proportional: bool = False
     window: int | None = None
     window_raster: tuple[int, int] | None = None
+    window_slots: int | None = None
     _made: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -103,8 +105,9 @@ class Layout:
         """Returns the layout of other tokens of the same images.
 
         Args:
-            **changes: ``raster``, ``window_raster``, ``packing``, ``padding``, ``make_coords``, ``make_sizes`` and
-                ``proportional``. The last stays as it is if it is left out; the others are then None.
+            **changes: ``raster``, ``window_raster``, ``window_slots``, ``packing``, ``padding``, ``make_coords``,
+                ``make_sizes`` and ``proportional``. The last stays as it is if it is left out; the others are then
+                None.
         """
         return Layout(self.grid, self.num_prefix, self.device, **{'proportional': self.proportional, **changes})
 
@@ -138,8 +141,8 @@ class Layout:
 
     def _assign(self) -> Windows:
         assert self.window is not None
-        slots, packing = None, self.packing
-        if self.raster is not None:
+        slots, packing = self.window_slots, self.packing
+        if slots is None and self.raster is not None:
             slots = prod([-(-min(self.window, full) * few // full) for few, full in zip(self.raster, self.grid)])
         if packing is not None and self.num_prefix:
             packing = packing.without(self.num_prefix)

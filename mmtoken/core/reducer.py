@@ -42,13 +42,14 @@ class HostInfo:
         embed_dims (int): Width C of a token in the first stage.
         num_heads (int): Attention heads in the first stage.
         out_indices (tuple[int, ...]): Blocks after which the host gives out features.
-        num_prefix (int): Class and register tokens.
+        num_prefix (int): Class and register tokens that methods see.
         position (str): ``absolute`` if positions are added to the tokens, ``relative`` if they are a bias of the
             attention.
         ragged (bool): Whether blocks run on packed images of unequal token counts. Defaults to True.
         any_size (bool): Whether the stem takes pictures of any size. Defaults to True.
         ragged_stem (bool): Whether images start with unequal numbers of tokens. Defaults to False.
-        in_windows (bool): Whether methods reduce inside the attention windows. Defaults to False.
+        reduction_window (int, optional): Side in patches of the windows inside which methods reduce; None if they
+            reduce over whole pictures.
         stages (tuple[Stage, ...]): Stages of a pyramid; one stage by default.
         host (TokenHost, optional): The backbone, for methods that copy parts of it.
     """
@@ -62,7 +63,7 @@ class HostInfo:
     ragged: bool = True
     any_size: bool = True
     ragged_stem: bool = False
-    in_windows: bool = False
+    reduction_window: int | None = None
     stages: tuple[Stage, ...] = ()
     host: Any = None  # methods read what only some backbones have
 
@@ -154,10 +155,10 @@ class Reducer(nn.Module):
             )
         if host.ragged_stem and not self.takes_ragged:
             return 'needs equally many tokens in each image, and this backbone starts with unequal ones; leave it out'
-        if host.in_windows and (self.trainable or type(self).start is not Reducer.start):
+        if host.reduction_window and (self.dynamic or self.trainable or type(self).start is not Reducer.start):
             return (
                 'looks at whole pictures, and this backbone reduces inside windows; use a method such as '
-                'mmtoken.Expedit or mmtoken.ToMe'
+                "mmtoken.Expedit or mmtoken.ToMe, or a plain backbone with reduce_within='grid'"
             )
         return ''
 

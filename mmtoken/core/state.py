@@ -45,6 +45,7 @@ class TokenState:
         aux (dict): By reducer, what it keeps for the rest of the pass.
         block (int): Next block to run; a reducer that runs blocks itself raises it.
         counts (list[int]): For each block so far, tokens of the whole batch, prefix included, that entered its MLP.
+        folding (Folding | None): The windows that methods reduce inside, see :mod:`mmtoken.core.folding`.
         out_norm (Callable): Output norm of tokens ``(…, C)`` after block i, used by exit heads.
     """
 
@@ -58,6 +59,7 @@ class TokenState:
         self.aux: dict = {}
         self.block = 0
         self.counts: list[int] = []
+        self.folding: Any = None
         self.out_norm: Callable[[Tensor, int], Tensor] = lambda x, i: x
 
     # ------------------------------------------------------------------ what the layout says
@@ -405,6 +407,7 @@ class TokenState:
     def _undo(self) -> Any:
         last = self.trail.pop()
         self.x, self.layout, self.keys = last.restore(self.x, self.num_prefix), last.layout, None
+        self.folding = None  # its windows are still reduced
         return last.owner
 
     def dense(self, values: Tensor | None = None, trail: list[Reduction] | None = None) -> Tensor:

@@ -159,6 +159,8 @@ class TokenDINOv2(TokenHost, BaseModule):
             none: all blocks attend to the whole image.
         global_blocks (Sequence[int], optional): With windows, the blocks that attend to the whole image all the same.
             By default the last of each quarter.
+        reduce_within (str): ``grid`` lets the reducer merge or cluster over the whole picture, ``window`` inside each
+            attention window by itself; see :meth:`init_reducer`. Defaults to ``grid``.
         reducer (dict | Sequence[dict], optional): Token reduction method.
         init_cfg (dict, optional): Initialisation config, such as ``dict(type='Pretrained', checkpoint=…)``.
 
@@ -188,6 +190,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         table: str = 'resize',
         window_size: int | None = None,
         global_blocks: Sequence[int] | None = None,
+        reduce_within: str = 'grid',
         reducer=None,
         init_cfg=None,
     ):
@@ -230,7 +233,7 @@ class TokenDINOv2(TokenHost, BaseModule):
         self.blocks = nn.ModuleList(Block(dims, mlp_ratio, arch.get('ffn', 'mlp'), layer_scale, rate) for rate in rates)
         self.norm = nn.LayerNorm(dims, eps=1e-6)
         self.init_windows(window_size, global_blocks)
-        self.init_reducer(reducer)
+        self.init_reducer(reducer, reduce_within)
         check_int('backbone.frozen_stages', frozen_stages, -1, depth)
         self.freeze(depth if check_flag('backbone.frozen', frozen) else frozen_stages)
 

@@ -32,6 +32,8 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
             none: all blocks attend to the whole image.
         global_blocks (Sequence[int], optional): With windows, the blocks that attend to the whole image all the same.
             By default the last of each quarter.
+        reduce_within (str): ``grid`` lets the reducer merge or cluster over the whole picture, ``window`` inside each
+            attention window by itself; see :meth:`init_reducer`. Defaults to ``grid``.
         *args, **kwargs: Those of ``mmpretrain.models.VisionTransformer``.
 
     Raises:
@@ -48,6 +50,7 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
         fit: str | None = None,
         window_size: int | None = None,
         global_blocks: Sequence[int] | None = None,
+        reduce_within: str = 'grid',
         **kwargs,
     ):
         super().__init__(*args, out_type=out_type, **kwargs)
@@ -61,7 +64,7 @@ class TokenPretrainViT(TokenHost, VisionTransformer):
             if isinstance(module, DropPath):  # upstream's rates are numpy's floats, at which torch.compile stops
                 module.drop_prob = float(module.drop_prob)
         self.init_windows(window_size, global_blocks)
-        self.init_reducer(reducer)
+        self.init_reducer(reducer, reduce_within)
         if self.reducer is not None and self.reducer.gives_reduced_maps and out_type != 'featmap':
             raise ValueError(
                 f"reducer.restore='late' leaves the tokens reduced, which backbone.out_type='{out_type}' "

@@ -34,7 +34,7 @@ class TokenSwin(TokenHost, SwinTransformer):
     """
 
     position = 'relative'
-    in_windows = counts_stages = True
+    counts_stages = True
     ragged = False
 
     def __init__(
@@ -64,7 +64,7 @@ class TokenSwin(TokenHost, SwinTransformer):
         self.num_heads = self.blocks[0].attn.w_msa.num_heads
         self.taps = tuple(self.ends[stage] for stage in self.out_indices)
         self.block_windows = tuple(block.attn.window_size for block in self.blocks)
-        self.init_reducer(reducer)
+        self.init_reducer(reducer, within='window')
 
     @property
     def blocks(self) -> tuple[Any, ...]:

@@ -101,6 +101,7 @@ class TimmHost(TokenHost, BaseModule):
         with_cp: bool = False,
         window_size: int | None = None,
         global_blocks: Sequence[int] | None = None,
+        reduce_within: str = 'grid',
         reducer: dict | Sequence[dict] | None = None,
         init_cfg: dict | Sequence[dict] | None = None,
         **options: Any,
@@ -119,7 +120,7 @@ class TimmHost(TokenHost, BaseModule):
         self.out_indices = check_out_indices(out_indices, len(self.blocks))
         self.init_fit(fit)
         self.init_windows(window_size, global_blocks)
-        self.init_reducer(reducer)
+        self.init_reducer(reducer, reduce_within)
         self.freeze(check_int('backbone.frozen_stages', frozen_stages, -1, len(self.blocks)))
 
     def with_windows(

@@ -30,6 +30,8 @@ class TokenTimmEva(WindowedTimmHost):
             the border then takes part.
         global_blocks (Sequence[int], optional): With windows, the blocks that attend to the whole image all the same.
             By default the last of each quarter.
+        reduce_within (str): ``grid`` lets the reducer merge or cluster over the whole picture, ``window`` inside each
+            attention window by itself; see :meth:`init_reducer`. Defaults to ``grid``.
         fit (str, optional): See :class:`mmtoken.TokenTimmViT`.
         frozen_stages (int): See :class:`mmtoken.TokenTimmViT`.
         with_cp (bool): Gradient checkpointing. Defaults to False.

@@ -32,6 +32,8 @@ class TokenTimmSAM(WindowedTimmHost):
             False.
         window_size (int, optional): Side of the windows in patches, 0 for none; by default the model's own.
         global_blocks (Sequence[int], optional): Blocks that attend to the whole image; by default the model's own.
+        reduce_within (str): ``grid`` lets the reducer merge or cluster over the whole picture, ``window`` inside each
+            attention window by itself; see :meth:`init_reducer`. Defaults to ``grid``.
         fit (str, optional): See :class:`mmtoken.TokenTimmViT`.
         frozen_stages (int): See :class:`mmtoken.TokenTimmViT`.
         with_cp (bool): Gradient checkpointing. Defaults to False.

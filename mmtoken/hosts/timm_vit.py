@@ -30,6 +30,8 @@ class TokenTimmViT(TimmHost):
             none: all blocks attend to the whole image.
         global_blocks (Sequence[int], optional): With windows, the blocks that attend to the whole image all the same.
             By default the last of each quarter.
+        reduce_within (str): ``grid`` lets the reducer merge or cluster over the whole picture, ``window`` inside each
+            attention window by itself; see :meth:`init_reducer`. Defaults to ``grid``.
         reducer (dict | Sequence[dict], optional): Token reduction method, such as
             ``dict(type='mmtoken.Expedit', layer=6, grid=0.5)``.
         init_cfg (dict, optional): Initialisation config, such as ``dict(type='Pretrained', checkpoint=…)``.

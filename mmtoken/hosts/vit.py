@@ -60,6 +60,8 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
             none: all blocks attend to the whole image.
         global_blocks (Sequence[int], optional): With windows, the blocks that attend to the whole image all the same.
             By default the last of each quarter.
+        reduce_within (str): ``grid`` lets the reducer merge or cluster over the whole picture, ``window`` inside each
+            attention window by itself; see :meth:`init_reducer`. Defaults to ``grid``.
         *args, **kwargs: Those of ``mmseg.models.VisionTransformer``.
     """
 
@@ -71,6 +73,7 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
         frozen_stages: int = -1,
         window_size: int | None = None,
         global_blocks: Sequence[int] | None = None,
+        reduce_within: str = 'grid',
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -83,7 +86,7 @@ class TokenVisionTransformer(TokenHost, VisionTransformer):
         self.num_heads = self.layers[0].attn.num_heads
         self.num_prefix = int(self.with_cls_token)
         self.init_windows(window_size, global_blocks)
-        self.init_reducer(reducer)
+        self.init_reducer(reducer, reduce_within)
         self.freeze(frozen_stages)
 
     @property

@@ -71,10 +71,13 @@ def close(one, other):
 
 
 @hosts
-@kinds
+@pytest.mark.parametrize(
+    ('kind', 'within'), [*((kind, 'grid') for kind in KINDS), ('merged', 'window'), ('clustered', 'window')]
+)
 @torch.no_grad()
-def test_equals_loops(host, kind, monkeypatch):
-    made, images = build(host, kind, **WINDOWS), torch.randn(2, 3, 28, 36)  # 7×9 patches: windows are cut off
+def test_equals_loops(host, kind, within, monkeypatch):
+    made = build(host, kind, **WINDOWS, reduce_within=within)
+    images = torch.randn(2, 3, 28, 36)  # 7×9 patches: windows are cut off
     outs, state = made.forward_tokens(images)
     monkeypatch.setattr(MODULES[host], 'token_attention', loops)
     slow, again = made.forward_tokens(images)

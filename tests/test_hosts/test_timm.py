@@ -274,6 +274,30 @@ def test_windows_batch_exactly(host, model, options, reducer, randomize):
         torch.testing.assert_close(made(x)[0], torch.cat([made(one)[0] for one in x.split(1)]), rtol=1e-4, atol=1e-4)
 
 
+INSIDE = [*REDUCED[:2], dict(type='mmtoken.AvgPool', layer=1, grid=0.5)]
+WITHOUT_POSITIONS = [dict(pos_embed='none'), dict(use_abs_pos_emb=False), {}]
+
+
+@pytest.mark.parametrize('reducer', INSIDE, ids=lambda reducer: reducer['type'])
+@pytest.mark.parametrize(
+    ('host', 'model', 'options'),
+    [(host, model, {**options, **more}) for (host, model, options), more in zip(BACKBONES, WITHOUT_POSITIONS)],
+)
+def test_windows_that_are_reduced_by_themselves_are_pictures(host, model, options, reducer, randomize):
+    """Where no block looks beyond its window, the windows, cut out of the picture, give the same on their own."""
+    windows = dict(window_size=4, global_blocks=[], reduce_within='window')
+    made = small(host, model, **options, reducer=reducer, **windows, img_size=16)
+    alone = small(host, model, **options, reducer=reducer, img_size=16, window_size=0 if 'SAM' in host else None)
+    randomize(made)
+    alone.load_state_dict(made.state_dict())
+    x = torch.randn(2, 3, 32, 48)
+    with torch.no_grad():
+        cut = torch.cat([alone(part)[0] for line in x.split(16, 2) for part in line.split(16, 3)])
+        out = torch.cat([part for line in made(x)[0].split(4, 2) for part in line.split(4, 3)])
+    torch.testing.assert_close(out, cut, rtol=1e-4, atol=1e-4)
+    assert made.token_counts(x) == [6 * count for count in alone.token_counts(x[..., :16, :16])]
+
+
 def test_packed_pictures_have_their_own_bias(newcomers, randomize):
     """Without windows SAM runs methods that leave unequal numbers of tokens; with them it refuses."""
     reducer = dict(type=newcomers.Loud, part=1.0)

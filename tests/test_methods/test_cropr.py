@@ -541,3 +541,23 @@ def test_windows_that_hold_padding_alone(newcomers):
     assert all(p.grad is None or p.grad.isfinite().all() for p in host.parameters())
     counts = state.counts
     assert counts[1] < counts[0] and all(a >= b for a, b in pairwise(counts))
+
+
+@pytest.mark.parametrize(
+    ('host', 'windows', 'counts'),
+    [
+        ('TokenDINOv2', dict(window_size=4, global_blocks=[1], reduce_within='window'), [64, 32, 32, 32]),
+        ('TokenSwin', {}, [64, 32, 16, 16]),
+    ],
+)
+@torch.no_grad()
+def test_without_learning_it_runs_inside_windows(host, windows, counts):
+    """What it notes before a block is there after it; each window keeps half of its tokens."""
+    args = dict(type='mmtoken.Cropr', keep=0.5, layers=[0], selector='variance', restore='scatter')
+    made = toy_hosts()[host](reducer=args, **windows)
+    assert made.token_counts(images()) == counts
+    state = made.run_blocks(made.embed(images()), [0], made.reducer)
+    homes = (state.coords // 4).long()
+    assert ((homes[..., 0] * 2 + homes[..., 1]).sort(1).values == torch.arange(4).repeat_interleave(8)).all()
+    with pytest.raises(ValueError, match='reducer Cropr (with|looks at whole pictures)'):
+        toy_hosts()[host](reducer=dict(args, selector='attention'), **windows)
