@@ -19,6 +19,7 @@ from mmtoken._ext_deform import (  # noqa: F401
     modulated_deform_conv_backward,
     modulated_deform_conv_forward,
 )
+from mmtoken._ext_roi_average import average, average_backward
 
 #: RoIs whose sampling points are held at once: bounds the memory, large enough to keep the kernels busy.
 _ROIS_AT_ONCE = 64
@@ -165,17 +166,10 @@ class _Samples(NamedTuple):
     rois: slice  # which RoIs
     bins: int  # number of bins, over all these RoIs
     bin: Tensor  # (S,) bin of each point
-    share: Tensor  # (S,) 1 / points of its bin
     y: Tensor  # (S,) in pixels of the feature map
     x: Tensor
     pixel: Tensor  # (S, 4) corners in the flat (B·H·W) map
     weight: Tensor  # (S, 4) bilinear weight of each corner
-
-    def matrix(self, pixels: int) -> Tensor:
-        """The average over each bin as a sparse matrix ``(bins, pixels)``."""
-        index = torch.stack([self.bin[:, None].expand_as(self.pixel).flatten(), self.pixel.flatten()])
-        weight = (self.weight * self.share[:, None]).flatten()
-        return torch.sparse_coo_tensor(index, weight, (self.bins, pixels), check_invariants=False)
 
     def values(self, table: Tensor) -> Tensor:
         """Interpolated features ``(S, C)`` at the points."""
@@ -197,7 +191,7 @@ def _bilinear(y: Tensor, x: Tensor, height: int, width: int) -> tuple[Tensor, Te
 
 
 def _samples(rois: Tensor, shape: tuple, size: tuple, scale: float, ratio: int, aligned: bool) -> Iterator[_Samples]:
-    """Points that each bin of each RoI averages: ``ratio``² of them, or as many as the bin has pixels if 0."""
+    """Points that each bin of each RoI looks at: ``ratio``² of them, or as many as the bin has pixels if 0."""
     (out_h, out_w), (height, width) = size, shape[2:]
     for start in range(0, len(rois), _ROIS_AT_ONCE):
         part = rois[start : start + _ROIS_AT_ONCE]
@@ -224,7 +218,6 @@ def _samples(rois: Tensor, shape: tuple, size: tuple, scale: float, ratio: int, 
             slice(start, start + len(part)),
             len(part) * out_h * out_w,
             roi * (out_h * out_w) + number,
-            1 / (rows * columns).to(weight),
             y,
             x,
             pixel,
@@ -270,15 +263,15 @@ def roi_align_forward(
     if vision is not None:
         output.copy_(vision.roi_align(x, rois, spatial_scale, *size, sampling_ratio, aligned))
         return
+    if pool_mode == 1:
+        output.copy_(average(x, rois, size, spatial_scale, sampling_ratio, aligned))
+        return
     table = x.permute(0, 2, 3, 1).reshape(-1, channels)
 
     def fill(buffer: Tensor, rows: slice, values: Tensor) -> None:
         buffer[rows] = values.view(-1, *size, channels).permute(0, 3, 1, 2).to(buffer)
 
     for part in _samples(rois, x.shape, size, spatial_scale, sampling_ratio, aligned):
-        if pool_mode == 1:
-            fill(output, part.rois, torch.sparse.mm(part.matrix(len(table)), table))
-            continue
         values = part.values(table)
         where = part.bin[:, None].expand_as(values)
         best = values.new_full((part.bins, channels), -10000.0).scatter_reduce_(0, where, values, 'amax')
@@ -319,11 +312,8 @@ def roi_align_backward(
             )
         )
     elif pool_mode == 1:
-        table = grad.new_zeros(batch * height * width, channels)
-        for part in _samples(rois, grad_input.shape, size, spatial_scale, sampling_ratio, aligned):
-            rows = grad[part.rois].permute(0, 2, 3, 1).reshape(-1, channels)
-            table += torch.sparse.mm(part.matrix(len(table)).t(), rows)
-        grad_input.copy_(table.view(batch, height, width, channels).permute(0, 3, 1, 2))
+        shape = (batch, channels, height, width)
+        grad_input.copy_(average_backward(grad, rois, shape, size, spatial_scale, sampling_ratio, aligned))
     else:
         plane = rois[:, 0].long()[:, None] * channels + torch.arange(channels, device=rois.device)
         plane = (plane[:, :, None, None] * (height * width)).expand_as(grad).flatten()

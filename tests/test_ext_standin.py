@@ -158,6 +158,20 @@ def test_roi_align_in_other_precisions(standin, dtype):
     torch.testing.assert_close(got.float(), wide.to(dtype).float(), rtol=1e-5, atol=1e-5)
 
 
+def test_roi_align_keeps_its_precision_under_autocast(standin):
+    x, rois = torch.randn(2, 3, 19, 33), make_rois(8)
+    plain = ops.roi_align(x, rois, 3, 0.125, 0, 'avg', True)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(ops.roi_align(x, rois, 3, 0.125, 0, 'avg', True), plain)
+
+
+def test_roi_align_reads_only_what_a_roi_covers(standin):
+    x = torch.full((1, 1, 20, 20), torch.nan)
+    x[..., 4:11, 3:7] = 1.0
+    rois = torch.tensor([[0.0, 3.0, 5.0, 7.0, 10.0]])
+    torch.testing.assert_close(ops.roi_align(x, rois, 2, 1.0, 0, 'avg', True), torch.ones(1, 1, 2, 2))
+
+
 @pytest.mark.parametrize('device', DEVICES)
 @pytest.mark.parametrize('weighted', [False, True])
 @pytest.mark.parametrize('number', [0, 30])
