@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, METRICS, Registry
 
 from .configs import datasets_of
 from .errors import UserError
@@ -18,10 +18,10 @@ def is_detection(cfg: Config) -> bool:
 
 
 def check_detection(cfg: Config, splits: list[str]) -> None:
-    """Checks classes and annotation files of a detector's config, and has its COCO files read by a class that does.
+    """Checks classes and annotation files of a detector's config, and has its COCO files read and scored by ours.
 
     Args:
-        cfg (Config): The whole config; datasets of mmdet's ``CocoDataset`` become ``mmtoken.CocoDataset``.
+        cfg (Config): The whole config; mmdet's ``CocoDataset`` and ``CocoMetric`` become mmtoken's.
         splits (list[str]): The loaders to look at, of ``train``, ``val`` and ``test``.
 
     Raises:
@@ -30,12 +30,12 @@ def check_detection(cfg: Config, splits: list[str]) -> None:
     if not is_detection(cfg):
         return
     from mmdet.datasets import CocoDataset
+    from mmdet.evaluation import CocoMetric
 
     heads = list(_heads(cfg.model, 'model'))
     for split in splits:
         for key, dataset in datasets_of(cfg.get(f'{split}_dataloader') or {}, f'{split}_dataloader'):
-            with DATASETS.switch_scope_and_registry('mmdet') as registry:
-                kind = registry.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
+            kind = _class_of(dataset, DATASETS)
             meta = {**(getattr(kind, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
             classes = meta.get('classes') or ()
             for name, number in heads:
@@ -48,11 +48,22 @@ def check_detection(cfg: Config, splits: list[str]) -> None:
                 dataset['type'] = 'mmtoken.CocoDataset'
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+            if _class_of(evaluator, METRICS) is CocoMetric:
+                evaluator['type'] = 'mmtoken.CocoMetric'
             file = evaluator.get('ann_file')
             if isinstance(file, str) and '://' not in file and not os.path.isfile(file):
                 raise UserError(
                     f'{split}_evaluator.ann_file: no such file: {file}; set it to where the annotations lie'
                 )
+
+
+def _class_of(part: dict, registry: Registry) -> Any:
+    """The class that a config names, by itself or by its name in mmdet's scope."""
+    kind = part.get('type')
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry('mmdet') as inner:
+        return inner.get(kind)
 
 
 def _heads(part: Any, key: str) -> Iterator[tuple[str, int]]:

@@ -7,11 +7,14 @@ import pickle
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmtoken.datasets.coco import CheckedCOCO
+from mmtoken.engine.detection import check_detection
+from mmtoken.evaluation import CocoMetric
 
 from .conftest import call, fork
 
@@ -115,6 +118,27 @@ def test_trains_resumes_and_tests_as_mmdets_tools_do(boxes, model, metrics, monk
     found = pickle.loads((boxes / f'{model}.pkl').read_bytes())
     assert len(found) == 4 and all(len(one['pred_instances']['bboxes']) for one in found)
     assert len(list((boxes / f'{model}-test').glob('*/painted/*.png'))) == 4
+
+
+def test_pictures_that_are_not_run_are_not_scored(boxes):
+    """mmdet's own metric looks for the objects of all that are in the file: 0.5 here."""
+    metric = CocoMetric(ann_file=str(boxes / 'data/train.json'), metric='bbox')
+    metric.dataset_meta = dict(classes=('square', 'bar'))
+    truth = json.loads((boxes / 'data/train.json').read_text())['annotations']
+    for image in (1, 3):
+        mine = [one for one in truth if one['image_id'] == image]
+        corners = torch.tensor([one['bbox'] for one in mine]).float()
+        corners[:, 2:] += corners[:, :2]
+        labels = torch.tensor([{7: 0, 3: 1}[one['category_id']] for one in mine])  # as they stand in the file
+        found = dict(bboxes=corners, scores=torch.ones(len(mine)), labels=labels)
+        metric.process({}, [dict(img_id=image, ori_shape=(48, 64), pred_instances=found)])
+    assert metric.evaluate(size=2)['coco/bbox_mAP'] == 1.0
+
+
+def test_the_tools_score_what_they_run(boxes):
+    cfg = Config.fromfile(boxes / 'retina.py')
+    check_detection(cfg, ['val'])
+    assert cfg.val_evaluator.type == 'mmtoken.CocoMetric' and cfg.val_dataloader.dataset.type == 'mmtoken.CocoDataset'
 
 
 def test_two_processes_train_and_test_as_one_does(boxes):
