@@ -1,7 +1,8 @@
 """The figures in the README tables are those of the JSON files that the pages name.
 
 A table whose header starts with ``config`` is held against the files linked in the last paragraph before it that links
-any. Its rows name configs: in full, or without the end of the name, or ``dense`` for the first of a file.
+any. Its rows name configs: in full, or without the end of the name, or ``dense`` for the first of a file. The
+table over all tasks is what ``tools/misc/overview.py`` makes of the files.
 """
 
 import functools
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 from mmtoken.analysis.tables import RIVAL, margin_of
+from mmtoken.engine.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / 'README.md', ROOT / 'tools/deployment/README.md', *sorted(ROOT.glob('configs/*/README.md'))]
@@ -27,7 +29,8 @@ pytestmark = pytest.mark.skipif(not PAGES[0].exists(), reason='needs a checkout'
 
 def tables(text):
     """Yields, for each table, the number of its first line, its lines, and the paths of the JSON files it is from."""
-    lines, start, files = text.splitlines(), None, []
+    made = re.sub('<!-- overview -->.*?<!-- /overview -->', lambda m: '\n' * m[0].count('\n'), text, flags=re.DOTALL)
+    lines, start, files = made.splitlines(), None, []
     for number, line in enumerate([*lines, '']):
         if line.startswith('|'):
             start = number if start is None else start
@@ -197,12 +200,18 @@ def test_links_to_json_lead_somewhere():
 
 
 # ---------------------------------------------------------------------- the tool that writes them
+def load(tool):
+    """``tools/misc/{tool}.py`` as a module."""
+    spec = importlib.util.spec_from_file_location(tool, ROOT / f'tools/misc/{tool}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def results(tmp_path, monkeypatch):
     """``tools/misc/results.py`` on two configs, with the arguments of a call, which end with code 2; scores nothing."""
-    spec = importlib.util.spec_from_file_location('results', ROOT / 'tools/misc/results.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load('results')
     monkeypatch.setattr(module, 'score', lambda *args: pytest.fail('work has started'))
     monkeypatch.chdir(tmp_path)
     for name in ('dense', 'other'):
@@ -372,3 +381,32 @@ def test_rivals_of_another_run_judge(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['judge.py', str(paths[1]), '--rivals', str(paths[0])])
     with pytest.raises(SystemExit, match='no row of smaller input'):
         module.main()
+
+
+def test_the_table_over_all_tasks_is_that_of_the_files(tmp_path, monkeypatch):
+    module, page = load('overview'), ROOT / 'configs/expedit/README.md'
+    text = page.read_text(encoding='utf-8')
+    assert f'{module.BEGIN}{module.table()}{module.END}' in text
+    copy = tmp_path / 'page.md'
+    copy.write_text(text.replace(module.table(), 'old\n'), encoding='utf-8')
+    monkeypatch.setattr(sys, 'argv', ['overview.py', '--page', str(copy)])
+    module.main()
+    assert copy.read_text(encoding='utf-8') == text
+    copy.write_text('no table', encoding='utf-8')
+    with pytest.raises(SystemExit, match='it has no lines <!-- overview -->'):
+        module.main()
+
+
+def test_a_cell_of_the_table_over_all_tasks_says_what_was_not_measured():
+    module = load('overview')
+    task = module.Task('depth', 'rmse', [], [], digits=1, unit=10)
+    rows = [
+        dict(name='a_b', metrics=dict(rmse=0.5), mac_ratio=0.25),
+        dict(name='a_b', batch=4, speedup=dict(ratio=9)),
+        dict(name='ab', metrics=dict(rmse=9)),
+    ]
+    assert module.cell(module.find(rows, 'a'), task, 4.0) == '+1.0 · ×0.25 · –'
+    rows.append(dict(name='a_b', batch=1, speedup=dict(ratio=2)))
+    assert module.cell(module.find(rows, 'a'), task, 4.0) == '+1.0 · ×0.25 · 2.00'
+    with pytest.raises(UserError, match='c: no file of this task has scored it'):
+        module.find(rows, 'c')
