@@ -45,7 +45,7 @@ def coco(tmp_path, request):
 def test_labels_are_what_the_config_reads(coco, tmp_path, capsys):
     for _ in range(2):  # again, over its own output
         converter.main([str(coco), str(tmp_path / 'out')])
-    assert 'val: 1 pictures, 3 classes' in capsys.readouterr().out
+    assert 'val: panoptic of 1 pictures, 3 classes' in capsys.readouterr().out
     label = cv2.imread(str(tmp_path / 'out/labels/val/000.png'), cv2.IMREAD_UNCHANGED)
     assert label.tolist() == LABELS and label.dtype == np.uint8
 
@@ -55,6 +55,30 @@ def test_labels_are_what_the_config_reads(coco, tmp_path, capsys):
     assert len(dataset) == 1 and len(dataset.metainfo['classes']) == 27 == len(set(dataset.metainfo['classes']))
     item = dataset[0]
     assert item['inputs'].shape == (3, 448, 448) and item['data_samples'].gt_sem_seg.data[0].tolist() == LABELS
+
+
+@pytest.mark.parametrize('end', ['', '2017'])
+def test_instances_keep_all_but_their_categories(tmp_path, capsys, end):
+    categories = [dict(id=i, name=name, supercategory=kind) for i, name, kind in CATEGORIES]
+    objects = [dict(id=1, category_id=3, bbox=[0, 0, 2, 2]), dict(id=2, category_id=1), dict(id=3, category_id=2)]
+    (tmp_path / 'annotations').mkdir()
+    for split in ('train', 'val'):
+        data = dict(images=[dict(id=9)], annotations=objects, categories=categories)
+        (tmp_path / f'annotations/instances_{split}{end}.json').write_text(json.dumps(data))
+    converter.main([str(tmp_path), str(tmp_path / 'out')])
+    assert 'val: instances of 1 pictures, 3 classes' in capsys.readouterr().out
+    out = json.loads((tmp_path / 'out/annotations/instances_val.json').read_text())
+    names = {category['id']: category['name'] for category in out['categories']}
+    assert [names[one['category_id']] for one in out['annotations']] == ['vehicle', 'person', 'vehicle']
+    assert [{**one, 'category_id': 0} for one in out['annotations']] == [{**one, 'category_id': 0} for one in objects]
+    assert out['images'] == [dict(id=9)]
+
+
+def test_the_detectors_classes_are_the_first_of_them():
+    """Those of instances, which COCO lists before the stuff, in the same order."""
+    data = Config.fromfile(ROOT / 'configs/_base_/datasets/minicoco.py')
+    all_of_them = Config.fromfile(ROOT / 'configs/_base_/datasets/minicoco_semantic.py').val_dataloader.dataset
+    assert data.train_dataloader.dataset.metainfo.classes == all_of_them.metainfo.classes[:12]
 
 
 def spoil_map(folder):

@@ -1,11 +1,13 @@
-"""Turn COCO's panoptic maps into label maps of its 27 super-categories: person, vehicle, …, sky.
+"""Turn COCO's classes into its super-categories: person, vehicle, …
 
     python tools/dataset_converters/coco_supercategories.py data/coco data/coco_supercategories
 
-reads ``annotations/panoptic_{train,val}[2017].json`` with the PNGs in the folders of the same names, and writes
-``labels/{train,val}/*.png`` and links to the pictures in ``images/{train,val}``, which
-``configs/_base_/datasets/minicoco_semantic.py`` reads. Classes are numbered in the order in which COCO lists them; 255
-is what COCO leaves without a segment, and crowds.
+reads, of ``annotations/{panoptic,instances}_{train,val}[2017].json``, those that are there. Panoptic maps, PNGs in the
+folders of the same names, become label maps of 27 classes: ``labels/{train,val}/*.png``, with links to the pictures in
+``images/{train,val}``, which ``configs/_base_/datasets/minicoco_semantic.py`` reads; 255 is what COCO leaves without a
+segment, and crowds. Instances become ``annotations/instances_{train,val}.json`` of 12 classes, which
+``configs/_base_/datasets/minicoco.py`` reads with COCO's own pictures. Classes are numbered in the order in which COCO
+lists them.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import cv2
 import numpy as np
 
 from mmtoken.engine.errors import UserError, one_line_errors
-from mmtoken.engine.files import write_image
+from mmtoken.engine.files import write_image, write_json
 
 IGNORED = 255
 
@@ -46,15 +48,44 @@ def label_map(path: Path, segments: list[dict], classes: dict[int, int]) -> np.n
     return np.array([known[i] for i in present.tolist()], np.uint8)[place].reshape(ids.shape)
 
 
-def convert(src: Path, dst: Path, split: str) -> tuple[int, list[str]]:
-    """Converts one split; returns the number of its pictures and the names of the classes."""
-    end = next((end for end in ('', '2017') if (src / f'annotations/panoptic_{split}{end}.json').is_file()), None)
-    if end is None:
-        fail(f'no file annotations/panoptic_{split}.json or panoptic_{split}2017.json in {src}')
-    data = json.loads((src / f'annotations/panoptic_{split}{end}.json').read_text())
-    names = list(dict.fromkeys(category['supercategory'] for category in data['categories']))
-    classes = {category['id']: names.index(category['supercategory']) for category in data['categories']}
-    for annotation in data['annotations']:
+def read(src: Path, kind: str, split: str) -> tuple[dict, list[str], dict[int, int], str]:
+    """Reads the annotations of a split.
+
+    Args:
+        src (Path): Folder of COCO.
+        kind (str): ``panoptic`` or ``instances``.
+        split (str): ``train`` or ``val``.
+
+    Returns:
+        tuple: What the file holds, empty if there is none; names of the super-categories; number of that of each
+        category; and the year in the name of the file.
+    """
+    for end in ('', '2017'):
+        path = src / f'annotations/{kind}_{split}{end}.json'
+        if path.is_file():
+            data = json.loads(path.read_text())
+            names = list(dict.fromkeys(category['supercategory'] for category in data['categories']))
+            classes = {category['id']: names.index(category['supercategory']) for category in data['categories']}
+            return data, names, classes, end
+    return {}, [], {}, ''
+
+
+def convert_instances(src: Path, dst: Path, split: str) -> tuple[int, list[str]]:
+    """Converts the instances of a split; returns the number of its pictures and the names of the classes."""
+    data, names, classes, _ = read(src, 'instances', split)
+    if data:
+        data['categories'] = [dict(id=number, name=name, supercategory=name) for number, name in enumerate(names, 1)]
+        for annotation in data['annotations']:
+            annotation['category_id'] = classes[annotation['category_id']] + 1
+        write_json(dst / f'annotations/instances_{split}.json', data)
+    return len(data.get('images', [])), names
+
+
+def convert_panoptic(src: Path, dst: Path, split: str) -> tuple[int, list[str]]:
+    """Converts the panoptic maps of a split; returns the number of its pictures and the names of the classes."""
+    data, names, classes, end = read(src, 'panoptic', split)
+    annotations = data.get('annotations', [])
+    for annotation in annotations:
         stem = Path(annotation['file_name']).stem
         picture = src / f'{split}{end}' / f'{stem}.jpg'
         if not picture.is_file():
@@ -67,7 +98,7 @@ def convert(src: Path, dst: Path, split: str) -> tuple[int, list[str]]:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(picture.resolve())
-    return len(data['annotations']), names
+    return len(annotations), names
 
 
 @one_line_errors()
@@ -77,8 +108,14 @@ def main(argv=None):
     parser.add_argument('dst', type=Path, help='folder to write')
     args = parser.parse_args(argv)
     for split in ('train', 'val'):
-        number, names = convert(args.src, args.dst, split)
-        print(f'{split}: {number} pictures, {len(names)} classes')
+        found = False
+        for kind, convert in (('panoptic', convert_panoptic), ('instances', convert_instances)):
+            number, names = convert(args.src, args.dst, split)
+            if names:
+                found = True
+                print(f'{split}: {kind} of {number} pictures, {len(names)} classes')
+        if not found:
+            fail(f'no file annotations/panoptic_{split}.json or instances_{split}.json, nor with 2017, in {args.src}')
     print(f'ready: data_root={str(args.dst)!r}')
 
 

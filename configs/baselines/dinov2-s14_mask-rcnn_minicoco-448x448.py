@@ -1,0 +1,14 @@
+# Dense: Mask R-CNN on frozen features. In training, pictures are padded to one size, so that these can be kept.
+_base_ = [
+    '../_base_/models/dinov2_small_mask-rcnn.py',
+    '../_base_/datasets/minicoco.py',
+    '../_base_/default_runtime_det.py',
+    '../_base_/schedules/det_head_400.py',
+]
+model = dict(
+    data_preprocessor=dict(batch_augments=[dict(type='BatchFixedSizePad', size=(448, 448), pad_mask=True)]),
+    roi_head=dict(bbox_head=dict(num_classes=12), mask_head=dict(num_classes=12)),
+)
+optim_wrapper = dict(type='mmtoken.BF16OptimWrapper', optimizer=dict(lr=5e-4))
+param_scheduler = [dict(_base_.param_scheduler[0]), dict(_base_.param_scheduler[1], end=250)]
+train_cfg = dict(max_iters=250, val_interval=250)

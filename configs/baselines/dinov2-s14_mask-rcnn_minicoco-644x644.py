@@ -1,9 +1,0 @@
-# Dense: Mask R-CNN on frozen features. In training, pictures are padded to one size, so that these can be kept.
-_base_ = [
-    '../_base_/models/dinov2_small_mask-rcnn.py',
-    '../_base_/datasets/minicoco.py',
-    '../_base_/default_runtime_det.py',
-    '../_base_/schedules/det_head_400.py',
-]
-model = dict(data_preprocessor=dict(batch_augments=[dict(type='BatchFixedSizePad', size=(644, 644), pad_mask=True)]))
-optim_wrapper = dict(type='mmtoken.BF16OptimWrapper')
