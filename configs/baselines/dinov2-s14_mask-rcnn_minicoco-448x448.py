@@ -9,6 +9,6 @@ model = dict(
     data_preprocessor=dict(batch_augments=[dict(type='BatchFixedSizePad', size=(448, 448), pad_mask=True)]),
     roi_head=dict(bbox_head=dict(num_classes=12), mask_head=dict(num_classes=12)),
 )
-optim_wrapper = dict(type='mmtoken.BF16OptimWrapper', optimizer=dict(lr=5e-4))
-param_scheduler = [dict(_base_.param_scheduler[0]), dict(_base_.param_scheduler[1], end=250)]
-train_cfg = dict(max_iters=250, val_interval=250)
+optim_wrapper = dict(type='mmtoken.BF16OptimWrapper')
+param_scheduler = [dict(_base_.param_scheduler[0]), dict(_base_.param_scheduler[1], end=200)]
+train_cfg = dict(max_iters=200, val_interval=200)

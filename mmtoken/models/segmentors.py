@@ -70,6 +70,8 @@ class TokenSegmentorMixin(TokenModelMixin):
         dense = {key: value for key, value in backbone.items() if key != 'reducer'}
         backbone, taken = hand_over(backbone, None if kwargs.get('neck') else auxiliary_head)
         super().__init__(backbone, *args, auxiliary_head=None if taken else auxiliary_head, **kwargs)
+        # Upstream says that this is the default, and fails without it.
+        self.test_cfg = ConfigDict({'mode': 'whole', **(self.test_cfg or {})})
         self.teacher = None
         if teacher is not None:
             self.teacher = Teacher(partial(type(self), ConfigDict(dense), *args, **kwargs), **teacher)

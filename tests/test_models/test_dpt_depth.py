@@ -21,6 +21,7 @@ HEAD = dict(
     norm_cfg=dict(type='BN'),
     align_corners=False,
 )
+BACKBONE = dict(type=toy_hosts()['TokenVisionTransformer'], out_indices=(0, 1, 2, 3))
 SIZES = [(24, 40), (30, 21), (32, 48)]
 TOME = dict(type='mmtoken.ToMe', r=8)
 
@@ -37,11 +38,27 @@ def head(**kwargs):
 def estimator(reducer=None, **test_cfg):
     torch.manual_seed(0)
     init_default_scope('mmseg')
-    backbone = dict(type=toy_hosts()['TokenVisionTransformer'], reducer=reducer, out_indices=(0, 1, 2, 3))
-    parts = dict(backbone=backbone, decode_head=HEAD, train_cfg=dict(), test_cfg=dict(dict(mode='whole'), **test_cfg))
+    parts = dict(
+        backbone=dict(BACKBONE, reducer=reducer),
+        decode_head=HEAD,
+        train_cfg=dict(),
+        test_cfg=dict(dict(mode='whole'), **test_cfg),
+    )
     model = MODELS.build(ConfigDict(type='mmtoken.TokenDepthEstimator', **parts)).eval()
     randomize(model.decode_head, std=0.5)
     return model
+
+
+@pytest.mark.parametrize('missing', [None, dict(), dict(max_depth=5.0)])
+@torch.no_grad()
+def test_the_whole_picture_is_the_default(missing):
+    model, (inputs, samples) = estimator(), batch()
+    whole = [one.pred_depth_map.data for one in model.predict(inputs, samples)]
+    parts = dict(backbone=dict(BACKBONE), decode_head=HEAD, test_cfg=missing)
+    bare = MODELS.build(ConfigDict(type='mmtoken.TokenDepthEstimator', **parts)).eval()
+    bare.load_state_dict(model.state_dict())
+    for one, expected in zip(bare.predict(inputs, samples), whole):
+        assert torch.equal(one.pred_depth_map.data, expected)
 
 
 def sample(depth, size):
