@@ -58,7 +58,7 @@ def dense_attention(
     Args:
         q (Tensor): Queries ``(B, heads, L, d)``.
         k (Tensor): Keys ``(B, heads, S, d)``.
-        v (Tensor): Values ``(B, heads, S, d)``.
+        v (Tensor): Values ``(B, heads, S, d')``.
         scale (float, optional): Factor of ``q·k``; ``d ** -0.5`` if None.
         bias (Tensor, optional): Added to the scores, broadcastable to ``(B, heads, L, S)``.
         key_bias (Tensor, optional): Added to the scores of each key, ``(B, S)``, fp32; ToMe's proportional attention
@@ -68,10 +68,12 @@ def dense_attention(
             where the flash kernel does not run with a mask.
 
     Returns:
-        Tensor: ``(B, heads, L, d)``.
+        Tensor: ``(B, heads, L, d')``.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     width = v.shape[-1]
+    if q.is_cpu and width < q.shape[-1]:  # the fused kernel of CPUs takes heads of one width only
+        v = F.pad(v, (0, q.shape[-1] - width))
     if key_bias is not None:
         if (q.is_cuda if channels is None else channels) and bias is None:
             q, k, v = _key_bias_as_channels(q, k, v, key_bias[:, None], scale)

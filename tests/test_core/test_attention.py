@@ -254,3 +254,14 @@ def test_dropout_reaches_the_attention_weights():
     q, k, v = make_qkv(2, 3, 7, 8)
     dropped = dense_attention(q, k, v, dropout_p=0.5)
     assert not close(dropped, explicit(q, k, v))
+
+
+def test_narrow_values_are_fused_on_a_cpu_too():
+    q, k, v = (torch.randn(2, 3, n, d, requires_grad=True) for n, d in ((5, 8), (7, 8), (7, 4)))
+    with torch.profiler.profile() as profile:
+        out = dense_attention(q, k, v)
+    assert any('flash_attention_for_cpu' in event.name for event in profile.events())
+    expected = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1) @ v
+    torch.testing.assert_close(out, expected)
+    grads = [torch.autograd.grad(x.square().sum(), (q, k, v)) for x in (out, expected)]
+    torch.testing.assert_close(*grads)
