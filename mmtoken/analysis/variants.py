@@ -148,6 +148,8 @@ def smaller_input(cfg: Config, factor: float, patch: int) -> Config:
     while 'pipeline' not in dataset and 'dataset' in dataset:
         dataset = dataset.dataset
     pipeline = dataset.get('pipeline') or []
+    if 'input_size' in cfg.model:
+        return _smaller_people(cfg, pipeline, factor, patch)
     resizes = [step for step in pipeline if 'Resize' in str(step.type) and {'scale', 'scale_factor'} & set(step)]
     if not resizes:
         resizes = [ConfigDict(type='Resize', scale_factor=1.0, keep_ratio=True)]
@@ -164,4 +166,19 @@ def smaller_input(cfg: Config, factor: float, patch: int) -> Config:
     for key in ('crop_size', 'stride'):
         if key in test_cfg:
             test_cfg[key] = smaller_size(test_cfg[key], factor, patch)
+    return cfg
+
+
+def _smaller_people(cfg: Config, pipeline: list, factor: float, patch: int) -> Config:
+    """As :func:`smaller_input`, for a human mesh model: the camera shrinks with the picture, whose side it knows."""
+    whole = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor') or patch
+    (side,) = smaller_size([cfg.model.input_size], factor, whole)
+    cfg.model.input_size = side
+    resizes = [step for step in pipeline if str(step.type).endswith('ResizePeople')]
+    if not resizes:
+        resizes = [ConfigDict(type='mmtoken.ResizePeople', side=side)]
+        place = 1 + next((i for i, step in enumerate(pipeline) if 'Load' in str(step.type)), -1)
+        pipeline.insert(place, resizes[0])
+    for step in resizes:
+        step.side = side
     return cfg

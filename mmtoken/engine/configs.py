@@ -141,12 +141,16 @@ def _packaged(path: str) -> str:
 
 
 def datasets_of(cfg: Any, key: str) -> Iterator[tuple]:
-    """Every (config key, dataset config) that holds data, inside RepeatDataset, ConcatDataset and so on too."""
+    """Every (config key, dataset config) that holds data, inside RepeatDataset, ConcatDataset and so on too.
+
+    One that makes its data has neither root nor prefix: that is what has a type and holds no other dataset.
+    """
     if isinstance(cfg, (list, tuple)):
         for i, item in enumerate(cfg):
             yield from datasets_of(item, f'{key}[{i}]')
     elif isinstance(cfg, dict):
-        if 'data_root' in cfg or 'data_prefix' in cfg:
+        made = 'type' in cfg and not {'dataset', 'datasets'} & set(cfg)
+        if made or 'data_root' in cfg or 'data_prefix' in cfg:
             yield key, cfg
         for inner in ('dataset', 'datasets'):
             yield from datasets_of(cfg.get(inner), f'{key}.{inner}')

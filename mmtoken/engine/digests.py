@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor, nn
 
@@ -96,7 +97,9 @@ def data_digest(cfg: Config, split: str) -> str:
         raise UserError(f'the config has no {split}_dataloader, which scoring needs')
     with user_errors(f'{split}_dataloader.dataset cannot be built'):
         dataset = DATASETS.build(loader['dataset'])
-    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    # As a list of annotations has it: what a dataset draws or computes for a picture lies in no file.
+    read = BaseDataset.get_data_info if isinstance(dataset, BaseDataset) else type(dataset).get_data_info
+    infos = [read(dataset, i) for i in range(len(dataset))]
     named = [value for info in infos for value in info.values()]
     named += _texts([loader, evaluator], [''])
     return joint(file_digest(name) for name in dict.fromkeys(filter(_is_file, named)))

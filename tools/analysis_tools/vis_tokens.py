@@ -62,6 +62,20 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def paint_people(picture: np.ndarray, outputs: dict, model: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Meshes over the picture, by title, and the map by which the method chose its tokens, if it has one."""
+    from mmtoken.hmr.render import draw_meshes, draw_scale_map
+
+    painted, faces = {}, model.body.faces.cpu().numpy()
+    for title, output in outputs.items():
+        vertices, camera = output['vertices'].cpu().numpy(), output['cameras'][0].cpu().numpy()
+        painted[f'{title}: {len(vertices)} people'] = draw_meshes(picture, vertices, faces, camera)
+        if 'pred_scale_map' in output:
+            maps, cell = output['pred_scale_map'][0].cpu().numpy(), 2 * model.backbone.patch_size
+            painted['scale map: red is small, blue is large'] = draw_scale_map(picture, maps, cell)
+    return painted
+
+
 @one_line_errors()
 def main():
     args = parse_args()
@@ -110,6 +124,9 @@ def main():
         painted = {
             title: paint_boxes(picture, samples[0], classes, palette, task.score) for title, samples in both.items()
         }
+
+    elif task.name == 'mesh':
+        painted = paint_people(picture, both, model)
 
     layers = args.layers or spread_out(trace.changes() or [0, depth - 1], PANELS)
     if args.strip:
