@@ -116,22 +116,22 @@ def _trust_history(module: ModuleType, run: Callable) -> None:
 
     Fault: mmengine 0.10.7 calls ``torch.load`` without ``weights_only``, True by default since torch 2.6, which
     refuses those types: ``resume``, ``load_from`` and ``test`` fail on mmengine's own files. Readers stand in for
-    exactly the names that such files hold (:mod:`mmtoken._unpickle`), and for the statistics that this process
-    registers.
+    exactly the names that such files hold (:mod:`mmtoken.unpickle.checkpoints`), and for the statistics that this
+    process registers.
     """
     run(module)
     from torch.serialization import add_safe_globals
 
-    from . import _unpickle
+    from .unpickle import checkpoints
 
     buffer = module.HistoryBuffer
-    add_safe_globals(_unpickle.trusted(buffer))
-    known = [m for name, m in buffer._statistics_methods.items() if name not in _unpickle.STATISTICS]
-    add_safe_globals([_unpickle.mentioned(method) for method in known])
+    add_safe_globals(checkpoints.trusted(buffer))
+    known = [m for name, m in buffer._statistics_methods.items() if name not in checkpoints.STATISTICS]
+    add_safe_globals([checkpoints.mentioned(method) for method in known])
     register = buffer.register_statistics.__func__
 
     def register_statistics(cls, method):
-        add_safe_globals([_unpickle.mentioned(method)])
+        add_safe_globals([checkpoints.mentioned(method)])
         return register(cls, method)
 
     buffer.register_statistics = classmethod(register_statistics)

@@ -8,13 +8,14 @@ import math
 import pickle
 import re
 import zipfile
+from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
 
-def refuse(what: str) -> None:
+def refuse(what: str) -> NoReturn:
     """Raises ``UnpicklingError``."""
     raise pickle.UnpicklingError(what)
 
@@ -126,24 +127,35 @@ for _module in ('__builtin__', 'builtins'):  # of Python 2 and 3
 
 
 class _Unpickler(pickle.Unpickler):
+    known: Mapping[tuple[str, str], Any] = KNOWN
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in KNOWN:
+        if (module, name) not in self.known:
             refuse(f'it names {module}.{name}')
-        return KNOWN[module, name]
+        return self.known[module, name]
 
 
-def read_pickle(path: str | Path) -> Any:
+def read_pickle(path: str | Path, known: Mapping[tuple[str, str], Any] = KNOWN, raw: bool = False) -> Any:
     """Returns what a pickle holds, as :func:`plain` gives it.
+
+    Args:
+        path (str | Path): The file.
+        known (Mapping): What the names in it stand for. Defaults to :data:`KNOWN`.
+        raw (bool): Return records as they are. Defaults to False.
 
     Raises:
         ValueError: If the file is no pickle, or names anything else than arrays; nothing of it was run.
     """
     with open(path, 'rb') as file:
-        return _guarded(path, file)
+        return _guarded(path, file, known, raw)
 
 
-def read_npz(path: str | Path) -> dict[str, Any]:
+def read_npz(path: str | Path, names: Container[str] | None = None) -> dict[str, Any]:
     """Returns what an ``.npz`` holds by name, pickled dicts and lists too, as :func:`plain` gives them.
+
+    Args:
+        path (str | Path): The file.
+        names (Container[str], optional): Only what has these names; None reads all.
 
     Raises:
         ValueError: If the file is no such archive, or names anything else than arrays; nothing of it was run.
@@ -155,8 +167,9 @@ def read_npz(path: str | Path) -> dict[str, Any]:
         raise ValueError(f'{path}: is no .npz file ({error}); get it anew') from error
     with archive:
         for name in archive.namelist():
-            with archive.open(name) as member:
-                found[name.removesuffix('.npy')] = _member(path, member)
+            if names is None or name.removesuffix('.npy') in names:
+                with archive.open(name) as member:
+                    found[name.removesuffix('.npy')] = _member(path, member)
     return found
 
 
@@ -173,9 +186,12 @@ def _member(path: str | Path, member: IO[bytes]) -> Any:
     return _guarded(path, member)
 
 
-def _guarded(path: str | Path, file: IO[bytes]) -> Any:
+def _guarded(path: str | Path, file: IO[bytes], known: Mapping = KNOWN, raw: bool = False) -> Any:
     try:
-        return plain(_Unpickler(file, encoding='latin1').load())
+        unpickler = _Unpickler(file, encoding='latin1')
+        unpickler.known = known
+        found = unpickler.load()
+        return found if raw else plain(found)
     except OSError:
         raise
     except Exception as error:  # broken pickles raise nearly anything

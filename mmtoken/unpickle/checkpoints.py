@@ -8,7 +8,7 @@ numpy sees it. Only numbers come out.
 import math
 import pickle
 import sys
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 
@@ -18,7 +18,7 @@ CODES = {np.dtype(code).str[1:] for code in '?' + np.typecodes['AllInteger'] + n
 STATISTICS = ('min', 'max', 'current', 'mean')
 
 
-def refuse(what: str) -> None:
+def refuse(what: str) -> NoReturn:
     """Raises ``UnpicklingError``."""
     raise pickle.UnpicklingError(f'{what} is refused: a checkpoint holds plain arrays of numbers')
 
@@ -68,7 +68,7 @@ class Array(np.ndarray):
             refuse(f'an array of shape {shape!r:.40} with {len(data)} bytes')
         super().__setstate__((1, shape, dtype.dtype, fortran, data))
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
 
@@ -91,6 +91,8 @@ class _History:
 
     The statistics are those of the running process, not of the file.
     """
+
+    _set_default_statistics: Any  # of the real class
 
     def __init__(self, *args, **kwargs):
         refuse('a HistoryBuffer with arguments')

@@ -114,6 +114,53 @@ def test_agora_and_bedlam(name, make, people, pictures, tmp_path):
         assert sample.gt_instances.valid_3d.all() and sample.all_people and sample.dataset == name
 
 
+def scene(people, rows, names, **change):
+    """A scene as BEDLAM's makers label it: bodies turned about themselves, and moved by the camera's translation."""
+    extrinsics = np.tile(np.eye(4), (len(rows), 1, 1))
+    extrinsics[:, :3, 3] = [0.5, -1.0, 3.0]
+    made = dict(
+        imgname=np.array(names),
+        gender=np.array(['female'] * len(rows)),
+        pose_cam=people.pose[rows].flatten(1).double().numpy(),
+        shape=np.pad(people.betas[rows].numpy(), ((0, 0), (0, 1))),
+        trans_cam=people.transl[rows].numpy() - extrinsics[:, :3, 3],
+        cam_ext=extrinsics,
+        cam_int=np.tile(CAMERA, (len(rows), 1, 1)),
+        motion_info=np.array([dict(clip=i) for i in rows], dtype=object),
+    )
+    return made | change
+
+
+def test_bedlam_as_its_makers_label_it(people, pictures, tmp_path):
+    labels = tmp_path / 'labels'
+    labels.mkdir()
+    np.savez(labels / 'office.npz', **scene(people, [0, 2, 1], ['seq/1.png', 'seq/2.png', 'seq/1.png']))
+    np.savez(labels / 'x_closeup_a.npz', **scene(people, [2], ['seq/1.png']))
+    for name, size in (
+        ('office/png/seq/1', (480, 640)),
+        ('office/png/seq/2', (480, 640)),
+        ('x_closeup_a/png/seq/1', (640, 480)),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / f'{name}.png'), np.full((*size, 3), 90, np.uint8))
+    dataset = BEDLAMDataset(str(labels), **pictures)
+    assert len(dataset) == 3
+    for index, rows in enumerate(([0, 1], [2], [2])):
+        people.check(dataset.get_data_info(index), rows)
+        assert placed(dataset, index, people, rows).img_shape == (480, 640)
+    assert len(BEDLAMDataset(str(labels / 'office.npz'), **pictures)) == 2
+    for change, words in (
+        (dict(pose_cam=np.zeros((1, 165))), r'x.npz: pose_cam is \(1, 165\), .* SMPL, not of SMPL-X'),
+        (dict(trans_cam=np.array([dict()], dtype=object)), 'BEDLAMDataset does not know this format'),
+    ):
+        np.savez(tmp_path / 'x.npz', **scene(people, [0], ['seq/1.png'], **change))
+        with pytest.raises(ValueError, match=words):
+            len(BEDLAMDataset(str(tmp_path / 'x.npz'), **pictures))
+    np.savez(tmp_path / 'y.npz', imgname=np.array(['a.png']))
+    with pytest.raises(ValueError, match="y.npz: lacks 'pose_cam'"):
+        len(BEDLAMDataset(str(tmp_path / 'y.npz'), **pictures))
+
+
 @pytest.mark.parametrize('first', [1, 2])
 def test_pipelines_that_load_nothing(first, people, pictures, tmp_path):
     pipeline = dict(pictures, pipeline=PIPELINE[first:])
@@ -262,7 +309,7 @@ def test_broken_annotations(people, pictures, tmp_path):
     with pytest.raises(ValueError, match='holds no pictures'):
         BEDLAMDataset(save(tmp_path / 'x.npz', {}), **pictures)
     np.savez(tmp_path / 'x.npz', other=1)
-    with pytest.raises(ValueError, match='holds no dict named annots'):
+    with pytest.raises(ValueError, match='holds neither annots, .* nor imgname'):
         BEDLAMDataset(str(tmp_path / 'x.npz'), **pictures)
     save(tmp_path / 'x.npz', {'a': print})
     with pytest.raises(ValueError, match='x.npz: was not read .it names builtins.print'):

@@ -60,7 +60,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         with user_errors(f'timm.py: {path}'):
             state = load_file(str(path))
     elif path.suffix == '.pkl':  # of detectron2
-        from mmtoken.hmr.unpickle import read_pickle
+        from mmtoken.unpickle.arrays import read_pickle
 
         state = read_pickle(path)
     else:

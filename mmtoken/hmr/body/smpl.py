@@ -8,8 +8,8 @@ import torch
 
 from mmtoken.core.arguments import check_choice
 from mmtoken.hmr.geometry import matrix_to_axis_angle, rotation_6d_to_matrix
-from mmtoken.hmr.unpickle import read_pickle
 from mmtoken.registry import BODY_MODELS
+from mmtoken.unpickle.arrays import read_pickle
 
 from .joints import PARENTS
 from .skinned import SkinnedBody

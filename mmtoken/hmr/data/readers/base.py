@@ -83,7 +83,8 @@ class PeopleDataset(BaseDataset):
         entry = {key: value for key, value in picture.items() if key not in ('name', 'pose', 'betas', 'transl')}
         people = len(picture['pose'])
         entry['gt_pose'] = np.asarray(picture['pose'], np.float32).reshape(people, 24, 3)
-        entry['gt_betas'] = np.asarray(picture['betas'], np.float32).reshape(people, -1)[:, : self.body.num_betas]
+        betas = np.asarray(picture['betas'], np.float32).reshape(people, -1 if people else self.body.num_betas)
+        entry['gt_betas'] = betas[:, : self.body.num_betas]
         entry['gt_transl'] = np.asarray(picture['transl'], np.float32).reshape(people, 3)
         entry['img_path'] = str(Path(self.data_prefix['img']) / picture['name'])
         entry['img_id'] = number
@@ -93,7 +94,7 @@ class PeopleDataset(BaseDataset):
         for key in given:
             entry[key] = np.asarray(entry[key], np.float32)
         fields = ['gt_pose', 'gt_betas', 'gt_transl', *given]
-        known = np.all([np.isfinite(entry[key]).reshape(people, -1).all(1) for key in fields], axis=0)
+        known = np.all([np.isfinite(entry[key]).all(tuple(range(1, entry[key].ndim))) for key in fields], axis=0)
         entry['all_people'] = bool(entry.get('all_people', True)) and bool(known.all())
         for key in fields:
             entry[key] = entry[key][known]

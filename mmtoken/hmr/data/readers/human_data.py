@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from mmtoken.hmr.unpickle import read_npz
 from mmtoken.registry import DATASETS
+from mmtoken.unpickle.arrays import read_npz
 
 from .base import PeopleDataset
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmtoken.hmr.unpickle import read_pickle
 from mmtoken.registry import DATASETS
+from mmtoken.unpickle.arrays import read_pickle
 
 from .base import PeopleDataset
 
