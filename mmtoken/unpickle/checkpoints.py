@@ -66,7 +66,8 @@ class Array(np.ndarray):
         itemsize = dtype.dtype.itemsize
         if math.prod(shape) * itemsize != len(data) or math.prod(n or 1 for n in shape) * itemsize > sys.maxsize:
             refuse(f'an array of shape {shape!r:.40} with {len(data)} bytes')
-        super().__setstate__((1, shape, dtype.dtype, fortran, data))
+        checked: Any = (1, shape, dtype.dtype, fortran, data)  # numpy's stub asks for its own bool
+        super().__setstate__(checked)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         return self.view(np.ndarray).__reduce_ex__(protocol)
