@@ -39,7 +39,7 @@ def main():
     judge_rows(rows, latencies, metric, rivals)
     write_json(args.results, read_json(args.results, {}) | dict(rows=rows))
     known = {name_of(row) for row in rows}
-    shown = [*rows, *(row for row in rivals if name_of(row) not in known)]
+    shown = [*rows, *(row for row in rivals if is_smaller(row) and name_of(row) not in known)]
     if args.rows:
         shown = [row for row in shown if row is rows[0] or any(word in name_of(row) for word in args.rows)]
     print(table(shown, latencies, metric))
