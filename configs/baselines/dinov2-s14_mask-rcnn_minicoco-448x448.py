@@ -10,5 +10,3 @@ model = dict(
     roi_head=dict(bbox_head=dict(num_classes=12), mask_head=dict(num_classes=12)),
 )
 optim_wrapper = dict(type='mmtoken.BF16OptimWrapper')
-param_scheduler = [dict(_base_.param_scheduler[0]), dict(_base_.param_scheduler[1], end=200)]
-train_cfg = dict(max_iters=200, val_interval=200)

@@ -30,6 +30,7 @@ class Task:
         name: What the model does, and on which data.
         metric: Name in the files.
         files: JSON files under ``configs``, without ``results/`` and the suffix; for the same row, later ones go first.
+            Empty, if the task was never measured.
         settings: For each of :data:`METHODS`, names of rows, or their beginnings, from gentle to strong.
         digits: Decimals of the metric.
         unit: What it is multiplied by.
@@ -95,6 +96,7 @@ TASKS = [
     ),
     Task('depth, one room (metres)', 'rmse', *swept('dinov2-s14_dpt_rgbd'), digits=3),
     Task('detection, blood cells', 'coco/bbox_mAP', *swept('dinov2-s14_retinanet_bccd'), digits=1, unit=100),
+    Task("instances, COCO's super-categories", 'coco/segm_mAP', (), [()]),
     Task(
         'saliency, likeness to the dense model',
         'IoU',
@@ -146,12 +148,15 @@ def table() -> str:
     """Returns the table as Markdown."""
     lines = ['| task, metric | dense | ' + ' | '.join(METHODS) + ' |', '|' + '---|' * (len(METHODS) + 2)]
     for task in TASKS:
+        name = f'{task.name}: {task.metric.removeprefix("coco/")}'
+        if not task.files:
+            lines.append(f'| {name} |' + ' – |' * (len(METHODS) + 1))
+            continue
         dense = rows_of(task, 0)[0]['metrics'][task.metric] * task.unit
         columns = []
         for method, names in enumerate(task.settings):
             rows = rows_of(task, method)
             columns.append([cell(find(rows, name), task, dense) for name in names])
-        name = f'{task.name}: {task.metric.removeprefix("coco/")}'
         for step in range(max(map(len, columns))):
             cells = [column[step] if step < len(column) else '–' for column in columns]
             head = [name, f'{dense:.{task.digits}f}'] if step == 0 else ['', '']
