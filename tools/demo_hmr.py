@@ -159,7 +159,7 @@ def table(rows: dict[str, Row], rounds: int, device: str, known: bool) -> None:
     number = len(rows['SAT'].inputs)
     calls = {name: lambda i, row=row: row.model.find(*row.inputs[i]) for name, row in rows.items()}
     seconds = interleave(calls, rounds * number, warmup=1, inputs=range(number), device=device)
-    print(f'\nmean of {number} pictures, {device}, fp32')
+    print(f'\nmean of {number} picture{"s" * (number > 1)}, {device}, fp32')
     head = f'{"model":12}{"ms":>7}{"speed-up (95 %)":>21}{"GMACs":>8}{"last tokens":>13}'
     print(head + (f'{"F1":>7}{"MPJPE":>8}{"MVE (mm)":>10}' if known else ''))
     for name, row in rows.items():
