@@ -1,4 +1,4 @@
-# One to six people, 336x336: 2000 pictures that are drawn once and kept (0.7 GB), and 500 others for the test.
+# One to six people, 336x336: 3000 pictures that are drawn once and kept (1 GB), and 500 others for the test.
 crowd = dict(type='mmtoken.SyntheticCrowd', size=(336, 336), people=(1, 6), scales=(0.08, 0.9), things=(0, 2))
 train_pipeline = [dict(type='mmtoken.MakeScaleMap'), dict(type='mmtoken.PackPeople')]
 test_pipeline = [dict(type='mmtoken.PackPeople')]
@@ -7,7 +7,7 @@ train_dataloader = dict(
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler'),
-    dataset=dict(type='mmtoken.KeptDataset', dataset=dict(length=2000, seed=0, pipeline=train_pipeline, **crowd)),
+    dataset=dict(type='mmtoken.KeptDataset', dataset=dict(length=3000, seed=0, pipeline=train_pipeline, **crowd)),
 )
 val_dataloader = dict(
     batch_size=4,

@@ -26,6 +26,21 @@ def mlp(dims: int, hidden: int, out: int, layers: int) -> nn.Sequential:
     return nn.Sequential(*parts[:-1])
 
 
+def start_mlp(layers: nn.Module, gain: float) -> None:
+    """Draws layers of :func:`mlp` so that their input reaches the end however many they are (arXiv 1502.01852, eq. 10).
+
+    Args:
+        layers (nn.Module): The layers.
+        gain (float): Of the last one; 0 lets it give nothing at first.
+    """
+    *before, last = (layer for layer in layers.modules() if isinstance(layer, nn.Linear))
+    for layer in before:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')
+    nn.init.xavier_uniform_(last.weight, gain=gain)
+    for layer in (*before, last):
+        nn.init.zeros_(layer.bias)
+
+
 class SelfAttention(nn.Module):
     """Attention among queries; content and position have projections of their own (Conditional DETR)."""
 
@@ -69,6 +84,23 @@ class CrossAttention(nn.Module):
         self.q_position = nn.Linear(dims, dims) if first else None
         self.k_content, self.k_position = nn.Linear(dims, dims), nn.Linear(dims, dims)
         self.value, self.out = nn.Linear(dims, dims), nn.Linear(dims, dims)
+
+    def start_at_anchors(self, gain: float) -> None:
+        """Lets every head start by looking around the centres of the anchors.
+
+        Codes of places are alike where the places are near, as ``Σ cos(ω(a - b))``, if a head compares the same
+        frequencies of both, and some of y and some of x. A random projection has to learn that first. Head h takes
+        every H-th frequency from the h-th.
+
+        Args:
+            gain (float): Factor of either projection; the larger, the smaller the neighbourhood.
+        """
+        waves = torch.arange(self.q_sine.in_features).view(-1, 2)  # sine and cosine of a frequency stay together
+        order = torch.cat([waves[h :: self.heads].flatten() for h in range(self.heads)])
+        for layer in (self.q_sine, self.k_position):
+            with torch.no_grad():
+                layer.weight.copy_(torch.eye(len(order))[order] * gain)
+                layer.bias.zero_()
 
     def forward(self, x: Tensor, position: Tensor, code: Tensor, memory: Memory) -> Tensor:
         """Attends.
@@ -134,14 +166,18 @@ class DABDecoder(nn.Module):
         self.boxes = nn.ModuleList(mlp(dims, dims, 4, 3) for _ in range(layers))
 
     def init_weights(self) -> None:
-        """Draws linear layers as DETR does; the first boxes are the anchors."""
+        """Draws linear layers as DETR does; the first boxes are the anchors, around which each layer looks."""
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        for part in self.modules():
+            if isinstance(part, CrossAttention):
+                part.start_at_anchors(gain=2.0)
+        start_mlp(self.query_scale, gain=0.1)
+        *_, factor = self.query_scale.parameters()
+        nn.init.ones_(factor)  # contents do not change the codes of places yet
         for box in self.boxes:
-            *_, weight, bias = box.parameters()
-            nn.init.zeros_(weight)
-            nn.init.zeros_(bias)
+            start_mlp(box, gain=0.0)
 
     def forward(self, x: Tensor, anchors: Tensor, memory: Memory, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Runs the layers.

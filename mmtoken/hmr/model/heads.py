@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmtoken.hmr.geometry import axis_angle_to_matrix, matrix_to_rotation_6d, rotation_6d_to_matrix
 
-from .decoder import mlp
+from .decoder import mlp, start_mlp
 
 
 @dataclass
@@ -64,8 +64,7 @@ class MeshHeads(nn.Module):
     def init_weights(self) -> None:
         """Lets everybody start near the mean person, and nobody be sure of anything."""
         for head in [*self.pose, *self.shape, self.camera]:
-            nn.init.xavier_uniform_(head[-1].weight, gain=0.01)
-            nn.init.zeros_(head[-1].bias)
+            start_mlp(head, gain=0.1)
         nn.init.constant_(self.confidence.bias, -math.log(99))
 
     def forward(self, hidden: Tensor, boxes: Tensor) -> Predictions:

@@ -61,7 +61,7 @@ class TokenMemory(nn.Module):
     def init_weights(self) -> None:
         nn.init.xavier_uniform_(self.project.weight)
         nn.init.zeros_(self.project.bias)
-        nn.init.normal_(self.level)
+        nn.init.normal_(self.level, std=0.1)  # small beside the codes of places, by which the decoder looks at first
 
     def forward(self, tokens: Tokens, patch_size: int, side: int) -> Memory:
         """Returns the memory of a batch.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmtoken.core import Layout, Packing, Tokens
-from mmtoken.hmr.model.decoder import DABDecoder
+from mmtoken.hmr.model.decoder import DABDecoder, mlp, start_mlp
 from mmtoken.hmr.model.memory import Memory, TokenMemory, sine
 from mmtoken.testing import randomize
 
@@ -108,6 +108,33 @@ def test_boxes_start_as_the_anchors(decoder):
     anchors = torch.randn(1, 3, 4)
     boxes = decoder(torch.randn(1, 3, DIMS).double(), anchors, memory_of(4))[1]
     torch.testing.assert_close(boxes, anchors.sigmoid().expand_as(boxes))
+
+
+def test_every_head_starts_by_looking_around_the_anchor():
+    torch.manual_seed(0)
+    decoder = DABDecoder(64, 2, 4, 24)
+    decoder.init_weights()
+    centre = torch.tensor([0.3, 0.7])  # y, x
+    places = torch.cat([centre[None], centre + torch.randn(50, 2) * 0.2])
+    code, keys = (sine(p, 32) for p in (centre, places))
+    for layer in decoder.layers:
+        q, k = layer.cross_attn.q_sine(code), layer.cross_attn.k_position(keys)
+        scores = (q * k).unflatten(-1, (4, -1)).sum(-1)  # (tokens, heads)
+        assert (scores.argmax(0) == 0).all()
+        for axis in (0, 1):  # each head tells both axes
+            moved = layer.cross_attn.k_position(sine(centre + 0.2 * torch.eye(2)[axis], 32))
+            assert ((q * moved).unflatten(-1, (4, -1)).sum(-1) < scores[0] - 0.1).all()
+    torch.testing.assert_close(decoder.query_scale(torch.randn(9, 64)), torch.ones(9, 64), atol=0.8, rtol=0)
+
+
+@pytest.mark.parametrize('depth', [2, 6])
+def test_what_enters_layers_comes_out_of_them(depth):
+    torch.manual_seed(0)
+    layers = mlp(128, 128, 128, depth)
+    start_mlp(layers, gain=1.0)
+    assert 0.4 < layers(torch.randn(64, 128)).std(0).mean() < 2.5
+    start_mlp(layers, gain=0.0)
+    assert not layers(torch.randn(2, 128)).any()
 
 
 def test_each_layer_refines_the_boxes_of_the_one_before_and_learns_alone(decoder):
