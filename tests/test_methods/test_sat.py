@@ -216,6 +216,22 @@ def test_padding_may_leave():
     assert host(inputs)[0].shape == kept(inputs)[0].shape
 
 
+@torch.no_grad()
+def test_masked_padding_is_seen_in_neither_branch():
+    """A picture gives the same beside a larger one, whatever the scale head says."""
+    for confidence, levels in ((0.0, 3), (0.5, 3), (0.5, 4)):
+        reducer = dict(type='mmtoken.SAT', blocks=1, mask_padding=True, confidence=confidence, scale=0.5, levels=levels)
+        torch.manual_seed(0)  # a cropped table, so that positions do not depend on the size of the batch
+        host = HOSTS['TokenDINOv2'](reducer=reducer, out_indices=(3,), img_size=64, table='crop')
+        inputs = images(2, (32, 48))
+        padding = torch.zeros(2, 8, 12, dtype=torch.bool)
+        padding[0, 5:], padding[0, :, 7:] = True, True
+        inputs[0, :, 5 * PATCH :], inputs[0, :, :, 7 * PATCH :] = 0, 0
+        together = host(inputs, padding)[0][0, :, :5, :7]
+        alone = host(inputs[:1, :, : 5 * PATCH, : 7 * PATCH])[0][0]
+        torch.testing.assert_close(together, alone, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize('size', [(PATCH, PATCH), (3, 9), (PATCH, 5 * PATCH)])
 @torch.no_grad()
 def test_a_picture_smaller_than_a_cell_is_padded_to_one(size):

@@ -153,15 +153,20 @@ class SAT(Reducer):
         images = F.pad(images, (0, (whole[1] - width) * patch, 0, (whole[0] - height) * patch))
         cells = Cells(whole, images.device)
 
-        coarse = self.run_coarse(host, images, cells)
-        maps = self.head(self.norm(coarse.patches)).float().sigmoid().transpose(1, 2)
-        level = self.assign(maps, cells)
-        fine, counts = self.run_fine(host, images, cells, level)
         # Nobody reads the tokens of this state, only how many there are.
-        state = TokenState(fine.new_zeros(1, 1, 1), grid, host.num_prefix)
-        state.x = state.x.expand(len(fine), host.num_prefix + height * width, fine.shape[-1])
+        state = TokenState(images.new_zeros(1, 1, 1), grid, host.num_prefix)
+        state.x = state.x.expand(len(images), host.num_prefix + height * width, host.embed_dims)
         padded = self.padded_patches(host.noted(state, padding), cells.grid)
-        self.mix(state, fine, coarse, cells, level, padded)
+        outside = self.whole(padded, cells) if self.mask_padding and padded is not None else None
+        coarse, values = self.run_coarse(host, images, cells, outside)
+        maps = self.head(self.norm(values)).float().sigmoid().transpose(1, 2)
+        level = self.assign(maps, cells, outside)
+        wanted = (level == 0)[:, cells.of_patches()[0]]
+        fine, counts = self.run_fine(host, images, cells, wanted if outside is None else wanted & ~padded)
+        state.x = state.x.to(fine.dtype)
+        if outside is not None:  # a pooled token is the largest of the cells that are there
+            values = values.masked_fill(outside[..., None], torch.finfo(values.dtype).min)
+        self.mix(state, fine, values, coarse.prefix, cells, level, padded)
         if self.discard:
             state.select(state.sizes < 16, self)
         if self.mask_padding and state.padding is not None:
@@ -181,33 +186,48 @@ class SAT(Reducer):
             cells = Cells(self.canvas(host.grid_of(images.shape[-2:])), images.device)
             self.guide = scale_targets(targets, cells, host.patch_size, max(images.shape[-2:]))
 
-    def run_coarse(self, host: TokenHost, images: Tensor, cells: Cells) -> TokenState:
-        """Runs the low-resolution branch: a token for each cell, after blocks of its own."""
+    def run_coarse(
+        self, host: TokenHost, images: Tensor, cells: Cells, outside: Tensor | None
+    ) -> tuple[TokenState, Tensor]:
+        """Runs the low-resolution branch: a token for each cell, after blocks of its own.
+
+        Args:
+            host (TokenHost): The backbone.
+            images (Tensor): ``(B, 3, H·patch, W·patch)``.
+            cells (Cells): The cells.
+            outside (Tensor, optional): Cells that nobody may look at ``(B or 1, h·w)``, bool.
+
+        Returns:
+            tuple[TokenState, Tensor]: The branch at its end, and the token of each cell ``(B, h·w, C)``, zeros outside.
+        """
         tokens = self.patch_embed.proj(F.avg_pool2d(images, 2)).flatten(2).transpose(1, 2)
         cls_position, positions = host.positions(cells.shape, 2)
         prefix = host.prefix_tokens(cls_position, len(images), tokens)
         coarse = TokenState(torch.cat([prefix, tokens + positions], dim=1), cells.shape, host.num_prefix)
+        kept = None if outside is None else coarse.select(~outside.expand(len(images), -1), self)
         for block in self.blocks:
             coarse.x, _ = host.run(host.attend, block, coarse.x, coarse.layout)
             coarse.counts.append(coarse.x.shape[:-1].numel())
             coarse.x = host.run(host.mlp, block, coarse.x)
-        return coarse
+        if kept is None:
+            return coarse, coarse.patches
+        values = coarse.x.new_zeros(len(images) * cells.number, coarse.x.shape[-1]).index_copy(0, kept, coarse.patches)
+        return coarse, values.unflatten(0, (len(images), -1))
 
-    def run_fine(self, host: TokenHost, images: Tensor, cells: Cells, level: Tensor) -> tuple[Tensor, list[int]]:
+    def run_fine(self, host: TokenHost, images: Tensor, cells: Cells, wanted: Tensor) -> tuple[Tensor, list[int]]:
         """Runs the fine branch: the patches of small cells, alone, through the backbone's own first blocks.
 
         Args:
             host (TokenHost): The backbone.
             images (Tensor): ``(B, 3, H·patch, W·patch)``.
             cells (Cells): The cells.
-            level (Tensor): Level of each cell, see :meth:`assign`; only patches of level 0 are embedded.
+            wanted (Tensor): Patches that are embedded ``(B, H·W)``, bool.
 
         Returns:
             tuple[Tensor, list[int]]: Tokens of these patches in their places among ``(B, H·W, C)``, zeros elsewhere;
             and the tokens of each block, see :attr:`TokenState.counts`.
         """
         (height, width), patch, first = cells.grid, host.patch_size, host.num_prefix
-        wanted = (level == 0)[:, cells.of_patches()[0]]
         packing = Packing(wanted.sum(1) + first)
         at = ops.indices_of(wanted.flatten(), packing.total - first * len(packing))
         image, place = at // (height * width), at % (height * width)
@@ -229,14 +249,17 @@ class SAT(Reducer):
         return canvas.unflatten(0, (len(images), -1)), state.counts
 
     @torch.no_grad()
-    def assign(self, maps: Tensor, cells: Cells) -> Tensor:
+    def assign(self, maps: Tensor, cells: Cells, outside: Tensor | None) -> Tensor:
         """Decides the level of each cell ``(B, h·w)``, int64: 0 fine, 1 one token, 2 and 3 a part of a pooled one.
 
-        A background cell is pooled only if the whole aligned 2×2 block of cells is background (4×4 for level 3).
+        A background cell is pooled only if the whole aligned 2×2 block of cells is background (4×4 for level 3). Cells
+        outside of the picture are background.
         """
         if self.training and self.progress < self.guided and self.guide is not None:
             maps = self.guide.to(maps.device).float()
         someone = maps[:, 0] > self.confidence
+        if outside is not None:
+            someone = someone & ~outside
         level = torch.where(someone & (maps[:, 1] < self.scale), 0, 1)
         background = (~someone).unflatten(1, cells.shape).float()[:, None]
         for up in range(2, self.levels):
@@ -250,7 +273,8 @@ class SAT(Reducer):
         self,
         state: TokenState,
         fine: Tensor,
-        coarse: TokenState,
+        coarse: Tensor,
+        prefix: Tensor,
         cells: Cells,
         level: Tensor,
         padded: Tensor | None,
@@ -262,7 +286,7 @@ class SAT(Reducer):
         level = level[:, cells.of_patches()[0]]  # of each patch ``(B, H·W)``
         own, tokens = torch.arange(height * width, device=cells.device), fine
         place = own.expand(len(level), -1)
-        pooled = coarse.patches.transpose(1, 2).unflatten(2, cells.shape)
+        pooled = coarse.transpose(1, 2).unflatten(2, cells.shape)
         coords = torch.stack([y, x], dim=-1).float()[None]
         for up in range(1, self.levels):
             side = 2**up
@@ -284,9 +308,14 @@ class SAT(Reducer):
             coords=coords,
             sizes=4.0**level,
             padding=padded,
-            prefix=coarse.prefix,
+            prefix=prefix,
             owner=self,
         )
+
+    @staticmethod
+    def whole(padded: Tensor, cells: Cells) -> Tensor:
+        """Returns which cells hold nothing but padded patches ``(B or 1, h·w)``, bool."""
+        return -F.max_pool2d(-padded.unflatten(1, cells.grid).float(), 2).flatten(1) > 0
 
     @staticmethod
     def padded_patches(state: TokenState, canvas: tuple[int, int]) -> Tensor | None:

@@ -108,7 +108,7 @@ def test_a_picture_gives_the_same_in_every_batch(build):
         for a, b in zip(both, singles):
             assert len(a.pred_instances) == 6
             for name in ('scores', 'bboxes', 'vertices', 'keypoints'):
-                torch.testing.assert_close(a.pred_instances[name], b.pred_instances[name], atol=3e-3, rtol=1e-4)
+                torch.testing.assert_close(a.pred_instances[name], b.pred_instances[name], atol=1e-4, rtol=1e-4)
 
 
 def test_pictures_without_samples_get_new_ones(build):
