@@ -157,13 +157,14 @@ class SAT(Reducer):
         state = TokenState(images.new_zeros(1, 1, 1), grid, host.num_prefix)
         state.x = state.x.expand(len(images), host.num_prefix + height * width, host.embed_dims)
         padded = self.padded_patches(host.noted(state, padding), cells.grid)
-        outside = self.whole(padded, cells) if self.mask_padding and padded is not None else None
+        hidden = padded if self.mask_padding else None
+        outside = None if hidden is None else self.whole(hidden, cells)
         coarse, values = self.run_coarse(host, images, cells, outside)
         maps = self.head(self.norm(values)).float().sigmoid().transpose(1, 2)
         level = self.assign(maps, cells, outside)
         wanted = (level == 0)[:, cells.of_patches()[0]]
-        fine, counts = self.run_fine(host, images, cells, wanted if outside is None else wanted & ~padded)
-        state.x = state.x.to(fine.dtype)
+        fine, counts = self.run_fine(host, images, cells, wanted if hidden is None else wanted & ~hidden)
+        state.x = fine.new_zeros(1, 1, 1).expand(state.x.shape)
         if outside is not None:  # a pooled token is the largest of the cells that are there
             values = values.masked_fill(outside[..., None], torch.finfo(values.dtype).min)
         self.mix(state, fine, values, coarse.prefix, cells, level, padded)
