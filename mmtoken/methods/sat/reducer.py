@@ -301,6 +301,8 @@ class SAT(Reducer):
             if padded is not None:  # a token is padding if all of its patches are
                 whole = -F.max_pool2d(-padded.unflatten(1, cells.grid).float(), side)
                 padded = torch.where(here, whole.flatten(1)[:, y // side * (width // side) + x // side] > 0, padded)
+        if self.mask_padding and padded is not None:
+            tokens = tokens.masked_fill(padded[..., None], 0)  # they leave, and are given back where padding was
         inside = ((y < state.grid[0]) & (x < state.grid[1])).nonzero()[:, 0]
         state.take(
             tokens,
