@@ -150,7 +150,7 @@ def test_changes_nothing_but_the_backbone(path):
         cfg.model.type = cfg.model.type.replace('mmtoken.TokenEncoderDecoder', 'EncoderDecoder')
         for one in (cfg, *twins):
             one.pop('custom_hooks', None)  # the feature cache does not keep how to restore
-            for key in ('load_from', 'param_scheduler', 'train_cfg', 'default_hooks') * scheduled:
+            for key in ('load_from', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'default_hooks') * scheduled:
                 one.pop(key, None)
             one.model.pop('train_cfg', None)  # what learns first, the method or what reads its tokens
         if scheduled and 'RandomCrop' in str(cfg.get('train_pipeline')) and 'RandomCrop' not in str(twins):

@@ -29,7 +29,9 @@ def test_builds_predicts_and_steps(path):
         total = sum(sum(v) if isinstance(v, list) else v for name, v in losses.items() if 'loss' in name)
         total.backward()
         assert total.isfinite()
-        assert all(p.grad is not None for p in (model.neck if model.with_neck else model.backbone).parameters())
+        learns = model.neck if model.with_neck else model.backbone
+        learns = model.reducer if getattr(model, 'only_reducer', False) else learns
+        assert all(p.grad is not None for p in learns.parameters())
         with torch.no_grad():
             model.eval()
             results = model.predict(images, samples)

@@ -43,14 +43,10 @@ class TokenModelMixin:
             checkpoint → prefixes of their names here.
 
         Raises:
-            ValueError: If the reducer does not suit the model, or has no losses to be trained on alone.
+            ValueError: If the reducer does not suit the model.
         """
         reducer, train_cfg = self.reducer, getattr(self, 'train_cfg', None) or {}
         self.only_reducer = check_flag('model.train_cfg.only_reducer', train_cfg.get('only_reducer', False))
-        if self.only_reducer and (reducer is None or not reducer.trainable):
-            raise ValueError(
-                'model.train_cfg.only_reducer=True needs a reducer with losses, such as mmtoken.Cropr or mmtoken.SAT.'
-            )
         if not isinstance(self.backbone, TokenHost):
             return {}
         self.backbone.served = True
@@ -110,7 +106,15 @@ class TokenModelMixin:
             self.reducer.prepare(self.backbone, inputs, data_samples)
 
     def losses_of_reducer_alone(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
-        """Returns the losses of the reducer, under ``reducer.``; no head runs."""
+        """Returns the losses of the reducer, under ``reducer.``; no head runs.
+
+        Raises:
+            ValueError: If the reducer has none. The dense twin of a config may be built, but not trained.
+        """
+        if self.reducer is None or not self.reducer.trainable:
+            raise ValueError(
+                'model.train_cfg.only_reducer=True needs a reducer with losses, such as mmtoken.Cropr or mmtoken.SAT.'
+            )
         with self.serving(inputs, [sample.metainfo for sample in data_samples]) as states:
             self.backbone(inputs)
         return self.reducer_losses(states, data_samples)

@@ -204,8 +204,10 @@ def test_a_reducer_trained_alone(name, monkeypatch):
     assert {n for n, p in alone.named_parameters() if p.grad is not None and p.grad.any()} == {
         n for n, _ in alone.named_parameters() if n.startswith('backbone.reducer.')
     }
-    with pytest.raises(ValueError, match='model.train_cfg.only_reducer=True needs a reducer with losses'):
-        build(name, reducer=dict(type='mmtoken.ToMe', r=8), only_reducer=True)
+    for other in (None, dict(type='mmtoken.ToMe', r=8)):
+        model = build(name, reducer=other, only_reducer=True)  # as the dense twin of a config, to be tested
+        with pytest.raises(ValueError, match='model.train_cfg.only_reducer=True needs a reducer with losses'):
+            model(**data, mode='loss')
 
 
 @detectors

@@ -196,6 +196,8 @@ def test_the_reducer_may_learn_alone(batch, build):
     alone = build(train_cfg=dict(only_reducer=True)).train()
     losses = alone.loss(images, samples)
     assert set(losses) == {'reducer.loss_map_confidence', 'reducer.loss_map_scale'}
+    with pytest.raises(ValueError, match='only_reducer=True needs a reducer with losses'):
+        build(backbone=model_backbone(), train_cfg=dict(only_reducer=True)).loss(images, samples)
     together = model.train().loss(images, samples)
     for name, value in losses.items():
         torch.testing.assert_close(value, together[name])
@@ -274,7 +276,6 @@ def test_tools_know_what_it_is(build):
         (dict(test_cfg=dict(score_thr=2)), 'model.test_cfg.score_thr=2'),
         (dict(camera=dict(fov=180)), 'camera.fov=180'),
         (dict(camera=dict(anchored=1)), 'camera.anchored=1'),
-        (dict(backbone=dict(), train_cfg=dict(only_reducer=True)), 'only_reducer=True needs a reducer with losses'),
         (dict(matcher=dict(box=-1)), 'matcher.box=-1'),
     ],
 )
