@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmtoken.engine.errors import UserError
+from mmtoken.engine.models import check_compilable
 
 from .counter import MacReport, count_macs
 from .flops import cost_varies, inference_path, mean_report, over_pictures, segmentor_macs
@@ -57,6 +58,8 @@ class Bench:
             raise UserError(f'--cuda-graph needs a GPU, not --device {self.device}')
         if self.cuda_graph and self.optimizers:
             raise UserError('--cuda-graph replays predictions; leave it out with --train')
+        for model in self.models.values() if self.compile else ():
+            check_compilable(model)
         varying = [name for name, model in self.models.items() if cost_varies(model)]
         if self.cuda_graph and varying:
             raise UserError(

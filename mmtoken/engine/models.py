@@ -12,7 +12,7 @@ from mmengine.runner import BaseLoop, Runner
 from mmengine.utils import to_2tuple
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from mmtoken.core import TokenHost
+from mmtoken.core import Reducer, TokenHost
 
 from .errors import UserError, nearest_type, user_errors
 
@@ -179,13 +179,23 @@ def compile_backbones(model: torch.nn.Module, backend: str = 'inductor') -> None
     hosts = [module for module in unwrap(model).modules() if isinstance(module, TokenHost)]
     if not hosts:
         raise UserError('--compile: the model has no backbone of mmtoken')
+    check_compilable(model)
     for host in hosts:
-        if host.reducer is not None and host.reducer.dynamic:
-            raise UserError(
-                f'--compile: the token count of reducer {type(host.reducer).__name__} depends on the picture, and each '
-                'count would be compiled anew; leave the flag out, or take a static method, such as mmtoken.ToMe'
-            )
         host.compile(backend=backend, dynamic=False)
+
+
+def check_compilable(model: torch.nn.Module) -> None:
+    """Fails if the token count of a model, possibly wrapped, depends on the picture.
+
+    Raises:
+        UserError: In one line that names the method.
+    """
+    dynamic = [module for module in unwrap(model).modules() if isinstance(module, Reducer) and module.dynamic]
+    if dynamic:  # the last is a method, and not the list that it is in
+        raise UserError(
+            f'--compile: the token count of reducer {type(dynamic[-1]).__name__} depends on the picture, and each '
+            'count would be compiled anew; leave the flag out, or take a static method, such as mmtoken.ToMe'
+        )
 
 
 def unwrap(model: torch.nn.Module) -> torch.nn.Module:

@@ -87,6 +87,18 @@ def test_cuda_graphs_are_for_predictions_on_a_gpu(options):
         Bench(dict(a=nn.Conv2d(3, 3, 1)), **options)
 
 
+def test_what_is_compiled_needs_a_fixed_number_of_tokens():
+    from mmtoken.testing import toy_hosts
+
+    host = toy_hosts()['TokenVisionTransformer']
+    methods = [dict(type='mmtoken.ToMe', r=1), dict(type='mmtoken.MixedScale', threshold=0.5)]
+    models = dict(dense=host(), mixed=host(reducer=methods[1:]), merged=host(reducer=methods[:1]))
+    with pytest.raises(UserError, match='--compile: the token count of reducer MixedScale depends on the picture'):
+        Bench(models, device='cpu', compile=True)
+    del models['mixed']
+    Bench(models, device='cpu', compile=True)
+
+
 def test_cuda_graphs_need_a_fixed_number_of_tokens():
     model = nn.Conv2d(3, 3, 1)
     model.dynamic = True
