@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -99,6 +101,13 @@ def test_from_config_to_timed_files(config, tmp_path, capsys):
     rows = json.loads(report.read_text())['rows']
     assert [row['name'] for row in rows] == ['dense', 'dense-int8']
     assert rows[0]['agreement'] == 1 and len(rows[1]['seconds']) == 5
+    flags = ['--rounds', 5, '--threads', 1, '--json', report]
+    assert tool('benchmark_onnx', files[0], '--images', tmp_path, *flags) == 2
+    assert f"--images='{tmp_path}' holds no pictures" in capsys.readouterr().err
+    for i in range(3):
+        assert cv2.imwrite(str(tmp_path / f'{i}.png'), np.full((9, 7, 3), 90 * i, np.uint8))
+    assert tool('benchmark_onnx', files[0], '--images', tmp_path, '--num', 2, *flags) == 0
+    assert '2 pictures' in capsys.readouterr().out
 
 
 def test_pixels_are_normalised_as_the_preprocessor_does_it(config):

@@ -191,21 +191,25 @@ def _resized(cfg: Config) -> tuple[int, int] | None:
     return (scale[1], scale[0]) if isinstance(scale, (list, tuple)) else None
 
 
-def read_images(
-    model: nn.Module, source: str | Path | Sequence[Path], shape: tuple[int, int], num: int, cfg: Config | None = None
-) -> Tensor:
-    """Pictures, resized, then normalised and put in order as the model's own preprocessor does it.
+def read_pictures(
+    source: str | Path | Sequence[Path],
+    shape: tuple[int, int],
+    num: int,
+    cfg: Config | None = None,
+    channels: int = 3,
+) -> list[np.ndarray]:
+    """Pictures, resized.
 
     Args:
-        model (nn.Module): With a ``data_preprocessor``.
         source (str | Path | Sequence[Path]): A folder, searched with its subfolders, its pictures taken in the order of
             their names; or the files themselves.
         shape (tuple[int, int]): ``(H, W)``; the aspect ratio is not kept.
         num (int): At most so many, spread over them.
         cfg (Config, optional): Reads the pictures as the first step of its test pipeline does.
+        channels (int): That the model takes.
 
     Returns:
-        Tensor: ``(N, C, H, W)``.
+        list[np.ndarray]: ``(H, W, C)`` each, as read: BGR where a file has three channels.
 
     Raises:
         UserError: If the folder holds no picture, or a file is none, or has other channels than the model takes.
@@ -216,9 +220,31 @@ def read_images(
         if not paths:
             raise UserError(f"--images='{source}' holds no pictures ({', '.join(_SUFFIXES)})")
     import mmcv
+    import mmcv.transforms  # registers its reader
 
-    pictures = [read_picture(path, cfg, image_channels(model)) for path in spread_out(paths, num)]
-    return torch.cat([normalised(model, mmcv.imresize(picture, shape[::-1])) for picture in pictures])
+    return [mmcv.imresize(read_picture(path, cfg, channels), shape[::-1]) for path in spread_out(paths, num)]
+
+
+def read_images(
+    model: nn.Module, source: str | Path | Sequence[Path], shape: tuple[int, int], num: int, cfg: Config | None = None
+) -> Tensor:
+    """Pictures, resized, then normalised and put in order as the model's own preprocessor does it.
+
+    Args:
+        model (nn.Module): With a ``data_preprocessor``.
+        source (str | Path | Sequence[Path]): See :func:`read_pictures`, as for the others.
+        shape (tuple[int, int]): ``(H, W)``.
+        num (int): At most so many.
+        cfg (Config, optional): Of the model.
+
+    Returns:
+        Tensor: ``(N, C, H, W)``.
+
+    Raises:
+        UserError: As :func:`read_pictures` does.
+    """
+    pictures = read_pictures(source, shape, num, cfg, image_channels(model))
+    return torch.cat([normalised(model, picture) for picture in pictures])
 
 
 def timing_pictures(

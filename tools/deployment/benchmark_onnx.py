@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from mmtoken.analysis import environment
 from mmtoken.analysis.latency import interleave, paired_ratio, spread
+from mmtoken.analysis.loading import read_pictures
 from mmtoken.analysis.report import markdown
 from mmtoken.deployment import compare, quantize, session
 from mmtoken.deployment.runtime import run
@@ -68,21 +69,11 @@ def pictures(args: argparse.Namespace, runner) -> tuple[torch.Tensor, str]:
     if not args.images:
         return torch.randn(args.batch, *shape[1:], generator=torch.manual_seed(0)), 'noise'
     mean, std = (json.loads(about.get(name, 'null')) for name in ('mean', 'std'))
-    images = read_pictures(args.images, shape[2:], max(args.num, args.batch))
+    read = read_pictures(args.images, tuple(shape[2:]), max(args.num, args.batch))
+    images = torch.stack([torch.from_numpy(one).permute(2, 0, 1).float() for one in read])
     if not about.get('input', '').startswith('pixels') and mean:
         images = (images.flip(1) - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
     return images, f'{len(images)} pictures'
-
-
-def read_pictures(folder: str, size: list, num: int) -> torch.Tensor:
-    """Pixels ``(N, 3, H, W)``, BGR."""
-    import cv2
-
-    files = sorted(path for path in Path(folder).rglob('*') if path.suffix.lower() in ('.jpg', '.jpeg', '.png'))
-    read = [cv2.imread(str(path)) for path in files[:num]]
-    if not read or any(one is None for one in read):
-        raise UserError(f'--images {folder}: holds no JPEG or PNG pictures, or one that cannot be read')
-    return torch.stack([torch.from_numpy(cv2.resize(one, size[::-1])).permute(2, 0, 1).float() for one in read])
 
 
 def measure(args: argparse.Namespace, runners: dict, images: torch.Tensor) -> list[dict]:
