@@ -142,6 +142,7 @@ def test_changes_nothing_but_the_backbone(path):
     ]
     assert twins, 'no dense twin in configs/baselines'
     reducer = cfg.model.backbone.pop('reducer')
+    cfg.model.backbone.pop('reduce_within', None)  # which says where it reduces
     methods = [method_of(one) for one in (reducer if isinstance(reducer, list) else [reducer])]
     built = build_reducer(reducer)
     scheduled = built.trainable or any(method.trainable for method in methods)  # training has a schedule of its own
