@@ -9,7 +9,6 @@ model = dict(
             layers=[5, 8, 11, 14, 20],
             num_classes=80,
             target='image',
-            norm=False,
         )
     )
 )

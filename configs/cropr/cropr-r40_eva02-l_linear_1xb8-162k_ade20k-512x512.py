@@ -2,5 +2,5 @@
 _base_ = '../baselines/eva02-l_linear_1xb8-162k_ade20k-512x512.py'
 model = dict(
     type='mmtoken.TokenEncoderDecoder',
-    backbone=dict(reducer=dict(type='mmtoken.Cropr', keep=143 / 1024, multiple=8, num_classes=150, norm=False)),
+    backbone=dict(reducer=dict(type='mmtoken.Cropr', keep=143 / 1024, multiple=8, num_classes=150)),
 )

@@ -13,6 +13,7 @@ model = dict(
             num_classes=3,
             target='tokens',
             queries=(18, 24),
+            norm=True,
         ),
     ),
 )

@@ -4,13 +4,7 @@ model = dict(
     type='mmtoken.TokenEncoderDecoder',
     backbone=dict(
         reducer=dict(
-            type='mmtoken.Cropr',
-            keep=0.1,
-            random=(0.2, 1.0),
-            layers=[1, 3, 5, 7],
-            num_classes=2,
-            queries=(16, 15),
-            norm=False,
+            type='mmtoken.Cropr', keep=0.1, random=(0.2, 1.0), layers=[1, 3, 5, 7], num_classes=2, queries=(16, 15)
         )
     ),
 )

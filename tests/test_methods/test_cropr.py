@@ -154,7 +154,7 @@ def test_deployed_it_keeps_the_same_tokens():
 @torch.no_grad()
 def test_the_best_go_on_in_raster_order_and_the_others_join_with_the_features_they_left_with():
     """Against a loop over single tokens."""
-    host, inputs = build(keep=0.25, layers=[0, 1]).eval(), images(1)
+    host, inputs = build(keep=0.25, layers=[0, 1], norm=True).eval(), images(1)
     whole = host.embed(inputs)
     x, prefix, away = whole.x[0], host.num_prefix, {}
     place = torch.arange(N)

@@ -67,7 +67,7 @@ class Cropr(Reducer):
         queries (int | tuple[int, int], optional): Grid of queries over the picture, ``(h, w)`` or the side of a square;
             independent of the size of the picture. Defaults to 32, with ``target='image'`` to 1.
         norm (bool): Layer-normalise the tokens that the queries read, so that these learn at the same pace on every
-            backbone; ``False`` as published. Defaults to True.
+            backbone. Defaults to False, as published.
         restore (str): ``llf``: before the last block dropped tokens join the others, with the features that they left
             with (Last-Layer Fusion). ``scatter``: they join after the last block. Defaults to ``llf``.
         selector (str): ``cropr``, or a baseline that needs no training: ``random``, ``variance`` (over the channels of
@@ -102,7 +102,7 @@ class Cropr(Reducer):
         target: str = 'patches',
         rare_classes: Sequence[int] | None = None,
         queries: int | tuple[int, int] | None = None,
-        norm: bool = True,
+        norm: bool = False,
         restore: str = 'llf',
         selector: str = 'cropr',
         multiple: int = 1,
