@@ -17,7 +17,7 @@ val_dataloader = dict(
     dataset=dict(length=500, seed=1, test_mode=True, pipeline=test_pipeline, **crowd),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='mmtoken.HumanMeshMetric', score_thr=0.5)
+val_evaluator = dict(type='mmtoken.HumanMeshMetric', score_thr=0.3)  # confidences stay low in a short training
 test_evaluator = val_evaluator
 # The backbone is frozen, so decoders learn on features that are made once for each picture.
 custom_hooks = [dict(type='mmtoken.FeatureCacheHook', amp='bfloat16')]

@@ -13,4 +13,5 @@ model = dict(
     decoder=dict(dims=256, layers=3, heads=4, hidden=1024),
     denoising=dict(groups=3),
     camera=dict(anchored=True),
+    test_cfg=dict(score_thr=0.3),
 )
