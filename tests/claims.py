@@ -324,6 +324,7 @@ GIVEN = {
     ],
     'configs/mixed_scale': [('setting', '×0.75, ×0.6 and ×0.49 of this size')],
     'configs/sat_hmr': [
+        ('setting', 'people from a confidence of 0.3 on'),
         (('tests/test_hmr/test_model/test_human_mesh.py', '221.9'), 'has 221.9 M parameters'),
     ],
     'tools/analysis_tools': [
