@@ -166,7 +166,7 @@ def test_any_altered_digit_is_seen(page):
         (('| tome-r80 |', '| tome-r81 |'), 'tome-r81, mIoU is 57.25, and nothing in JSON'),
         (('| mIoU |', '| mAP |'), 'mAP is 57.22, and nothing in JSON'),
         (('| config |', '| setting |'), 'no JSON is named for'),
-        (('| 57.22 |', '| 57.22 | 1 |'), '12 cells under 11 headers'),
+        (('| 57.22 |', '| 57.22 | 1 |'), r'\d+ cells under \d+ headers'),
         (('| 57.22 |', '| 57,22 |'), "mIoU is '57,22', no figure"),
         (('_linear_camvid.json)', '_segmenter_camvid.json)'), r"57.22, and \['55.41'\]"),
     ],

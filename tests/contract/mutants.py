@@ -108,8 +108,8 @@ class Renames(TokenVisionTransformer):
 class Hides(TokenVisionTransformer):
     """Has more parameters than the dense model when it gets a reducer."""
 
-    def init_reducer(self, reducer):
-        super().init_reducer(reducer)
+    def init_reducer(self, reducer, *more):
+        super().init_reducer(reducer, *more)
         if self.reducer is not None:
             self.extra = torch.nn.Linear(1, 1)
 

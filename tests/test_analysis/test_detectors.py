@@ -88,7 +88,10 @@ def test_through_to_the_prediction(path, options, heads, deformable_samples):
             inference_path(model)(images)
     sampling = 5 * deformable_samples * 4 * 256  # levels in the number, 4 points each, 256 channels over the heads
     assert report.by_operator.get('attention', 0) == sampling
-    assert 2 * (report.total - sampling) == theirs.get_total_flops()
+    seen, aten = theirs.get_flop_counts()['Global'], torch.ops.aten
+    # RoIAlign interpolates, which is no multiply-add here, though the stand-in does it by products of matrices
+    averages = sum(seen.get(op, 0) for op in (aten.mm, aten.bmm)) if hasattr(model, 'roi_head') else 0
+    assert 2 * (report.total - sampling) == theirs.get_total_flops() - averages
     parts = model_parts(report, model)
     assert sum(parts.values()) == report.total and parts['reduce'] == parts['restore'] == parts['other'] == 0
     assert all(parts[part] > 0 for part in ('stem', 'blocks', 'heads')) and not report.missed

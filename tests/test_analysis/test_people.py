@@ -32,7 +32,7 @@ test_dataloader, test_evaluator, test_cfg = val_dataloader, val_evaluator, dict(
 pytestmark = pytest.mark.usefixtures('plain_dumps')
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def crowd(tmp_path_factory):
     """``config.py`` and ``weights.pth``."""
     folder = tmp_path_factory.mktemp('crowd')
