@@ -299,8 +299,8 @@ class SAT(Reducer):
             place = torch.where(here, y // side * side * width + x // side * side, place)
             coords = torch.where(here[..., None], coords + (side - 1) / 2, coords)
             if padded is not None:  # a token is padding if all of its patches are
-                whole = -F.max_pool2d(-padded.unflatten(1, cells.grid).float(), side)
-                padded = torch.where(here, whole.flatten(1)[:, y // side * (width // side) + x // side] > 0, padded)
+                whole = self.whole(padded, cells, side)
+                padded = torch.where(here, whole[:, y // side * (width // side) + x // side], padded)
         if self.mask_padding and padded is not None:
             tokens = tokens.masked_fill(padded[..., None], 0)  # they leave, and are given back where padding was
         inside = ((y < state.grid[0]) & (x < state.grid[1])).nonzero()[:, 0]
@@ -316,9 +316,9 @@ class SAT(Reducer):
         )
 
     @staticmethod
-    def whole(padded: Tensor, cells: Cells) -> Tensor:
-        """Returns which cells hold nothing but padded patches ``(B or 1, h·w)``, bool."""
-        return -F.max_pool2d(-padded.unflatten(1, cells.grid).float(), 2).flatten(1) > 0
+    def whole(padded: Tensor, cells: Cells, side: int = 2) -> Tensor:
+        """Returns which squares of ``side`` patches, or cells, hold nothing but padding ``(B or 1, n)``, bool."""
+        return -F.max_pool2d(-padded.unflatten(1, cells.grid).float(), side).flatten(1) > 0
 
     @staticmethod
     def padded_patches(state: TokenState, canvas: tuple[int, int]) -> Tensor | None:
