@@ -57,6 +57,18 @@ def test_each_file_of_results_has_a_step_or_a_reason(tool):
     ]
 
 
+def test_every_checkpoint_is_named_after_its_config(tool):
+    reasons = plan_of(tool).left_out.items()
+    assert not [f'{path}: {reason}' for path, reason in reasons if 'no config is named' in reason]
+
+
+def test_what_has_no_folder_is_drawn_or_trained(tool):
+    plan = plan_of(tool, 'mesh_crowd')
+    assert not plan.left_out and Path('data/crowd') in plan.steps
+    first = next(target for target in plan.steps if target.parts[0] == 'work_dirs')
+    assert first.parent.name.startswith('sat-scale-head') and plan.steps[first].command[0] == 'tools/train.py'
+
+
 def test_heads_of_the_repository_are_joined_or_trained(tool):
     name = Path('checkpoints/dinov2-s14_subpatch_drive-840x882.pth')
     assert '--head' in plan_of(tool, 'drive_curve').steps[name].command
@@ -93,7 +105,7 @@ def test_steps_run_once_and_are_compared(tool, tmp_path, monkeypatch, capsys):
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(tool, 'subprocess', SimpleNamespace(run=run))
-    monkeypatch.setattr(sys, 'argv', ['reproduce.py', '--only', 'cropr', '--out', 'out'])
+    monkeypatch.setattr(sys, 'argv', ['reproduce.py', '--only', 'cropr/results/dinov2-s14_subpatch', '--out', 'out'])
     monkeypatch.setattr(tool.Path, 'cwd', lambda: ROOT)
     tool.main()
     text = capsys.readouterr().out

