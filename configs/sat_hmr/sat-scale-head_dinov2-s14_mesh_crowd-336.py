@@ -7,6 +7,6 @@ model = dict(
 custom_hooks = []
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, begin=0, end=50, by_epoch=False),
-    dict(type='CosineAnnealingLR', eta_min=0.0, begin=50, end=300, by_epoch=False),
+    dict(type='CosineAnnealingLR', eta_min=0.0, begin=50, end=1500, by_epoch=False),
 ]
-train_cfg = dict(max_iters=300, val_begin=301)
+train_cfg = dict(max_iters=1500, val_begin=1501)

@@ -192,8 +192,18 @@ def check_frozen(model: torch.nn.Module, start: str | None):
         model: The built model, possibly wrapped.
         start: The checkpoint that training starts from, if any.
     """
-    if start is None and has_frozen_reducer(model):
+    if start is None and has_frozen_reducer(model) and not initialises_reducer(unwrap(model).backbone):
         raise UserError(
-            'model.backbone.reducer.frozen=True needs trained heads, but no checkpoint is loaded; set '
-            'load_from to a checkpoint of the model that they were trained in'
+            'model.backbone.reducer.frozen=True needs trained heads, but no checkpoint with them is loaded; set '
+            'load_from, or backbone.init_cfg with its prefix, to a checkpoint of the model that they were trained in'
         )
+
+
+def initialises_reducer(backbone: torch.nn.Module) -> bool:
+    """Whether the checkpoint of ``backbone.init_cfg`` holds every parameter of the reducer that is not a copy."""
+    init = backbone.init_cfg
+    if not isinstance(init, dict) or init.get('type') != 'Pretrained':
+        return False
+    held = read_weights(init['checkpoint'])
+    names = [name for name in backbone.reducer.state_dict() if not name.startswith(tuple(backbone.reducer.copies()))]
+    return all(f'{init.get("prefix", "")}reducer.{name}' in held for name in names)

@@ -1,5 +1,7 @@
 """The whole model: size and cost of the published one, batches, cameras, gradients, and that it can learn."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from mmtoken.analysis.counter import count_macs
 from mmtoken.analysis.flops import inference_path
 from mmtoken.analysis.tasks import task_of
 from mmtoken.core import Packing, Tokens
+from mmtoken.engine.checkpoints import check_frozen
+from mmtoken.engine.errors import UserError
 from mmtoken.hmr.geometry import fov_intrinsics, project
 from mmtoken.hmr.model.cameras import BOX_DIAGONAL
 from mmtoken.methods.mixed_scale.cells import Cells
@@ -312,3 +316,26 @@ def test_labels_that_are_not_finite_teach_nothing(batch):
     labels.keypoints[0, 5] = float('inf')
     losses = model.train().loss(images, samples)
     assert all(value.isfinite() for value in losses.values())
+
+
+def test_a_decoder_starts_anew_on_a_scale_head_that_was_trained_before(build, config, tmp_path):
+    """Of the first step's checkpoint only the backbone counts; its decoder never learned."""
+    before = build(seed=1)
+    path = str(tmp_path / 'iter_9.pth')
+    torch.save(dict(state_dict=before.state_dict()), path)
+    backbone = copy.deepcopy(config['backbone'])
+    backbone['reducer']['frozen'] = True
+    backbone['init_cfg'] = dict(type='Pretrained', checkpoint=path, prefix='backbone.')
+    model = build(seed=2, backbone=backbone)
+    for name, value in model.backbone.state_dict().items():
+        assert torch.equal(value, before.backbone.state_dict()[name]), name
+    assert not torch.equal(model.decoder.layers[0].ffn[0].weight, before.decoder.layers[0].ffn[0].weight)
+    check_frozen(model, None)
+
+    headless = {name: value for name, value in before.state_dict().items() if 'reducer.head' not in name}
+    torch.save(dict(state_dict=headless), path)
+    with pytest.raises(UserError, match='frozen=True needs trained heads'):
+        check_frozen(model, None)
+    model.backbone.init_cfg = None
+    with pytest.raises(UserError, match='frozen=True needs trained heads'):
+        check_frozen(model, None)
