@@ -78,8 +78,9 @@ def say(found: dict, metric: Metric) -> str:
     if found['verdict'] == 'faster':
         return 'faster than any smaller input that was measured'
     place = {'level': 'level with'}.get(found['verdict'], found['verdict'])
-    ends = '' if None in (found['low'], found['high']) else f' ({found["low"]:+.2f} to {found["high"]:+.2f})'
-    return f'{place} the smaller input by {found["margin"]:+.2f}{ends} {metric.name} at the same time'
+    digits, known = metric.digits(found['rival']), None not in (found['low'], found['high'])
+    ends = f' ({found["low"]:+.{digits}f} to {found["high"]:+.{digits}f})' if known else ''
+    return f'{place} the smaller input by {found["margin"]:+.{digits}f}{ends} {metric.name} at the same time'
 
 
 def judge_rows(rows: Sequence[dict], metric: Metric) -> None:

@@ -308,3 +308,8 @@ def test_the_checkpoint_knows_its_classes_best(tmp_path, keys):
     cfg = Config(dict(default_scope='mmseg', test_dataloader=dict(dataset=dict(ADE, metainfo=given))))
     assert class_colors(cfg, str(tmp_path / 'a.pth'), 2) == (['cat', 'dog'], [[1, 2, 3], [4, 5, 6]])
     assert class_colors(cfg, str(tmp_path / 'b.pth'), 2) == (['tree', 'car'], [[9, 9, 9], [8, 8, 8]])
+
+
+def test_small_numbers_have_digits_enough():
+    found = dict(verdict='above', rival=0.021, margin=0.0012, low=0.0004, high=0.0019)
+    assert '+0.0012 (+0.0004 to +0.0019) mIoU' in say(found, MIOU)
