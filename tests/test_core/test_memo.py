@@ -50,6 +50,19 @@ def test_gradients_reach_the_parameter():
     assert counted(memo, frozen)[1] == [0] and counted(memo, frozen)[1] == []
 
 
+@pytest.mark.parametrize('fused', [False, True])
+def test_validations_see_what_was_learned_between_them(fused):
+    """A fused optimizer changes values in place and leaves the version of the parameter as it was."""
+    memo, table = Memo(), nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([table], lr=0.1, fused=fused)
+    with torch.no_grad():
+        counted(memo, table)
+    counted(memo, table)[0].sum().backward()
+    optimizer.step()
+    with torch.no_grad():
+        assert torch.equal(counted(memo, table)[0], table * 2)
+
+
 def test_nothing_is_kept_in_inference_mode():
     memo, table = Memo(), nn.Parameter(torch.ones(3))
     with torch.inference_mode():
