@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/dinov2_small_mask-rcnn.py',
     '../_base_/datasets/minicoco.py',
     '../_base_/default_runtime_det.py',
-    '../_base_/schedules/det_head_400.py',
+    '../_base_/schedules/det_head_3000.py',
 ]
 model = dict(
     data_preprocessor=dict(batch_augments=[dict(type='BatchFixedSizePad', size=(448, 448), pad_mask=True)]),

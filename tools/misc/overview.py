@@ -96,7 +96,13 @@ TASKS = [
     ),
     Task('depth, one room (metres)', 'rmse', *swept('dinov2-s14_dpt_rgbd'), digits=3),
     Task('detection, blood cells', 'coco/bbox_mAP', *swept('dinov2-s14_retinanet_bccd'), digits=1, unit=100),
-    Task("instances, COCO's super-categories", 'coco/segm_mAP', (), [()]),
+    Task(
+        "instances, COCO's super-categories",
+        'coco/segm_mAP',
+        *swept('dinov2-s14_mask-rcnn_minicoco'),
+        digits=1,
+        unit=100,
+    ),
     Task(
         'saliency, likeness to the dense model',
         'IoU',
