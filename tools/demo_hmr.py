@@ -42,9 +42,9 @@ from mmtoken.registry import DATASETS, METRICS
 
 #: Configs by the names of the rows; weights lie in the folder ``weights`` beside each, under its name.
 CONFIGS = {
-    'dense': ROOT / 'configs/baselines/dinov2-s14_mesh_crowd-336.py',
-    'input ×0.5': ROOT / 'configs/baselines/dinov2-s14_mesh_crowd-168.py',
-    'SAT': ROOT / 'configs/sat_hmr/sat_dinov2-s14_mesh_crowd-336.py',
+    'dense': ROOT / 'configs/baselines/dinov2-s14_mesh-tuned_crowd-336.py',
+    'input ×0.5': ROOT / 'configs/baselines/dinov2-s14_mesh-tuned_crowd-168.py',
+    'SAT': ROOT / 'configs/sat_hmr/sat_dinov2-s14_mesh-tuned_crowd-336.py',
 }
 PANELS = dict(picture='input', mesh='meshes', bird='from above', scale='scale: red is small', tokens='tokens')
 #: Longest side of the pictures that are drawn on, pixels.

@@ -32,7 +32,7 @@ class HumanMeshInferencer:
     """Finds the people in pictures, folders, videos or a webcam.
 
     Examples:
-        >>> inferencer = HumanMeshInferencer('configs/sat_hmr/sat_dinov2-s14_mesh_crowd-336.py', 'model.pth')
+        >>> inferencer = HumanMeshInferencer('configs/sat_hmr/sat_dinov2-s14_mesh-tuned_crowd-336.py', 'model.pth')
         >>> inferencer('street.jpg', out_dir='out')['predictions'][0].pred_instances.transl
 
     Args:
