@@ -71,13 +71,15 @@ def answer(model):
     return model.predict(torch.randn(1, 3, 84, 112), [sample])[0].pred_instances
 
 
-@pytest.mark.parametrize('dtype, off', [('float32', 0.0), ('float16', 1e-3)])
+@pytest.mark.parametrize('dtype, off', [('float32', 0.0), ('float16', 1e-3), ('float8_e4m3fn', 0.1)])
 def test_a_mesh_model_comes_back(trained, tmp_path, dtype, off):
     head = split(tmp_path, '--dtype', dtype, '--note', 'python tools/train.py A')
     names = set(head['state_dict'])
     assert {'content', 'anchors', 'backbone.reducer.head.0.weight', 'decoder.norm.weight'} <= names
     assert not any(name.startswith(('backbone.blocks', 'backbone.reducer.blocks')) for name in names)
-    assert {v.dtype for v in head['state_dict'].values() if v.is_floating_point()} == {getattr(torch, dtype)}
+    assert {v.dtype for v in head['state_dict'].values() if v.dim() > 1} == {getattr(torch, dtype)}
+    vectors = torch.float16 if dtype.startswith('float8') else getattr(torch, dtype)
+    assert {v.dtype for v in head['state_dict'].values() if v.is_floating_point() and v.dim() == 1} == {vectors}
     assert head['meta'] == dict(
         source='model.pth', backbone='backbone.pth', iterations=7, note='python tools/train.py A'
     )
@@ -109,6 +111,7 @@ def test_what_cannot_be_taken_apart_is_one_line(trained, tmp_path, capsys):
         ('tuned.pth', (), 'tuned.pth: backbone.norm.weight is not that of --backbone'),
         ('split.pth', (), 'split.pth: holds no backbone'),
         ('large.pth', ('--dtype', 'float16'), 'large.pth in float16 holds values of content that are not finite'),
+        ('large.pth', ('--dtype', 'float8_e4m3fn'), 'large.pth in float8_e4m3fn holds values of content'),
         ('gone.pth', (), 'gone.pth'),
     ):
         with pytest.raises(SystemExit) as caught:

@@ -112,8 +112,8 @@ def head_weights(state: dict) -> dict:
     Args:
         state: Name to tensor; names without a part of a model in front are those of a decode head.
     """
-    check_finite(state, 'dinov2.py: the head', state)
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    check_finite(state, 'dinov2.py: the head', state)
     if any(name.startswith(PARTS) for name in state):
         return state
     head = joined_head({name.removeprefix('decode_head.'): value for name, value in state.items()})
