@@ -91,7 +91,7 @@ def check_weights(path: Path) -> None:
         raise UserError(
             f'no trained model: {path} is not there; train {config.relative_to(ROOT)} as configs/sat_hmr/README.md '
             f'says, then tools/model_converters/split_head.py work_dirs/{config.stem}/iter_….pth {path} --backbone '
-            f'{BACKBONE.relative_to(ROOT)} --dtype float16; or give --weights FILE'
+            f'{BACKBONE.relative_to(ROOT)} --dtype float8_e4m3fn; or give --weights FILE'
         )
 
 
