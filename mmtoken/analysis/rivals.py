@@ -1,6 +1,7 @@
 """The first rival of every method: the dense model on smaller pictures."""
 
 from collections.abc import Sequence
+from math import isnan
 
 from .tasks import Metric
 
@@ -16,7 +17,8 @@ def smaller_size(size: Sequence[int], factor: float, patch: int) -> tuple[int, .
 def best_at(time: float, points: Sequence[tuple[float, float]], metric: Metric) -> float | None:
     """Returns the metric that the curve through some points reaches in a time.
 
-    A point that a faster one beats has no part in the curve: nobody would take it.
+    A point that a faster one beats has no part in the curve: nobody would take it. Nor has one whose metric is nan, as
+    that of people who were not found.
 
     Args:
         time (float): In the unit of the points.
@@ -28,9 +30,9 @@ def best_at(time: float, points: Sequence[tuple[float, float]], metric: Metric) 
     """
     curve: list[tuple[float, float]] = []
     for at, value in sorted(points):
-        if not curve or metric.loss(value, curve[-1][1]) < 0:
+        if not isnan(value) and (not curve or metric.loss(value, curve[-1][1]) < 0):
             curve.append((at, value))
-    if time < curve[0][0]:
+    if not curve or time < curve[0][0]:
         return None
     for (t0, v0), (t1, v1) in zip(curve, curve[1:]):
         if time < t1:
@@ -51,7 +53,8 @@ def verdict(row: dict, rivals: Sequence[dict], metric: Metric) -> dict:
         metric (Metric): What to compare.
 
     Returns:
-        dict: ``verdict``, ``above``, ``below``, ``level`` where the interval holds 0, or ``faster`` than any of them;
+        dict: ``verdict``, ``above``, ``below``, ``level`` where the interval holds 0, ``faster`` than any of them, or
+        ``undefined`` where the setting's metric is nan or there is none to compare it with;
         ``rival``, the curve's metric at that time; ``margin``, how much better the setting is, with ``low`` and
         ``high``. A number is None where the curve has no such point.
     """
@@ -62,7 +65,9 @@ def verdict(row: dict, rivals: Sequence[dict], metric: Metric) -> dict:
         return rival, None if rival is None else metric.loss(rival, row['metrics'][metric.name])
 
     (rival, margin), (_, low), (_, high) = gain('ratio', 'ratio'), gain('low', 'high'), gain('high', 'low')
-    if margin is None:
+    if isnan(row['metrics'][metric.name]) or all(isnan(rival['metrics'][metric.name]) for rival in rivals):
+        word, rival, margin, low, high = 'undefined', None, None, None, None
+    elif margin is None:
         word = 'faster'
     elif low is not None and low > 0:
         word = 'above'
@@ -77,6 +82,8 @@ def say(found: dict, metric: Metric) -> str:
     """Returns a :func:`verdict` in words."""
     if found['verdict'] == 'faster':
         return 'faster than any smaller input that was measured'
+    if found['verdict'] == 'undefined':
+        return f'{metric.name} is undefined, so nothing is said of the smaller input'
     place = {'level': 'level with'}.get(found['verdict'], found['verdict'])
     digits, known = metric.digits(found['rival']), None not in (found['low'], found['high'])
     ends = f' ({found["low"]:+.{digits}f} to {found["high"]:+.{digits}f})' if known else ''

@@ -195,6 +195,20 @@ def test_the_verdict_is_at_the_same_time(metric, speedup, value, spread, word, m
     assert 'smaller input' in say(found, metric)
 
 
+@pytest.mark.parametrize('metric', [MIOU, RMSE])
+def test_people_who_were_not_found_are_no_rival(metric):
+    """An error over pairs is nan where there are none, as on the smallest picture."""
+    nan = float('nan')
+    rows = [row('dense', 1, 50), row('smaller input', 2, 45), row('smaller input', 4, nan)]
+    rows += [row('reduced', speedup, value) for speedup, value in ((2, 46), (3, 46), (2, nan))]
+    judge_rows(rows, metric)
+    assert [one['verdict']['verdict'] for one in rows[3:]] == ['above', 'faster', 'undefined']
+    assert rows[3]['verdict']['margin'] == 1 and metric.name in say(rows[5]['verdict'], metric)
+    rows = [row('dense', 1, nan), row('smaller input', 2, nan), row('reduced', 2, 46)]
+    judge_rows(rows, metric)
+    assert rows[2]['verdict']['verdict'] == 'undefined'
+
+
 def test_without_a_rival_there_is_no_verdict():
     rows = [row('dense', 1, 50), row('reduced', 2, 49)]
     judge_rows(rows, MIOU)
