@@ -102,6 +102,25 @@ def test_a_segmentor_s_head_keeps_its_names(tmp_path):
     assert head.keys() == {'decode_head.conv_seg.weight'} == converter.head_weights(head).keys()
 
 
+@pytest.mark.parametrize(
+    'names',
+    [
+        ['decode_head.conv_seg.weight', 'auxiliary_head.0.conv_seg.weight', 'neck.convs.0.weight'],
+        ['decode_head.conv_seg.weight', 'backbone.reducer.heads.0.conv_seg.weight'],
+        ['neck.fpn.weight', 'bbox_head.conv.weight'],
+        ['panoptic_head.query_feat.weight'],
+        ['decoder.layers.0.weight', 'memory.norm.weight', 'heads.0.weight', 'content'],
+    ],
+)
+def test_every_part_of_a_model_keeps_its_name_and_its_value(tmp_path, names):
+    state = {name: torch.randn(3, 2, 1, 1) for name in names}
+    body = {'norm.weight': torch.randn(2)}
+    torch.save(dict(state_dict=state | {f'backbone.{k}': v for k, v in body.items()}), tmp_path / 'model.pth')
+    torch.save(dict(state_dict=body), tmp_path / 'backbone.pth')
+    found = converter.head_weights(split(tmp_path)['state_dict'])
+    assert found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in names)
+
+
 def test_what_cannot_be_taken_apart_is_one_line(trained, tmp_path, capsys):
     state = trained.state_dict()
     torch.save(state | {'backbone.norm.weight': torch.zeros(32)}, tmp_path / 'tuned.pth')

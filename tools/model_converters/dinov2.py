@@ -102,8 +102,8 @@ def official_names(state: dict) -> dict:
     return {name: value.detach().float().clone(memory_format=torch.contiguous_format) for name, value in out.items()}
 
 
-#: Parts of a model beside its backbone: of detectors, of human mesh models, and of any with a reducer that has learnt.
-PARTS = ('neck.', 'bbox_head.', 'rpn_head.', 'roi_head.', 'memory.', 'heads.', 'backbone.reducer.')
+#: Parts of models without a decode head: of detectors, of human mesh models, and of any with a reducer that has learnt.
+PARTS = ('neck.', 'bbox_head.', 'rpn_head.', 'roi_head.', 'panoptic_head.', 'memory.', 'heads.', 'backbone.reducer.')
 
 
 def head_weights(state: dict) -> dict:
@@ -114,10 +114,9 @@ def head_weights(state: dict) -> dict:
     """
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
     check_finite(state, 'dinov2.py: the head', state)
-    if any(name.startswith(PARTS) for name in state):
-        return state
-    head = joined_head({name.removeprefix('decode_head.'): value for name, value in state.items()})
-    return {f'decode_head.{name}': value for name, value in head.items()}
+    prefix = 'decode_head.' if any(name.startswith(('decode_head.', *PARTS)) for name in state) else ''
+    head = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
+    return state | {f'decode_head.{name}': value for name, value in joined_head(head).items()}
 
 
 def joined_head(head: dict) -> dict:
