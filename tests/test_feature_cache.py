@@ -247,6 +247,57 @@ def test_a_full_disk_ends_the_cache_and_not_the_training(tmp_path, monkeypatch, 
     assert not list(hook.folder.glob('.*'))
 
 
+VARIANTS = dict(
+    Cropr=[
+        dict(keep=0.5, selector=selector, curriculum=curriculum, random=random)
+        for selector, curriculum, random in (
+            ('variance', 0, None),
+            ('variance', 0.5, None),
+            ('random', 0, None),
+            ('attention', 0, (0.3, 1.0)),
+        )
+    ],
+    MixedScale=[dict(fine=0.5, random=(0.2, 0.8))],
+    SAT=[dict(blocks=1, confidence=0.0, scale=0.54, frozen=True, guided=guided) for guided in (0, 0.5)],
+)
+
+
+@pytest.mark.parametrize('method', methods())
+def test_a_method_says_whether_a_picture_gives_other_features_later(method):
+    """Training passes at both ends of a training, with other random numbers and labels, over weights that stay."""
+    kind, images = REDUCERS.get(method), torch.randn(2, 3, 32, 32)
+    boxes = SimpleNamespace(bboxes=torch.tensor([[0.0, 0.0, 20.0, 16.0]]))
+    freezes = dict(frozen=True) if 'frozen' in inspect.signature(kind).parameters else {}
+    for args in (*kind.examples, *VARIANTS.get(method, ())):
+        args = {**args, **freezes}
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            host = toy_hosts()['TokenDINOv2'](frozen=True, reducer=dict(type=f'mmtoken.{method}', **args))
+        if any(parameter.requires_grad for parameter in host.parameters()):  # which the cache refuses
+            continue
+        host.served = True
+        host.train()
+        seen = []
+        for seed, progress, targets in ((0, 0.0, [dict(gt_instances=boxes)] * 2), (1, 0.4, []), (2, 1.0, [])):
+            torch.manual_seed(seed)
+            host.reducer.set_progress(progress, int(100 * progress))
+            host.reducer.prepare(host, images, [Sample(target) for target in targets])
+            seen.append(host(images)[0].detach())
+        assert all(torch.equal(seen[0], other) for other in seen[1:]) or host.reducer.varies, args
+
+
+class Sample(dict):
+    __getattr__ = dict.__getitem__
+
+
+@pytest.mark.parametrize('varies', [*VARIANTS['Cropr'][1:], *VARIANTS['MixedScale']])
+def test_what_is_drawn_or_annealed_is_not_kept(tmp_path, varies):
+    method = 'MixedScale' if 'fine' in varies else 'Cropr'
+    with pytest.raises(ValueError, match=r'keeps what a picture gave once, and the reducer \w+ .* in training'):
+        start(tmp_path, reducer=[dict(type=f'mmtoken.{method}', **varies)])
+    if method == 'Cropr':
+        start(tmp_path, reducer=dict(type='mmtoken.Cropr', **VARIANTS['Cropr'][0]))
+
+
 def test_refusals(tmp_path):
     with pytest.raises(ValueError, match=r'needs a frozen backbone, but backbone\.\S+ is trained; set backbone.frozen'):
         start(tmp_path, frozen=False)

@@ -138,6 +138,8 @@ class Reducer(nn.Module):
     finishes: str = ''
     #: Whether outputs are maps on the reduced raster, and :meth:`finish` restores the output of the head.
     gives_reduced_maps: bool = False
+    #: If set: why a picture gives other tokens from one training pass to the next, though no weight has changed.
+    varies: str = ''
     #: Part of the training that is done, 0 to 1; see :meth:`set_progress`.
     progress: float = 1.0
     #: Training iterations done.
@@ -313,6 +315,7 @@ class ReducerSequence(Reducer):
         self.trainable = any(r.trainable for r in reducers)
         self.needs_keys = any(r.needs_keys for r in reducers)
         self.finishes = next((r.finishes for r in reducers if r.finishes), '')
+        self.varies = next((r.varies for r in reducers if r.varies), '')
         self.gives_reduced_maps = any(r.gives_reduced_maps for r in reducers)
 
     def refuses(self, host: HostInfo) -> str:

@@ -53,7 +53,7 @@ class FeatureCacheHook(Hook):
         """Puts the cache in front of the backbone.
 
         Raises:
-            ValueError: If the backbone is being trained, or its reducer is late.
+            ValueError: If the backbone is being trained, or its reducer is late or varies while a head is trained.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         backbone = model.backbone
@@ -63,7 +63,13 @@ class FeatureCacheHook(Hook):
                 f'FeatureCacheHook needs a frozen backbone, but backbone.{trained[0]} is trained; set '
                 'backbone.frozen=True or remove the hook.'
             )
-        if getattr(getattr(backbone, 'reducer', None), 'gives_reduced_maps', False):
+        reducer = getattr(backbone, 'reducer', None)
+        if reason := getattr(reducer, 'varies', ''):
+            raise ValueError(
+                f'FeatureCacheHook keeps what a picture gave once, and the reducer {reason} in training; change that, '
+                'or set custom_hooks=[].'
+            )
+        if getattr(reducer, 'gives_reduced_maps', False):
             raise ValueError(
                 "FeatureCacheHook keeps maps, not how to restore them: set custom_hooks=[] with reducer.restore='late'."
             )

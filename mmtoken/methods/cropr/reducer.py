@@ -135,6 +135,12 @@ class Cropr(Reducer):
             if low > high:
                 raise ValueError(f'random={random!r} must be two parts of the rate, the smaller first.')
             self.random = (low, high)
+        if self.random is not None:
+            self.varies = f'draws its rate (random={random!r})'
+        elif self.curriculum:
+            self.varies = f'prunes more and more (curriculum={curriculum:g})'
+        elif selector == 'random':
+            self.varies = "draws its tokens (selector='random')"
         self.aux_weight = check_number('aux_weight', aux_weight, 0)
         self.ignore_index = check_int('ignore_index', ignore_index)
 

@@ -100,6 +100,7 @@ class MixedScale(Reducer):
             if self.dynamic or low > high:
                 raise ValueError(f'random={random!r} must be two parts of the cells, the smaller first, with fine.')
             self.random = (low, high)
+            self.varies = f'draws its budget (random={random!r})'
         self.trainable = self.selector.trainable or coarse_head is not None
         if restore == 'logits':
             self.finishes = "restore='logits' joins what the head says of coarse and of fine tokens"

@@ -109,6 +109,8 @@ class SAT(Reducer):
             check_number('weight_scale', weight_scale, 0),
         )
         self.trainable = levels > 1 and not frozen
+        if self.guided:
+            self.varies = f'follows the labels at first (guided={guided:g})'
 
     # ------------------------------------------------------------------ checks and weights
     def refuses(self, host: HostInfo) -> str:
