@@ -9,7 +9,7 @@ from pathlib import Path
 
 import mmtoken  # noqa: F401  before any config is read: it makes `mmtoken::` and `mmseg::` known to mmengine
 from mmtoken.engine import GuardHook
-from mmtoken.engine.checkpoints import check_checkpoint, check_frozen, check_resume, latest_checkpoint
+from mmtoken.engine.checkpoints import check_checkpoint, check_resume, latest_checkpoint
 from mmtoken.engine.configs import CfgOptions, check_datasets, check_pretrained, load_config, name_bad_files
 from mmtoken.engine.detection import check_detection
 from mmtoken.engine.devices import check_amp, use_cpu_if_needed
@@ -81,11 +81,10 @@ def main():
     runner = build_runner(cfg)
     build_training(runner)
     start = cfg.get('load_from')
-    check_frozen(runner.model, start)
     if cfg.resume:
         check_resume(runner, start)
     if start:
-        check_checkpoint(runner.model, start, part='' if cfg.resume else 'backbone.')
+        check_checkpoint(runner.model, start, part='' if cfg.resume else 'backbone.', untrained=cfg.resume)
     dry_run(runner.model, cfg)
     runner.register_hook(GuardHook())
     runner.train()

@@ -4,20 +4,18 @@ import copy
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from itertools import zip_longest
 from pathlib import Path
 
 import torch
 from mmengine.runner import CheckpointLoader, Runner
 
-from mmtoken.core import Reducer
-
 from .errors import UserError
 from .models import unwrap
 
 
-def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
+def check_checkpoint(model: torch.nn.Module, path: str, part: str = '', untrained: bool = False):
     """Loads a checkpoint, or fails if it was made for another architecture or holds values that are not finite.
 
     mmengine only warns about another architecture and goes on with random weights.
@@ -30,7 +28,8 @@ def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
         model: The built model, possibly wrapped.
         path: Checkpoint file or address, as ``load_from`` takes it.
         part: Load and look at parameters with this prefix only. Fine-tuning may change the head, but not the
-            ``backbone.``.
+            ``backbone.``; its reducer may start at random, see :class:`mmtoken.engine.origins.Origins`.
+        untrained: See :func:`read_weights`.
 
     Raises:
         UserError: If it cannot be read or does not fit.
@@ -38,8 +37,8 @@ def check_checkpoint(model: torch.nn.Module, path: str, part: str = ''):
     model = unwrap(model)
     if '://' not in path and not os.path.isfile(path):
         raise UserError(f'checkpoint not found: {path}')
-    random = part and not has_frozen_reducer(model)  # a reducer that is to be trained may start at random
-    state = read_weights(path)
+    random = bool(part)
+    state = read_weights(path, untrained)
     check_finite(state, f'checkpoint {path}', {name for name, _ in model.named_parameters()})
     try:  # loads for real, so that what upstream's modules convert while loading is no fault
         # auxiliary heads may be what exit heads are made of
@@ -161,14 +160,18 @@ def read_checkpoint(path: str) -> dict:
     return state
 
 
-def read_weights(path: str) -> OrderedDict:
+def read_weights(path: str, untrained: bool = False) -> OrderedDict:
     """Returns parameters and buffers in a checkpoint file, or at an address, by name, with the versions of modules.
+
+    Args:
+        path: File or address.
+        untrained: Keep what it holds though it never learned, see :class:`mmtoken.engine.GuardHook`.
 
     Raises:
         UserError: If it cannot be read, or holds none.
     """
-    state = read_checkpoint(path)
-    state = state.get('state_dict', state)
+    checkpoint = read_checkpoint(path)
+    state = checkpoint.get('state_dict', checkpoint)
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise UserError(
             f'checkpoint {path} cannot be read (it holds no parameters by name); give a file with the '
@@ -177,33 +180,13 @@ def read_weights(path: str) -> OrderedDict:
     named = OrderedDict((name.removeprefix('module.'), value) for name, value in state.items())
     if hasattr(state, '_metadata'):
         named._metadata = state._metadata
+    meta = checkpoint.get('meta')
+    if isinstance(meta, dict) and not untrained:
+        without(named, meta.get('untrained', ()))
     return named
 
 
-def has_frozen_reducer(model: torch.nn.Module) -> bool:
-    """Whether a reducer has parameters that training leaves as they were loaded."""
-    return any(getattr(module, 'frozen', False) for module in unwrap(model).modules() if isinstance(module, Reducer))
-
-
-def check_frozen(model: torch.nn.Module, start: str | None):
-    """Fail if frozen heads of a reducer would decide at random.
-
-    Args:
-        model: The built model, possibly wrapped.
-        start: The checkpoint that training starts from, if any.
-    """
-    if start is None and has_frozen_reducer(model) and not initialises_reducer(unwrap(model).backbone):
-        raise UserError(
-            'model.backbone.reducer.frozen=True needs trained heads, but no checkpoint with them is loaded; set '
-            'load_from, or backbone.init_cfg with its prefix, to a checkpoint of the model that they were trained in'
-        )
-
-
-def initialises_reducer(backbone: torch.nn.Module) -> bool:
-    """Whether the checkpoint of ``backbone.init_cfg`` holds every parameter of the reducer that is not a copy."""
-    init = backbone.init_cfg
-    if not isinstance(init, dict) or init.get('type') != 'Pretrained':
-        return False
-    held = read_weights(init['checkpoint'])
-    names = [name for name in backbone.reducer.state_dict() if not name.startswith(tuple(backbone.reducer.copies()))]
-    return all(f'{init.get("prefix", "")}reducer.{name}' in held for name in names)
+def without(state: dict, names: Iterable[str]) -> None:
+    """Takes parameters out of a state dict, in place."""
+    for name in names:
+        state.pop(name, None)

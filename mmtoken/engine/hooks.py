@@ -1,21 +1,24 @@
 """Hooks around the training loop."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmtoken.registry import HOOKS
 
-from .checkpoints import check_finite, read_weights
+from .checkpoints import check_finite, read_weights, without
 from .configs import pretrained_of
 from .errors import UserError
 from .models import unwrap
+from .origins import Origins
 
 
 @HOOKS.register_module()
@@ -45,6 +48,10 @@ class GuardHook(Hook):
     - Weights that are not finite are never saved: the older checkpoints stay.
     - First weights (``pretrained``, ``init_cfg``) of which almost nothing arrived in the model are refused, and weights
       of a teacher that do not fit.
+    - Frozen parts of a backbone or a reducer that no checkpoint held are refused: they would stay random. The log names
+      the parts that start at random and learn.
+    - With ``train_cfg.only_reducer``, checkpoints name what was random and did not learn (``meta['untrained']``), and
+      ``load_from`` leaves it out of them: such a decoder starts anew, by the code of the day.
     - A run that is resumed where a validation was due makes up for it: the kill may have hit it, and the checkpoint,
       which is written before, does not know its result.
     """
@@ -54,9 +61,32 @@ class GuardHook(Hook):
     #: Part of a module's parameters that must come out of its first weights. A few fit by name in any other ViT.
     least = 0.1
 
+    #: Names of parameters that are random and do not learn.
+    untrained: Sequence[str] = ()
+
+    def before_run(self, runner) -> None:
+        """Watches where the weights come from, unless the model is built later (FlexibleRunner) or in parts (FSDP)."""
+        whole = isinstance(runner, Runner) and not isinstance(runner.model, FullyShardedDataParallel)
+        self.origins = Origins(unwrap(runner.model)) if whole else None
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Leaves out what a checkpoint holds though it never learned; a run that is resumed keeps it."""
+        untrained = checkpoint.get('meta', {}).get('untrained', ())
+        if runner._resume:
+            self.untrained = untrained
+        elif untrained:
+            runner.logger.info(f'load_from: {len(untrained)} parameters that never learned are left out of it')
+            without(checkpoint['state_dict'], untrained)
+
     def before_train(self, runner) -> None:
         """Looks at the weights that training starts with."""
         model = unwrap(runner.model)
+        if self.origins is not None:
+            self.origins.check_frozen()
+            if parts := self.origins.describe():
+                runner.logger.info(f'Parameters that start at random: {parts}')
+            if getattr(model, 'only_reducer', False) and not runner._resume:
+                self.untrained = [name for name in self.origins.random if not name.startswith('backbone.')]
         check_finite(dict(model.named_parameters()), 'the model at the start', dict(model.named_parameters()))
         if runner._load_from is None and not runner._resume:
             self.check_first_weights(model, runner.cfg)
@@ -75,9 +105,11 @@ class GuardHook(Hook):
             runner.val_loop.run()
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Refuses to save weights that are not finite."""
+        """Refuses to save weights that are not finite, and names those that did not learn."""
         learned = {name for name, _ in unwrap(runner.model).named_parameters()}
         check_finite(checkpoint['state_dict'], f'the model after {runner.iter + 1} iterations', learned)
+        if self.untrained:
+            checkpoint['meta']['untrained'] = list(self.untrained)
 
     def check_first_weights(self, model: nn.Module, cfg: Any) -> None:
         """Counts the parameters that hold the values of their file: by value, since upstream's modules rename them."""
