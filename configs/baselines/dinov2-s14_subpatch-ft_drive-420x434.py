@@ -1,4 +1,4 @@
-# Fine-tuned: the last six blocks, from the checkpoint with the trained head; 120 steps of 2 pictures of 930 tokens.
+# Fine-tuned: the last six blocks, from the checkpoint with the trained head; 600 steps of 2 pictures of 930 tokens.
 _base_ = './dinov2-s14_subpatch_drive-420x434.py'
 load_from = 'checkpoints/dinov2-s14_subpatch_drive-420x434.pth'
 load, resize, annotations, flip, pack = _base_.train_pipeline
@@ -22,7 +22,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, begin=0, end=10, by_epoch=False),
-    dict(type='PolyLR', eta_min=0.0, power=1.0, begin=10, end=120, by_epoch=False),
+    dict(type='PolyLR', eta_min=0.0, power=1.0, begin=10, end=600, by_epoch=False),
 ]
-train_cfg = dict(max_iters=120, val_interval=120)
+train_cfg = dict(max_iters=600, val_interval=600)
 custom_hooks = []  # features change
