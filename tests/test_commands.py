@@ -39,7 +39,7 @@ SHELL = """
 PATH=
 record() { for word in "$@"; do printf '%s\\x1f' "${word//$'\\n'/ }"; done; printf '\\n'; }
 basename() { echo "${1##*/}"; }
-for name in cd git mim make pip python pre-commit; do eval "$name() { record $name \\"\\$@\\"; }"; done
+for name in cd git mim make pip python pre-commit source; do eval "$name() { record $name \\"\\$@\\"; }"; done
 set -r
 """
 

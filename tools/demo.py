@@ -187,6 +187,11 @@ def segment(name: str, picture: np.ndarray, head: Head, models: dict, args: argp
     resized = torch.from_numpy(cv2.resize(picture, size[::-1], interpolation=how)).permute(2, 0, 1)
     image = models['dense'].data_preprocessor(dict(inputs=[resized], data_samples=None), False)['inputs']
     image = image.to(args.device)
+    patches = size[0] * size[1] // PATCH**2
+    print(
+        f'\n{name}: {size[1]}x{size[0]} pixels, {patches} patches, {args.device}, fp32, {args.rounds} rounds',
+        flush=True,
+    )
     rival = f'input ×{SMALLER}'
     small = F.interpolate(image, smaller_size(size, SMALLER, PATCH), mode='bilinear', antialias=True)
     inputs = dict.fromkeys(models, image) | {rival: small}
@@ -197,7 +202,6 @@ def segment(name: str, picture: np.ndarray, head: Head, models: dict, args: argp
         logits = {key: F.interpolate(path(None), size, mode='bilinear') for key, path in paths.items()}
         labels = {key: value.argmax(1)[0].cpu().numpy() for key, value in logits.items()}
         seconds = interleave(paths, args.rounds, warmup=1, inputs=[image], device=args.device)
-    print(f'\n{name}: {size[1]}x{size[0]} pixels, {size[0] * size[1] // PATCH**2} patches, {args.device}, fp32')
     print(f'{"model":12}{"ms":>7}{"speed-up (95 %)":>21}{"GMACs":>8}{"last tokens":>13}{"same label as dense":>21}')
     sizes, titles = {}, {}
     for key, model in models.items():

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,12 +57,14 @@ def _forget_pretrained(part: Any) -> None:
 
 @contextmanager
 def quiet_log() -> Iterator[None]:
-    """Keeps mmengine from telling how each single parameter was made and will be trained."""
+    """Keeps mmengine from telling how each parameter was made, and upstream from warning of what it calls itself."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel('ERROR')
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', category=UserWarning, module='(mmseg|mmdet|mmpretrain|mmcv|mmengine)[.]')
+            yield
     finally:
         logger.setLevel(level)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmtoken.analysis.loading import class_colors
+from mmtoken.analysis.loading import build_model, class_colors, quiet_log, read_config
 from mmtoken.analysis.rivals import best_at, judge_rows, say, smaller_size
 from mmtoken.analysis.synthetic import synthetic_samples
 from mmtoken.analysis.tasks import TASKS, Metric, task_of
@@ -327,3 +328,12 @@ def test_the_checkpoint_knows_its_classes_best(tmp_path, keys):
 def test_small_numbers_have_digits_enough():
     found = dict(verdict='above', rival=0.021, margin=0.0012, low=0.0004, high=0.0019)
     assert '+0.0012 (+0.0004 to +0.0019) mIoU' in say(found, MIOU)
+
+
+def test_a_model_is_built_without_warnings_of_upstream(town, recwarn):
+    cfg = read_config(town / 'dense.py')
+    cfg.model.decode_head.num_classes = 2  # which mmseg would have as one channel, and says so
+    build_model(cfg)
+    assert not [str(seen.message) for seen in recwarn if 'mmseg' in seen.filename]
+    with quiet_log(), pytest.warns(UserWarning, match='ours'):
+        warnings.warn('ours', stacklevel=1)
