@@ -71,7 +71,6 @@ CAMVID, SEGMENTER = 'baselines/results/dinov2-s14_linear_camvid', 'baselines/res
 CELLS = 'baselines/results/dinov2-s14_retinanet_bccd'
 MASKS = 'baselines/results/dinov2-s14_mask-rcnn_minicoco'
 ROOM, COCO = 'baselines/results/dinov2-s14_dpt_rgbd', 'baselines/results/dinov2-s14_linear_minicoco'
-FOCUS = 'baselines/results/dinov2-s14_focus_minicoco_latency'
 TUNED, DENSE = 'dovit/results/dinov2-s14_fcn-deep-tuned_camvid', 'dinov2-s14_fcn-deep-tuned_camvid-336x252'
 DEEP = 'dovit/results/dinov2-s14_fcn-deep_camvid'
 SHORT = 'baselines/results/segmenter_vit-s_latency'
@@ -176,7 +175,6 @@ MEASURED = {
         ),
         ('loses nothing here, at ×{:.2f} of the multiply-adds', lambda: [macs(f'{COCO}_tome', 'input ×0.5')]),
         ('ToMe and Expedit lose up to {:.1f} points', lambda: [loss(f'{COCO}_tome', 'keep=0.35', MIOU)]),
-        ('Expedit at ×{:.2f} are above them', lambda: [macs(FOCUS, 'expedit-prop-l6-g67')]),
     ],
     'configs/cropr': [
         (

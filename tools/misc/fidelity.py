@@ -101,13 +101,13 @@ def main():
         raise UserError(f'--smaller-input enlarges maps again, and {first} gives none; leave it out')
     bench.add_smaller(args.smaller_input or (), images, print)
     costs, rows = bench.costs(images[:1]), []
+    about = dict(command=' '.join(sys.argv), pictures=len(images), shape=list(images.shape[2:]))
     for name, step in bench.steps.items():
         metrics = fidelity(task, lambda n, name=name, step=step: step(bench.pictures(name, images[n : n + 1])), dense)
         macs = costs[name].total
         rows.append(dict(config=name, metrics=metrics, macs=macs, mac_ratio=macs / costs[first].total))
+        write_json(args.out, dict(about, **environment(args.device), rows=rows))  # a run that breaks off keeps these
         print(name, metrics, flush=True)
-    about = dict(command=' '.join(sys.argv), pictures=len(images), shape=list(images.shape[2:]))
-    write_json(args.out, dict(about, **environment(args.device), rows=rows))
     keys, cells = list(rows[0]['metrics']), []
     for row in rows:
         metrics = [f'{row["metrics"][key]:.3f}' for key in keys]

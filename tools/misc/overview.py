@@ -109,9 +109,9 @@ TASKS = [
         [f'baselines/{FOCUS}', f'baselines/{FOCUS}_latency'],
         [
             smaller(f'{FOCUS}-448x448', 0.875, 0.8125, 0.75),
-            ('expedit-prop-l6-g67', 'expedit-l6-g50'),
-            ('tome-r90x8', 'tome-r110'),
-            ('avgpool-l6-g67',),
+            ('expedit-prop-l6-g80', 'expedit-prop-l6-g67', 'expedit-l6-g50'),
+            ('tome-r60x8', 'tome-r90x8', 'tome-r110'),
+            ('avgpool-l6-g80', 'avgpool-l6-g67', 'avgpool-l6-g50'),
         ],
         digits=1,
         unit=100,
