@@ -212,7 +212,7 @@ def test_heads_of_the_repository_fit_their_configs(path):
     assert not found.unexpected_keys and all(name.startswith('backbone.') for name in found.missing_keys)
     assert max(value.std() for value in state.values() if value.dim() > 1) > 0.01, 'trained'
     large = cfg.default_scope == 'mmdet' or 'dpt' in path.stem
-    limit = 16_000_000 if '_mesh_' in path.stem else 3_000_000 if large else 700_000
+    limit = 8_000_000 if '_mesh' in path.stem else 3_000_000 if large else 700_000
     assert path.stat().st_size < limit
 
 
