@@ -63,7 +63,7 @@ TASKS = [
     Task(
         'semantic segmentation, CamVid, linear head',
         'mIoU',
-        [CAMVID, f'{CAMVID}_latency', f'{CAMVID}_smaller', 'expedit/dinov2-s14_linear_camvid_tiles_latency'],
+        [CAMVID, f'{CAMVID}_latency', f'{CAMVID}_smaller', f'{CAMVID}_latency_rivals'],
         [
             smaller('dinov2-s14_linear_2k_camvid-672x504', 0.8, 0.65, 0.5),
             ('expedit-prop-l6-g67', 'expedit-prop-l6-g60', 'expedit-prop-l6-g50'),
