@@ -106,7 +106,8 @@ def test_steps_run_once_and_are_compared(tool, tmp_path, monkeypatch, capsys):
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(tool, 'subprocess', SimpleNamespace(run=run))
-    monkeypatch.setattr(sys, 'argv', ['reproduce.py', '--only', 'cropr/results/dinov2-s14_subpatch-ft_drive.json', '--out', 'out'])
+    only = 'cropr/results/dinov2-s14_subpatch-ft_drive.json'
+    monkeypatch.setattr(sys, 'argv', ['reproduce.py', '--only', only, '--out', 'out'])
     monkeypatch.setattr(tool.Path, 'cwd', lambda: ROOT)
     tool.main()
     text = capsys.readouterr().out
