@@ -83,17 +83,7 @@ TASKS = [
         ],
     ),
     Task("semantic segmentation, COCO's super-categories", 'mIoU', *swept('dinov2-s14_linear_minicoco')),
-    Task(
-        'vessels, DRIVE',
-        'Dice.vessel',
-        [f'baselines/{DRIVE}', f'mixed_scale/{DRIVE}_latency', 'mixed_scale/drive_curve'],
-        [
-            ('input ×0.8', 'input ×0.65', 'input ×0.5'),
-            ('expedit-prop-l6-g50', 'expedit-prop-l4-g50'),
-            ('tome-k50', 'tome-k25', 'tome-k24x8'),
-            ('avgpool-prop-l6-g50',),
-        ],
-    ),
+    Task('vessels, DRIVE', 'Dice.vessel', *swept(DRIVE)),
     Task('depth, one room (metres)', 'rmse', *swept('dinov2-s14_dpt_rgbd'), digits=3),
     Task('detection, blood cells', 'coco/bbox_mAP', *swept('dinov2-s14_retinanet_bccd'), digits=1, unit=100),
     Task(
