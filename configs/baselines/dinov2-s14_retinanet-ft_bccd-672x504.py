@@ -1,4 +1,4 @@
-# Fine-tuned: the whole detector, from the one on frozen features, in bfloat16; 200 steps of 4 pictures.
+# Fine-tuned: the whole detector, from the one on frozen features, in bfloat16; 150 steps of 4 pictures.
 _base_ = './dinov2-s14_retinanet_bccd-672x504.py'
 load_from = 'checkpoints/dinov2-s14_retinanet_bccd-672x504.pth'
 model = dict(backbone=dict(frozen=False, init_cfg=None))
@@ -13,6 +13,6 @@ optim_wrapper = dict(
         }
     ),
 )
-param_scheduler = [dict(type='PolyLR', eta_min=0.0, power=1.0, begin=0, end=200, by_epoch=False)]
-train_cfg = dict(max_iters=200, val_interval=200)
+param_scheduler = [dict(type='PolyLR', eta_min=0.0, power=1.0, begin=0, end=150, by_epoch=False)]
+train_cfg = dict(max_iters=150, val_interval=150)
 custom_hooks = []  # features change
