@@ -44,6 +44,23 @@ def test_each_model_against_the_first(town, call, tmp_path, capsys):
     assert '| pooled ' in capsys.readouterr().out
 
 
+def test_a_broken_run_goes_on_where_nothing_has_changed(town, call, tmp_path):
+    out = tmp_path / 'out.json'
+    args = [town / 'dense.py', town / 'pooled.py', '--checkpoint', town / 'weights.pth', '--device', 'cpu']
+    args += ['--images', town / 'data/images/val', '--out', out]
+    call('../misc/fidelity', *args, '--num', 2)
+    whole = out.read_text()
+    cut = json.loads(whole)
+    del cut['rows'][1]
+    cut['rows'][0]['macs'] = 1  # a mark that shows whether the row was made again
+    out.write_text(json.dumps(cut))
+    call('../misc/fidelity', *args, '--num', 2)
+    again = json.loads(out.read_text())['rows']
+    assert again[0]['macs'] == 1 and again[1] == json.loads(whole)['rows'][1]
+    call('../misc/fidelity', *args, '--num', 3)
+    assert json.loads(out.read_text())['rows'][0]['macs'] > 1
+
+
 def test_maps_of_the_backbones_with_random_weights(town, call, tmp_path):
     """The same in all models; nearer to those of the dense one the less is reduced."""
     out = tmp_path / 'out.json'

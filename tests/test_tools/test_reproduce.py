@@ -41,7 +41,7 @@ def test_each_file_of_results_has_a_step_or_a_reason(tool):
     asked = {path for path in tool.RESULTS if re.search('cropr|dovit|gpu_h100|segvit_macs|drive_curve', str(path))}
     assert made | set(plan.left_out) == asked and not made & set(plan.left_out)
     reasons = {path.stem: reason for path, reason in plan.left_out.items()}
-    assert reasons == {'gpu_h100_bf16': 'measured on a GPU', 'segvit_macs': 'its command is not whole'}
+    assert reasons == {'gpu_h100_bf16': 'measured on a GPU'}
     ready = set()
     for target, step in plan.steps.items():  # checkpoints come before what takes them
         needed = {word for word in step.command if word.startswith('checkpoints/')} - {str(target)}
@@ -57,9 +57,10 @@ def test_each_file_of_results_has_a_step_or_a_reason(tool):
     ]
 
 
-def test_every_checkpoint_is_named_after_its_config(tool):
+def test_every_file_says_how_it_was_made(tool):
     reasons = plan_of(tool).left_out.items()
-    assert not [f'{path}: {reason}' for path, reason in reasons if 'no config is named' in reason]
+    wrong = 'no config is named|is not whole'
+    assert not [f'{path}: {reason}' for path, reason in reasons if re.search(wrong, reason)]
 
 
 def test_what_has_no_folder_is_drawn_or_trained(tool):

