@@ -204,6 +204,21 @@ def test_metadata(built):
     }
 
 
+def test_what_tests_are_skipped_for_comes_with_the_tests(built):
+    """Or the test says how to get it. None is skipped for a module of ours: that would hide a fault in it."""
+    with zipfile.ZipFile(built['wheel']) as archive:
+        text = archive.read(f'mmtoken-{mmtoken.__version__}.dist-info/METADATA').decode()
+    needed = email.message_from_string(text).get_all('Requires-Dist')
+    brought = {re.match(r'[\w-]+', one)[0] for one in needed if "extra == 'test'" in one.replace('"', "'")}
+    brought |= {'safetensors', *sys.stdlib_module_names}  # timm brings the former
+    skips = [
+        (path.name, *found)
+        for path in sorted((ROOT / 'tests').rglob('*.py'))
+        for found in re.findall(r"importorskip\('(\w+)[\w.]*'(.*)\)", path.read_text(encoding='utf-8'))
+    ]
+    assert skips and not [skip for skip in skips if skip[1] not in brought and 'pip install' not in skip[2]]
+
+
 def test_this_environment(tmp_path):
     """The install that runs the tests, as ``make setup`` left it."""
     if not [d for p in site.getsitepackages() for d in Path(p).glob('mmtoken-*.dist-info')]:

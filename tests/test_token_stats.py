@@ -142,7 +142,7 @@ def test_unequal_counts_are_means_over_the_images(run, tmp_path, loud):
 
 
 def test_tensorboard(run, tmp_path):
-    pytest.importorskip('tensorboard')
+    pytest.importorskip('tensorboard', reason='in no extra of mmtoken: pip install tensorboard')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(dict(type='mmtoken.ToMe', r=4), backend='TensorboardVisBackend', interval=3).train()

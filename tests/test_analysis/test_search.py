@@ -68,7 +68,8 @@ def test_the_search_finds_what_trying_everything_finds(town, call, tmp_path, cap
 
 
 def test_a_search_that_was_stopped_proposes_what_an_unbroken_one_does(town, tmp_path, monkeypatch):
-    search = pytest.importorskip('mmtoken.analysis.search')
+    from mmtoken.analysis import search
+
     monkeypatch.setattr(Tradeoff, 'has', lambda *args: False)
     dense = Setting('dense', 'dense', read_config(town / 'dense.py'), str(town / 'weights.pth'))
     cfg = read_config(town / 'tome.py')
@@ -137,7 +138,8 @@ def test_what_is_hopeless_is_not_timed_and_what_is_refused_does_not_stop_the_sea
 
 
 def test_a_config_that_is_written_holds_the_reducers_alone(town, tmp_path):
-    search = pytest.importorskip('mmtoken.analysis.search')
+    from mmtoken.analysis import search
+
     reducers = [dict(type='mmtoken.AvgPool', layer=1, grid=0.7), dict(type='mmtoken.ToMe', r=None, keep=0.5)]
     wanted = read_config(town / 'stacked.py')
     wanted.model.backbone.reducer = reducers
@@ -155,7 +157,8 @@ def test_a_config_that_is_written_holds_the_reducers_alone(town, tmp_path):
 
 
 def test_a_config_that_is_written_holds_the_options(town, tmp_path):
-    search = pytest.importorskip('mmtoken.analysis.search')
+    from mmtoken.analysis import search
+
     wanted = read_config(
         town / 'pooled.py',
         {

@@ -284,7 +284,8 @@ def test_an_error_is_minimised(town, call, tmp_path, mistakes, name, flags):
 
 
 def test_better_is_up_in_the_figure():
-    figures = pytest.importorskip('mmtoken.analysis.figures')
+    from mmtoken.analysis import figures
+
     rows = [dict(row('dense', 1, 50), name='dense', macs=1e9), dict(row('reduced', 2, 49), name='a', macs=5e8)]
     rows[1]['values'] = {'reducer.r': 1}
     for metric in (MIOU, RMSE):

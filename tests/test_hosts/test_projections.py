@@ -90,7 +90,7 @@ def test_adapters_change_the_output_and_learn(name):
 
 @hosts
 def test_adapters_of_peft(name):
-    peft = pytest.importorskip('peft')
+    peft = pytest.importorskip('peft', reason='in no extra of mmtoken: pip install peft')
     host, x = seeded(name), torch.randn(2, 3, 32, 32)
     before = host(x)[-1]
     targets = r'layers\.\d+\.attn\.attn' if name == 'TokenVisionTransformer' else r'.*\d+\.attn\.(w_msa\.)?(qkv|proj)'
