@@ -8,6 +8,7 @@ import mmengine.config.utils
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
@@ -68,6 +69,12 @@ def newcomers():
         for name in set(registry.module_dict) - names:
             del registry.module_dict[name]
     return newcomers
+
+
+@pytest.fixture
+def plain_dumps(monkeypatch):
+    """mmengine formats each runner's config four times over, for a second in all."""
+    monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self.to_dict())))
 
 
 @pytest.fixture

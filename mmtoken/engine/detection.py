@@ -79,8 +79,16 @@ def _heads(part: Any, key: str) -> Iterator[tuple[str, int]]:
 
 
 def add_tta(cfg: Config) -> None:
-    """Gives a detector's config the test-time augmentation of mmdet's ``tools/test.py``, a flip, if it has none."""
+    """Gives a detector's config the test-time augmentation of mmdet's ``tools/test.py``, a flip, if it has none.
+
+    Raises:
+        UserError: If the model gives masks, which mmdet's merges none of, as it would say after the first picture.
+    """
     cfg.setdefault('tta_model', dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5))))
+    parts = {'model': cfg.model, 'model.roi_head': cfg.model.get('roi_head') or {}}
+    masks = [f'{name}.{key}' for name, part in parts.items() for key in ('mask_head', 'panoptic_head') if part.get(key)]
+    if masks and cfg.tta_model.type in ('DetTTAModel', 'mmdet.DetTTAModel'):
+        raise UserError(f"--tta: mmdet's DetTTAModel merges boxes only, and {masks[0]} gives masks; leave --tta out")
     cfg.tta_model.setdefault('tta_cfg', {}).setdefault('max_per_img', 100)
     if cfg.get('tta_pipeline') is None:
         *steps, pack = copy.deepcopy(cfg.test_dataloader.dataset.pipeline)

@@ -29,17 +29,27 @@ def one_line_errors() -> Iterator[None]:
 
     That is a :class:`UserError`, a ``ValueError`` or ``TypeError`` raised in mmtoken, an operator of mmcv that it has
     no stand-in for, and a file that cannot be read or written (``OSError``). Any other error keeps its traceback.
+    Ctrl-C ends it with one line and the exit code of shells for that, 130.
     """
     try:
         yield
+    except KeyboardInterrupt as error:
+        if _debugging():
+            raise
+        print('stopped by Ctrl-C', file=sys.stderr)
+        raise SystemExit(130) from error
     except Exception as error:
         line = _line(error)
-        if line is None or os.environ.get('MMTOKEN_DEBUG', '0') not in ('', '0'):
+        if line is None or _debugging():
             raise
         print(line, file=sys.stderr)
         end = SystemExit(line)  # which holds the line, though the interpreter only looks at the code
         end.code = 2
         raise end from error
+
+
+def _debugging() -> bool:
+    return os.environ.get('MMTOKEN_DEBUG', '0') not in ('', '0')
 
 
 @contextmanager

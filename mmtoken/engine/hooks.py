@@ -28,7 +28,8 @@ class IterSeedHook(Hook):
     mmengine's checkpoints hold no state of the random generators, so a resumed run draws other dropout masks than the
     uninterrupted one. With this hook an iteration's draws depend on nothing that came before it, and a resumed run
     ends in the same weights. The order of the data and its augmentations are replayed by mmengine itself when it
-    resumes an iteration-based loop; both need a fixed ``randomness.seed``, without one this hook does nothing.
+    resumes an iteration-based loop, of an epoch-based one the order alone; all need a fixed ``randomness.seed``,
+    without one this hook does nothing.
     """
 
     priority = 'VERY_HIGH'

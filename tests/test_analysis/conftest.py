@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).parents[2]
@@ -66,12 +65,6 @@ def town(tmp_path_factory) -> Path:
     randomize(model.backbone)
     torch.save(dict(state_dict=model.state_dict()), folder / 'weights.pth')
     return folder
-
-
-@pytest.fixture
-def plain_dumps(monkeypatch):
-    """mmengine formats each runner's config four times over, for a second in all."""
-    monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self.to_dict())))
 
 
 @pytest.fixture

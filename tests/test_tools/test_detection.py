@@ -13,7 +13,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmtoken.datasets.coco import CheckedCOCO
-from mmtoken.engine.detection import check_detection
+from mmtoken.engine.detection import add_tta, check_detection
+from mmtoken.engine.errors import UserError
 from mmtoken.evaluation import CocoMetric
 
 from .conftest import call, fork
@@ -118,6 +119,12 @@ def test_trains_resumes_and_tests_as_mmdets_tools_do(boxes, model, metrics, monk
     found = pickle.loads((boxes / f'{model}.pkl').read_bytes())
     assert len(found) == 4 and all(len(one['pred_instances']['bboxes']) for one in found)
     assert len(list((boxes / f'{model}-test').glob('*/painted/*.png'))) == 4
+
+
+def test_only_boxes_are_merged(boxes):
+    add_tta(Config.fromfile(boxes / 'retina.py'))
+    with pytest.raises(UserError, match=r'--tta: [^\n]*merges boxes only, and model.roi_head.mask_head gives masks'):
+        add_tta(Config.fromfile(boxes / 'mask.py'))
 
 
 def test_pictures_that_are_not_run_are_not_scored(boxes):

@@ -286,6 +286,15 @@ def test_an_error_of_a_worker_is_one_line_if_it_is_ours():
         raise ValueError(f'{text}  File "/else/x.py", line 3, in f\n    raise\nValueError: a.png: bad\n')
 
 
+def test_ctrl_c_is_one_line(capsys, monkeypatch):
+    with pytest.raises(SystemExit) as caught, one_line_errors():
+        raise KeyboardInterrupt
+    assert caught.value.code == 130 and capsys.readouterr().err == 'stopped by Ctrl-C\n'
+    monkeypatch.setenv('MMTOKEN_DEBUG', '1')
+    with pytest.raises(KeyboardInterrupt), one_line_errors():
+        raise KeyboardInterrupt
+
+
 def test_a_full_disk_is_one_line(fails, monkeypatch):
     def full(self):
         raise OSError(28, 'No space left on device', 'iter_2.pth')
