@@ -147,7 +147,7 @@ def _refuse_plainly(module: ModuleType, run: Callable) -> None:
     """``mmengine.runner.checkpoint``: a file that holds anything else is refused, in one line that says what to do.
 
     Faults: torch's own text is a page long, and its first advice is to switch the safety off; the onedl family does
-    just that, on its own, when a safe load fails.
+    just that, on its own, when a safe load fails. Without a network the text says neither what was fetched nor why.
     """
     run(module)
     if hasattr(module, '_safe_torch_load'):
@@ -157,7 +157,11 @@ def _refuse_plainly(module: ModuleType, run: Callable) -> None:
     def load_checkpoint(cls, filename, *args, **kwargs):
         try:
             return load(cls, filename, *args, **kwargs)
-        except (OSError, ImportError):  # it is not there
+        except OSError as error:  # it is not there
+            if '://' in str(filename) and not error.filename:  # which the network's own errors leave out
+                raise OSError(f'{filename} was not loaded: {error}. Fetch it by hand and name the file') from error
+            raise
+        except ImportError:
             raise
         except Exception as error:  # a file that is torn or made up fails in any way
             name = re.search(r'GLOBAL (\S+)', str(error))

@@ -207,6 +207,15 @@ def test_resume_load_and_test_mmengines_own_checkpoint(tmp_path):
     assert 'error' in make_runner(tmp_path / 'test', 4, load_from=str(path)).test()
 
 
+def test_what_cannot_be_fetched_is_named(tmp_path, monkeypatch):
+    """No such machine: torch's own text is ``<urlopen error …>``."""
+    from mmengine.runner import CheckpointLoader
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    with pytest.raises(OSError, match=r'^http://127\.0\.0\.1:1/vit\.pth was not loaded: .*Fetch it by hand'):
+        CheckpointLoader.load_checkpoint('http://127.0.0.1:1/vit.pth')
+
+
 # ----------------------------------------------------------------------------------------------- (e) version windows
 VERSION_GUARDED = """
     import mmcv
