@@ -31,7 +31,7 @@ demo-hmr: setup  ## people as meshes, in drawn crowds (IMAGE=path for a picture 
 test: setup  ## the tests
 	$(PYTEST) $(PY) -m pytest -q -n 2 $(ARGS)
 
-reproduce: setup  ## every result of the pages again: hours, goes on where it stopped (ARGS="--list" names them)
+reproduce: setup  ## every result of the pages again: hours, goes on where it stopped (ARGS="--list" names them, "--quick" tries each)
 	$(PY) -W ignore tools/misc/reproduce.py $(ARGS)
 
 # With any python that has torch for CUDA and the packages of setup.py; PY=.venv/bin/python for that of make setup.

@@ -313,6 +313,29 @@ def test_a_row_is_known_by_config_weights_and_pictures(results, tmp_path, monkey
     )
 
 
+def test_a_quick_look_at_the_first_pictures_says_so(results, tmp_path, monkeypatch, capsys):
+    module, seen = results.module, []
+
+    def score(path, *args):
+        seen.append(module.load_config(str(path)).test_dataloader.dataset.get('indices'))
+        return dict(mIoU=50.0)
+
+    monkeypatch.setattr(module, 'score', score)
+    monkeypatch.setattr(module, 'check_datasets', lambda *args: None)
+    monkeypatch.setattr(module, 'data_digest', lambda *args: 'pictures')
+    (tmp_path / 'dense.py').write_text("test_dataloader = dict(dataset=dict(type='Any'))\n")
+    call = 'results.py dense.py --checkpoint weights.pth --out out.json --no-smaller-input'
+    for flags in (['--num', '2'], ['--num', '2'], []):
+        monkeypatch.setattr(sys, 'argv', [*call.split(), *flags])
+        module.main()
+        (row,) = json.loads((tmp_path / 'out.json').read_text())['rows']
+        assert row['config'] == 'dense' and row.get('num') == (2 if flags else None)
+    assert seen == [2, None]  # known the second time, and no row of the whole set
+    dataset = "dict(type='ConcatDataset', datasets=[dict(type='A'), dict(type='B')])"
+    (tmp_path / 'dense.py').write_text(f'test_dataloader = dict(dataset={dataset})\n')
+    results(*call.split()[1:-1], '--num', '2', words=['--num: test_dataloader holds 2 datasets'])
+
+
 def test_the_smaller_picture_is_scored_and_judged(results, tmp_path, monkeypatch, capsys):
     module = results.module
     (tmp_path / 'dense.py').write_text(

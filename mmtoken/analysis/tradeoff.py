@@ -19,7 +19,7 @@ from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 
 from mmtoken.engine.checkpoints import check_checkpoint
-from mmtoken.engine.configs import check_datasets, datasets_of, name_bad_files
+from mmtoken.engine.configs import check_datasets, first_pictures, name_bad_files
 from mmtoken.engine.digests import code_digest, data_digest, file_digest, joint
 from mmtoken.engine.errors import UserError
 from mmtoken.engine.files import locked, read_json, write_json, write_text
@@ -91,10 +91,7 @@ class Contender:
         cfg.load_from, cfg.resume = None, False
         cfg.experiment_name = f'{work_dir.name}_{next(_NUMBERS)}'
         if num:
-            sets = [dataset for _, dataset in datasets_of(cfg.val_dataloader, 'val_dataloader')]
-            if len(sets) != 1:
-                raise UserError(f'--num: val_dataloader holds {len(sets)} datasets; it can cut a single one only')
-            sets[0].indices = num
+            first_pictures(cfg, 'val_dataloader', num)
         name_bad_files(cfg)
         self.runner = build_runner(cfg)
         build_validation(self.runner)

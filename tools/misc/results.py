@@ -1,14 +1,14 @@
 """Accuracy and cost of several configs, as JSON and as the table of a README.
 
     python tools/misc/results.py CONFIG [CONFIG ...] --checkpoint CKPT [...] --out FILE.json
-                                 [--metric Dice.vessel] [--macs | --benchmark BENCH.json]
+                                 [--metric Dice.vessel] [--macs | --benchmark BENCH.json] [--num N]
 
 The first config is the dense baseline; after the others come its rows on smaller pictures, which every method has to
 beat, and where those were timed too the last column says whether it does, at the same measured time. Each is scored by
 ``tools/test.py``; what is already in ``--out`` for the same checkpoint, config text and pictures is not run again, so
 an interrupted run goes on and a table is free. MACs and latencies are those that ``benchmark.py --json`` measured for
 configs of the same names. ``--macs`` counts MACs alone, on one blank picture: for methods whose cost does not depend on
-the picture.
+the picture. ``--num`` scores on the first N pictures alone, for a quick look; the rows say so.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from mmtoken.analysis.rivals import FACTORS, smaller_size
 from mmtoken.analysis.tables import judge_rows, read_latencies, table
 from mmtoken.analysis.tasks import Metric
 from mmtoken.analysis.variants import smaller_input
-from mmtoken.engine.configs import check_datasets, load_config
+from mmtoken.engine.configs import check_datasets, first_pictures, load_config
 from mmtoken.engine.digests import data_digest
 from mmtoken.engine.errors import UserError, one_line_errors
 from mmtoken.engine.files import check_output, locked, read_json, read_rows, write_json, write_text
-from mmtoken.engine.flags import check_apart, check_parts
+from mmtoken.engine.flags import check_apart, check_parts, check_positive
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -48,10 +48,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--smaller-input', type=float, nargs='+', metavar='F', help='sides (0.8 0.65 0.5)')
     parser.add_argument('--no-smaller-input', action='store_true', help='leave the baseline on smaller pictures out')
     parser.add_argument('--macs', action='store_true', help='count the MACs of one blank picture, into --out')
+    parser.add_argument('--num', type=int, help='score on the first so many pictures only, for a quick look')
     parser.add_argument('--benchmark', type=Path, nargs='+', default=[], help='JSON files of benchmark.py')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/results'), help='logs of the tests')
     args = parser.parse_args()
     check_parts(args, 'smaller_input')
+    check_positive(args, 'num')
     check_apart(args, 'smaller_input', 'no_smaller_input', why='give one of them')
     args.factors = [] if args.no_smaller_input else args.smaller_input or FACTORS
     stems = [config.stem for config in args.configs]
@@ -76,6 +78,14 @@ def on_smaller(path: Path, cfg: Config, factors: Sequence[float], folder: Path) 
         write_text(file, small.dump())
         found[f'{path.stem}, ×{factor:g} input'] = file, small
     return found
+
+
+def on_first(path: Path, cfg: Config, num: int, folder: Path) -> Path:
+    """A config whose test set is its first pictures, written as a file; changes ``cfg`` to it."""
+    first_pictures(cfg, 'test_dataloader', num)
+    file = folder / f'{path.stem}_first{num}.py'
+    write_text(file, cfg.dump())
+    return file
 
 
 def score(config: Path, checkpoint: str, work_dir: Path) -> dict:
@@ -139,6 +149,8 @@ def main():
     known = known_rows(args.out)
     latencies = read_latencies(args.benchmark, [path.stem for path in args.configs])
     entries = {path.stem: (path, cfg, weights) for path, cfg, weights in zip(args.configs, configs, checkpoints)}
+    for name, (path, cfg, weights) in entries.items() if args.num else ():
+        entries[name] = on_first(path, cfg, args.num, args.work_dir), cfg, weights
     for name, (path, cfg) in on_smaller(args.configs[0], configs[0], args.factors, args.work_dir).items():
         entries[name] = path, cfg, checkpoints[0]
     digests = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] for path in set(checkpoints)}
@@ -154,6 +166,7 @@ def main():
         if fresh:
             metrics = score(path, checkpoint, args.work_dir / path.stem)
             about = dict(digest=digest, checkpoint=name_of(Path(checkpoint)), weights=weights, data=data)
+            about |= dict(num=args.num) if args.num else {}
             row = known[name] = dict(config=name, **about, metrics=metrics)
         if count := args.macs and 'macs' not in row:
             row['macs'] = count_macs(path)
