@@ -1,0 +1,3 @@
+# Cropr with a query a patch, 10 % of the tokens left after block 7; weights of cropr-rare-rates.
+_base_ = './cropr-rare-rates_dinov2-s14_subpatch-ft_drive-420x434.py'
+model = dict(backbone=dict(reducer=dict(keep=0.1)))
