@@ -81,7 +81,7 @@ def test_what_makes_a_command_small(tool):
     )
     assert ' '.join(tool.small(command.split())) == (
         'tools/analysis_tools/tradeoff.py a.py a.pth --sweep x=0.5 --sweep y=[1,2],[3] --cfg-options a=1 b=2 c=3 '
-        '--num 2 --pictures 1 --rounds 2'
+        '--num 2 --pictures 1 --rounds 1'
     )
     assert tool.small(['-m', 'pytest', 'a', 'b', 'c', 'd']) == ['-m', 'pytest', 'a', 'b', 'c', 'd']
     for name, flags in tool.SMALL.items():  # which are those of the tool
