@@ -47,7 +47,7 @@ DRAWN = {'data/crowd': ['tools/misc/draw_crowd.py', '--out', 'data/crowd', '--nu
 SMALL = {
     'tools/train.py': '--cfg-options train_cfg.max_iters=2 train_cfg.val_interval=2 train_dataloader.batch_size=2 '
     'val_dataloader.dataset.indices=2 default_hooks.checkpoint.save_best=None',
-    'tools/analysis_tools/benchmark.py': '--shape 224 224 --num 2 --rounds 5 --warmup 1',
+    'tools/analysis_tools/benchmark.py': '--shape 224 224 --num 2 --rounds 5 --warmup 1 --threads 1',
     'tools/analysis_tools/tradeoff.py': '--num 2 --pictures 1 --rounds 1',
     'tools/misc/draw_crowd.py': '--number 2',
     'tools/misc/fidelity.py': '--shape 224 224 --num 2',
