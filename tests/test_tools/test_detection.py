@@ -142,6 +142,20 @@ def test_pictures_that_are_not_run_are_not_scored(boxes):
     assert metric.evaluate(size=2)['coco/bbox_mAP'] == 1.0
 
 
+@pytest.mark.parametrize('scores', [[], [0.9]])
+def test_a_model_that_finds_nothing_has_a_precision_of_0(boxes, scores):
+    """mmdet's own metric gives none then. One box elsewhere has the same, and was scored before."""
+    metric = CocoMetric(ann_file=str(boxes / 'data/train.json'), metric=['bbox', 'segm'])
+    metric.dataset_meta = dict(classes=('square', 'bar'))
+    number = len(scores)
+    found = dict(bboxes=torch.tensor([[0, 0, 1, 1.0]])[:number], scores=torch.tensor(scores))
+    found |= dict(labels=torch.zeros(number).long(), masks=torch.zeros(number, 48, 64, dtype=torch.bool))
+    for image in (1, 3):
+        metric.process({}, [dict(img_id=image, ori_shape=(48, 64), pred_instances=found)])
+    scored = metric.evaluate(size=2)
+    assert scored['coco/bbox_mAP'] == scored['coco/segm_mAP'] == 0.0
+
+
 def test_the_tools_score_what_they_run(boxes):
     cfg = Config.fromfile(boxes / 'retina.py')
     check_detection(cfg, ['val'])
