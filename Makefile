@@ -64,9 +64,12 @@ clean:  ## remove what make built, the environments too
 
 # ------------------------------------------------------------------------------------------------------ environments
 # Each is brought up to date when setup.py or the model index changes; pip leaves alone what is right already.
+short_of_room := "less than 3 GB are free on " $$6 ", pip may end in an error; TMPDIR= moves its temporary files"
+
 %/.done: | check-python
 	@echo "[1/3] environment $*"
 	@$*/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $*
+	@df -Pk $* "$${TMPDIR:-/tmp}" | awk 'NR > 1 && $$4 < 3e6 && !said[$$6]++ {print $(short_of_room)}'
 	@echo "[2/3] packages (about a minute, several with the CUDA build of torch)"
 	@$(packages)
 	@echo "[3/3] a first import"

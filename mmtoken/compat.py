@@ -358,7 +358,21 @@ def _weights_may_lack(module: ModuleType, run: Callable) -> None:
     module.BaseInferencer._load_model_from_metafile = load_by_name
 
 
+# ------------------------------------------------------------------------------ (k) a transformers that is too new
+def _no_multimodal(module: ModuleType, run: Callable) -> None:
+    """Mmpretrain goes on without its models of language beside a transformers that is too new for them.
+
+    Fault: they take from ``transformers.modeling_utils`` what 4.48 still has and 4.57 has not, so that mmpretrain
+    cannot be imported, nor mmdet and mmseg, which import it where it is installed: ``pip install peft`` is enough.
+    """
+    run(module)
+    found = _distribution('transformers')
+    if found is not None and _release(found.version) >= (4, 49):
+        module.WITH_MULTIMODAL = False
+
+
 _PATCHES: dict[str, Patch] = {
+    'mmpretrain.utils.dependency': _no_multimodal,
     'mmengine.infer.infer': _weights_may_lack,
     'mmengine.fileio.backends.local_backend': _write_beside,
     'mmcv.cnn.bricks.transformer': _own_dropout_layer,

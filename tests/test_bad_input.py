@@ -342,3 +342,43 @@ def test_the_first_item_is_made_before_any_work_and_no_random_number_is_used_up(
         UserError, match="^val_dataloader: IoUMetric does not know iou_metrics='AP'; it has mIoU, mDice"
     ):
         check_loop(loop, 'val_dataloader')
+
+
+def test_the_first_batch_of_a_test_is_tried_before_any_work():
+    """mmseg pads pictures of several sizes in training only, mmdet always; each at test time takes one by itself."""
+    from types import SimpleNamespace
+
+    from mmdet.models import DetDataPreprocessor
+    from mmdet.structures import DetDataSample
+    from mmengine.dataset import pseudo_collate
+    from mmseg.models import SegDataPreProcessor
+
+    from mmtoken.engine.errors import UserError, one_line_errors
+    from mmtoken.engine.models import check_loop
+
+    class Data(torch.utils.data.Dataset):
+        sizes = [(8, 8), (8, 8), (8, 12)]
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, i):
+            sample = DetDataSample(metainfo=dict(img_shape=self.sizes[i]))
+            return dict(inputs=torch.zeros(3, *self.sizes[i]), data_samples=sample)
+
+    def check(prepare, size):
+        loader = SimpleNamespace(dataset=Data(), batch_size=size, collate_fn=pseudo_collate)
+        model = torch.nn.Module()
+        model.data_preprocessor = prepare
+        check_loop(SimpleNamespace(dataloader=loader), 'val_dataloader', model)
+
+    pads = SegDataPreProcessor(test_cfg=dict(size_divisor=4))
+    for prepare, size in ((pads, 1), (pads, 2), (DetDataPreprocessor(), 8)):
+        check(prepare, size)
+    with pytest.raises(UserError, match='differ in size.* batch_size=1 in val_dataloader .*keep_ratio=False') as error:
+        check(pads, 8)
+    assert '\n' not in str(error.value)
+    with pytest.raises(SystemExit, match='differ in size'), one_line_errors():  # in a later batch
+        pads(pseudo_collate([Data()[0], Data()[2]]))
+    with pytest.raises(AssertionError, match='of the code'), one_line_errors():
+        raise AssertionError('a fault of the code')

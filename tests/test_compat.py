@@ -251,6 +251,15 @@ def test_own_windows_warn(monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------- (f) a broken torchvision
+@pytest.mark.parametrize('version, kept', [(None, True), ('4.48.3', True), ('4.57.1', False), ('5.24.0', False)])
+def test_mmpretrain_leaves_its_models_of_language_out_beside_a_newer_transformers(monkeypatch, version, kept):
+    found = version and types.SimpleNamespace(version=version)
+    monkeypatch.setattr(compat, '_distribution', dict(transformers=found).get)
+    module = types.ModuleType('mmpretrain.utils.dependency')
+    compat._PATCHES[module.__name__](module, lambda module: setattr(module, 'WITH_MULTIMODAL', True))
+    assert module.WITH_MULTIMODAL is kept
+
+
 def test_broken_torchvision_leaves_mmseg_alone(tmp_path):
     (tmp_path / 'torchvision.py').write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     (tmp_path / 'mmpretrain').mkdir()

@@ -170,6 +170,25 @@ def test_make_hands_the_name_of_a_picture_on(built, tmp_path, name):
     assert not (tmp_path / 'P').exists()
 
 
+def test_make_says_where_a_disk_is_nearly_full(built, tmp_path):
+    if shutil.which('make') is None:
+        pytest.skip('no make')
+    (tmp_path / '.venv/bin').mkdir(parents=True)
+    df = 'printf "Filesystem 1024-blocks Used Available Capacity Mounted on\\n"'
+    for name, script in (
+        ('.venv/bin/python', 'true'),
+        ('df', f'{df}; for at in $3 $4; do echo "/dev/a 9000000 1 $FREE 9% /mnt"; done'),
+    ):
+        (tmp_path / name).write_text(f'#!/bin/sh\n{script}\n')
+        (tmp_path / name).chmod(0o755)
+    shutil.copy(built['source'] / 'Makefile', tmp_path)
+    (tmp_path / 'setup.py').write_text('')
+    for free, said in ((2_900_000, 1), (3_100_000, 0)):
+        (tmp_path / '.venv/.done').unlink(missing_ok=True)
+        out = run('make', 'setup', cwd=tmp_path, PATH=f'{tmp_path}:{os.environ["PATH"]}', FREE=str(free))
+        assert out.count('less than 3 GB are free on /mnt, pip may') == said and '[2/3]' in out
+
+
 def test_the_version_is_that_of_the_changelog_and_of_the_citation():
     versions = re.findall(r'^## \[(.+)\]', (ROOT / 'CHANGELOG.md').read_text(), re.M)
     assert versions[:2] == ['Unreleased', mmtoken.__version__]

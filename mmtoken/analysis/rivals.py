@@ -54,7 +54,8 @@ def verdict(row: dict, rivals: Sequence[dict], metric: Metric) -> dict:
 
     Returns:
         dict: ``verdict``, ``above``, ``below``, ``level`` where the interval holds 0, ``faster`` than any of them, or
-        ``undefined`` where the setting's metric is nan or there is none to compare it with;
+        ``undefined`` where the setting's metric is nan or there is none to compare it with, or ``silent`` where the
+        metric is the same for all, as 0 is for models that find nothing;
         ``rival``, the curve's metric at that time; ``margin``, how much better the setting is, with ``low`` and
         ``high``. A number is None where the curve has no such point.
     """
@@ -65,8 +66,11 @@ def verdict(row: dict, rivals: Sequence[dict], metric: Metric) -> dict:
         return rival, None if rival is None else metric.loss(rival, row['metrics'][metric.name])
 
     (rival, margin), (_, low), (_, high) = gain('ratio', 'ratio'), gain('low', 'high'), gain('high', 'low')
-    if isnan(row['metrics'][metric.name]) or all(isnan(rival['metrics'][metric.name]) for rival in rivals):
+    own, others = row['metrics'][metric.name], [rival['metrics'][metric.name] for rival in rivals]
+    if isnan(own) or all(map(isnan, others)):
         word, rival, margin, low, high = 'undefined', None, None, None, None
+    elif {own} == set(others):
+        word, rival, margin, low, high = 'silent', None, None, None, None
     elif margin is None:
         word = 'faster'
     elif low is not None and low > 0:
@@ -84,6 +88,8 @@ def say(found: dict, metric: Metric) -> str:
         return 'faster than any smaller input that was measured'
     if found['verdict'] == 'undefined':
         return f'{metric.name} is undefined, so nothing is said of the smaller input'
+    if found['verdict'] == 'silent':
+        return f'{metric.name} is the same here, for the dense model and on every smaller input, so it says nothing'
     place = {'level': 'level with'}.get(found['verdict'], found['verdict'])
     digits, known = metric.digits(found['rival']), None not in (found['low'], found['high'])
     ends = f' ({found["low"]:+.{digits}f} to {found["high"]:+.{digits}f})' if known else ''

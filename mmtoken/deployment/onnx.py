@@ -1,7 +1,10 @@
 """Makes an ONNX graph of a model, and says which operators are in it."""
 
+import logging
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +54,7 @@ def export_onnx(
         images = images if len(images) > 1 else images.repeat(2, 1, 1, 1)  # one picture would be taken for a constant
         dynamic = ({0: torch.export.Dim('batch', min=1, max=4096)},)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), warnings.catch_warnings(), no_folding_notes():
             warnings.simplefilter('ignore')  # torch's own, on what it will deprecate
             names = names_of(servable(images))
             exported = torch.export.export(servable, (images,), dynamic_shapes=dynamic, strict=False)
@@ -77,6 +80,21 @@ def export_onnx(
     with replacing(path) as part:
         program.save(str(part))
         onnx.checker.check_model(str(part))
+
+
+@contextmanager
+def no_folding_notes() -> Iterator[None]:
+    """Keeps the optimizer from warning of constants with several outputs, such as a split table of positions.
+
+    It leaves them in the graph, where ONNX Runtime and TensorRT fold them when they load it: nothing is lost.
+    """
+    logger = logging.getLogger('onnxscript.optimizer')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def translations() -> dict[Any, Any]:

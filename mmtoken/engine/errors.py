@@ -17,6 +17,13 @@ from typing import Any
 from mmengine.registry import Registry
 
 PACKAGE = str(Path(__file__).resolve().parents[1])
+#: Assertions of upstream's about what the user can mend: what they begin with, and the line that says it.
+ASSERTED = {
+    'The image size in a batch should be the same': (
+        'pictures of a batch differ in size, and mmseg pads them in training only: set batch_size=1 in val_dataloader '
+        'and test_dataloader, or Resize with keep_ratio=False in their pipelines'
+    ),
+}
 
 
 class UserError(Exception):
@@ -27,9 +34,9 @@ class UserError(Exception):
 def one_line_errors() -> Iterator[None]:
     """Inside, what the user can mend ends the program with one line on stderr and exit code 2, argparse's own.
 
-    That is a :class:`UserError`, a ``ValueError`` or ``TypeError`` raised in mmtoken, an operator of mmcv that it has
-    no stand-in for, and a file that cannot be read or written (``OSError``). Any other error keeps its traceback.
-    Ctrl-C ends it with one line and the exit code of shells for that, 130.
+    That is a :class:`UserError`, a ``ValueError`` or ``TypeError`` raised in mmtoken, one of :data:`ASSERTED`, an
+    operator of mmcv that it has no stand-in for, and a file that cannot be read or written (``OSError``). Any other
+    error keeps its traceback. Ctrl-C ends it with one line and the exit code of shells for that, 130.
     """
     try:
         yield
@@ -137,6 +144,8 @@ def _line(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         name = f'{error.filename}: ' if error.filename else ''
         return f'{name}{error.strerror or reason(error)}'
+    if isinstance(error, AssertionError):
+        return next((line for start, line in ASSERTED.items() if str(error).startswith(start)), None)
     if not isinstance(error, (TypeError, ValueError, NotImplementedError)):
         return None
     if 'in DataLoader worker process' in str(error):

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseTTAModel
 from mmengine.optim import OptimWrapper, ReduceOnPlateauParamScheduler
 from mmengine.registry import MODELS, OPTIMIZERS, RUNNERS
 from mmengine.runner import BaseLoop, Runner
@@ -127,20 +128,26 @@ def build_validation(runner: Runner):
     """Builds the validation data; raises :class:`UserError` if the config describes none."""
     with user_errors('the config cannot be built'):
         runner._val_loop = runner.build_val_loop(runner._val_loop)
-    check_loop(runner._val_loop, 'val_dataloader')
+    check_loop(runner._val_loop, 'val_dataloader', runner.model)
 
 
 def build_testing(runner: Runner):
     """Builds the test data; raises :class:`UserError` if the config describes none."""
     with user_errors('the config cannot be built'):
         runner._test_loop = runner.build_test_loop(runner._test_loop)
-    check_loop(runner._test_loop, 'test_dataloader')
+    check_loop(runner._test_loop, 'test_dataloader', runner.model)
 
 
-def check_loop(loop: BaseLoop, key: str) -> None:
+def check_loop(loop: BaseLoop, key: str, model: torch.nn.Module | None = None) -> None:
     """Fails if the first item of a loop's data cannot be made, or its evaluator would refuse the metrics at the end.
 
     No random number is used up: training goes on as if nothing had been looked at.
+
+    Args:
+        loop (BaseLoop): The built loop.
+        key (str): Of its loader in the config.
+        model (nn.Module, optional): Of validation and test, possibly wrapped: its data preprocessor is to take the
+            first batch, and mmseg's takes no pictures of several sizes. By default only the first item is made.
     """
     for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
         wanted = getattr(metric, 'metrics', None)
@@ -149,10 +156,17 @@ def check_loop(loop: BaseLoop, key: str) -> None:
     dataset = getattr(loop.dataloader, 'dataset', None)
     if not isinstance(dataset, torch.utils.data.Dataset) or not len(dataset):
         return
+    prepare = None if isinstance(model, BaseTTAModel) else getattr(unwrap(model), 'data_preprocessor', None)
+    number = min(loop.dataloader.batch_size or 1, len(dataset)) if prepare else 1
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
-        with user_errors(f'{key}.dataset: item 0'):
-            dataset[0]
+        items = []
+        for i in range(number):
+            with user_errors(f'{key}.dataset: item {i}'):
+                items.append(dataset[i])
+        if number > 1:
+            with user_errors(f'{key}: the first batch'):
+                prepare(loop.dataloader.collate_fn(items), False)
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])

@@ -210,6 +210,15 @@ def test_people_who_were_not_found_are_no_rival(metric):
     assert rows[2]['verdict']['verdict'] == 'undefined'
 
 
+@pytest.mark.parametrize('value', [0, 50])
+def test_a_metric_that_is_the_same_for_all_says_nothing(value):
+    rows = [row('dense', 1, value), row('smaller input', 2, value), row('reduced', 1.5, value)]
+    rows += [row('reduced', 1.5, value + 1), row('reduced', 4, value)]
+    judge_rows(rows, MIOU)
+    assert [one['verdict']['verdict'] for one in rows[2:]] == ['silent', 'above', 'silent']
+    assert rows[2]['verdict']['margin'] is None and say(rows[2]['verdict'], MIOU).endswith('so it says nothing')
+
+
 def test_without_a_rival_there_is_no_verdict():
     rows = [row('dense', 1, 50), row('reduced', 2, 49)]
     judge_rows(rows, MIOU)
