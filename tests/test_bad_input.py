@@ -249,6 +249,32 @@ def test_heads_read_outputs_that_are_there():
     check_heads(model)
 
 
+def test_fsdp_shards_a_model_as_a_whole_only():
+    """FSDP itself needs a GPU; what is looked at is where it stands."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    from mmtoken.engine.errors import UserError
+    from mmtoken.engine.models import check_sharding
+
+    class Sharded(FullyShardedDataParallel):
+        def __init__(self, module):
+            torch.nn.Module.__init__(self)
+            self.inner = module
+
+        module = property(lambda self: self.inner)
+
+    model = torch.nn.Module()
+    model.backbone, model.decode_head = HOST(), Sharded(torch.nn.Identity())
+    check_sharding(Sharded(model))
+    model.backbone.layers[1] = Sharded(model.backbone.layers[1])
+    with pytest.raises(UserError, match='^FSDP shards model.backbone.layers.1 by itself.*no auto_wrap_policy') as error:
+        check_sharding(Sharded(model))
+    assert '\n' not in str(error.value)
+    model.backbone = Sharded(HOST())
+    with pytest.raises(UserError, match='^FSDP shards model.backbone by itself'):
+        check_sharding(Sharded(model))
+
+
 def test_weights_of_losses():
     from mmengine.registry import MODELS
 

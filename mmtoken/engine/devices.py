@@ -29,8 +29,8 @@ def check_amp(cfg: Config):
     """Fail if training asks for a mixed precision that mmengine does not have on this machine."""
     if not torch.cuda.is_available() and (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper':
         raise UserError(
-            'optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU: mmengine has no mixed precision '
-            'on the CPU, use OptimWrapper there'
+            'optim_wrapper.type=AmpOptimWrapper (--amp) needs a GPU: mmengine has no mixed precision on the CPU; '
+            'optim_wrapper.type=mmtoken.BF16OptimWrapper trains in bfloat16 there'
         )
 
 

@@ -17,7 +17,7 @@ from mmtoken.registry import HOOKS
 from .checkpoints import check_finite, read_weights, without
 from .configs import pretrained_of
 from .errors import UserError
-from .models import unwrap
+from .models import check_sharding, unwrap
 from .origins import Origins
 
 
@@ -80,7 +80,8 @@ class GuardHook(Hook):
             without(checkpoint['state_dict'], untrained)
 
     def before_train(self, runner) -> None:
-        """Looks at the weights that training starts with."""
+        """Looks at the weights that training starts with, and at how they are shared out."""
+        check_sharding(runner.model)
         model = unwrap(runner.model)
         if self.origins is not None:
             self.origins.check_frozen()

@@ -219,6 +219,28 @@ def unwrap(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
+def check_sharding(model: torch.nn.Module) -> None:
+    """Fails if FSDP shards a backbone of ours, or parts of it, by themselves.
+
+    It gathers the weights of a part when that part is called, and a host calls the halves of a block instead. Around a
+    backbone it hides the reducer from the model, whose losses would be missing.
+
+    Args:
+        model (nn.Module): As it is trained, wrapped.
+
+    Raises:
+        UserError: In one line that names the first such part.
+    """
+    model = unwrap(model)
+    ours = {id(part) for host in model.modules() if isinstance(host, TokenHost) for part in host.modules()}
+    for name, module in model.named_modules():
+        if isinstance(module, FullyShardedDataParallel) and any(id(part) in ours for part in module.modules()):
+            raise UserError(
+                f'FSDP shards model.{name} by itself, whose parts mmtoken calls one by one; shard the model as a whole '
+                '(no auto_wrap_policy), or use MMDistributedDataParallel'
+            )
+
+
 def dry_run(model: torch.nn.Module, cfg: Config):
     """Send one blank image through the backbone, which refuses here what it could not know before it saw a size.
 
