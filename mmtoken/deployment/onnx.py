@@ -84,9 +84,9 @@ def export_onnx(
 
 @contextmanager
 def no_folding_notes() -> Iterator[None]:
-    """Keeps the optimizer from warning of constants with several outputs, such as a split table of positions.
+    """Keeps the optimizer from warning that it does not fold operators with several outputs, such as Split.
 
-    It leaves them in the graph, where ONNX Runtime and TensorRT fold them when they load it: nothing is lost.
+    Harmless: they stay in the graph, are right there, and ONNX Runtime folds them itself when it loads the file.
     """
     logger = logging.getLogger('onnxscript.optimizer')
     level = logger.level
