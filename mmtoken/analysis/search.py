@@ -5,6 +5,7 @@ import keyword
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,8 @@ def judge(tradeoff: Tradeoff, setting: Setting, goal: Goal, best: float) -> tupl
     metric = goal.metric
     value, dense = tradeoff.score(setting, metric.name), tradeoff.score(tradeoff.dense, metric.name)
     drop = metric.loss(value, dense)
+    if isnan(drop):  # as where it finds nothing; optuna takes no nan
+        return 2 * PENALTY, False, f'speed-up {faster:.2f}, {metric.name} is undefined'
     found = f'speed-up {faster:.2f}, {metric.name} {value - dense:+.{metric.digits(dense)}f}'
     if goal.speedup:
         return drop, True, found

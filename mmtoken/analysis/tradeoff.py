@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -247,15 +248,21 @@ class Tradeoff:
         """How many times fewer MACs than the dense model."""
         return self.measure(self.dense, 'macs')['macs'] / self.measure(setting, 'macs')['macs']
 
+    def metrics(self, setting: Setting) -> dict[str, float]:
+        """All metrics of a setting; nan where the evaluator gives none, as mmdet's for a model that finds nothing."""
+        names = self.measure(self.dense, 'metrics')['metrics']
+        return dict.fromkeys(names, math.nan) | self.measure(setting, 'metrics')['metrics']
+
     def score(self, setting: Setting, metric: str) -> float:
         """A metric of a setting.
 
         Raises:
             UserError: If the evaluator of the config has no such metric.
         """
-        metrics = self.measure(setting, 'metrics')['metrics']
+        metrics = self.metrics(setting)
         if metric not in metrics:
-            raise UserError(f'--metric {metric}: val_evaluator gives {", ".join(metrics)}')
+            given = ', '.join(metrics) or 'nothing, since the dense model finds nothing on these pictures'
+            raise UserError(f'--metric {metric}: val_evaluator gives {given}')
         return metrics[metric]
 
     def row(self, setting: Setting) -> dict:
@@ -272,7 +279,7 @@ class Tradeoff:
             values=setting.values,
             images=point['images'],
             first_only=bool(self.num),
-            metrics=point['metrics'],
+            metrics=self.metrics(setting),
             batch=1,
             macs=point['macs'],
             missed=point['missed'],

@@ -1,7 +1,9 @@
 """tradeoff.py's search for a target, and the config that it writes."""
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -178,3 +180,13 @@ def test_a_config_that_is_written_holds_the_options(town, tmp_path):
     search.write_config(tmp_path / 'b.py', town / 'pooled.py', wanted, [])
     assert read_config(tmp_path / 'b.py').model.to_dict() == wanted.model.to_dict()
     assert found.val_dataloader.dataset.pipeline[1].scale == (56, 42) and found.model.decode_head.type == 'SegHead'
+
+
+@pytest.mark.parametrize('wanted', [dict(speedup=1.5), dict(drop=0.5)])
+def test_a_setting_that_finds_nothing_reaches_no_goal(wanted):
+    from mmtoken.analysis import search
+
+    tradeoff = SimpleNamespace(dense='dense', mac_speedup=lambda setting: 3.0, speedup=lambda setting: 2.0)
+    tradeoff.score = lambda setting, metric: 50.0 if setting == 'dense' else math.nan
+    rank, reached, found = search.judge(tradeoff, 'few', search.Goal(**wanted), 1.0)
+    assert not reached and math.isfinite(rank) and found.endswith('mIoU is undefined')

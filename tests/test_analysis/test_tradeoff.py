@@ -477,3 +477,15 @@ def test_missing_files_and_packages_are_one_line(town, refuses, tmp_path, monkey
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'optuna' else find(name, *a))
     refuses('tradeoff', town / 'pooled.py', town / 'weights.pth', '--max-drop', 1, words=['optuna', 'pip install'])
+
+
+def test_metrics_of_a_model_that_finds_nothing_are_undefined(monkeypatch):
+    """For such mmdet's evaluator gives an empty dict."""
+    given = dict(dense=dict(mAP=0.4), few={})
+    monkeypatch.setattr(Tradeoff, 'measure', lambda self, setting, *stages: dict(metrics=given[setting]))
+    tradeoff = Tradeoff.__new__(Tradeoff)
+    tradeoff.dense = 'dense'
+    assert tradeoff.score('dense', 'mAP') == 0.4 and np.isnan(tradeoff.score('few', 'mAP'))
+    given['dense'] = {}
+    with pytest.raises(UserError, match='--metric mAP: val_evaluator gives nothing, since .* finds nothing'):
+        tradeoff.score('dense', 'mAP')
