@@ -10,7 +10,7 @@ already is not made again, and a training or a table that was cut off goes on. `
 name. Hours are estimates from multiply-adds, for two cores in fp32. New files get the paths of the old ones below
 ``--out``; ``cp -r work_dirs/reproduce/configs .`` takes them over.
 
-``--quick`` shows in an hour that all of it runs: every command once, small, in ``work_dirs/reproduce-quick``, which
+``--quick`` shows in about an hour that it runs: every command once, small, in ``work_dirs/reproduce-quick``, which
 gets checkpoints and data links of its own. Trainings take two steps, tables two models on two pictures: their figures
 mean nothing. A step that fails is named at the end. Without that folder it begins anew.
 """
