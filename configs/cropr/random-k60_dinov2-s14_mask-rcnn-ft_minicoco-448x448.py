@@ -1,0 +1,3 @@
+# Random tokens, 60 % of the tokens left after block 7; weights of random-rates.
+_base_ = './random-rates_dinov2-s14_mask-rcnn-ft_minicoco-448x448.py'
+model = dict(backbone=dict(reducer=dict(keep=0.6)))
