@@ -25,8 +25,8 @@ def tool(tmp_path, monkeypatch):
     spec.loader.exec_module(module)
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-    for name in ('camvid', 'drive', 'bccd'):
-        picture = tmp_path / 'data' / name / 'images/val/1.jpg'
+    for folder in ('camvid/images', 'drive/images', 'bccd/images', 'minicoco'):
+        picture = tmp_path / 'data' / folder / 'val/1.jpg'
         picture.parent.mkdir(parents=True)
         picture.touch()
     return module
